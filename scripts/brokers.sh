@@ -1,0 +1,369 @@
+#!/usr/bin/env bash
+# One set of real servers on loopback, all of it in one directory: Kafka, RocketMQ (a name server and a broker) and
+# versitygw, which speaks S3.
+#
+#   brokers.sh up DIR [--fixed-ports]         start what is not running, wait until it serves, write DIR/env
+#   brokers.sh down DIR [--now]               end all of it (--now: kill -9); the data stays
+#   brokers.sh stop DIR SERVER [--kill]       end one server: kafka, rocketmq (the broker), namesrv or s3
+#   brokers.sh start DIR SERVER               start it again, on its ports and data, and wait until it serves
+#   brokers.sh restart DIR SERVER [--kill]
+#   brokers.sh env DIR                        print DIR/env: what the tests want to know
+#   brokers.sh run DIR -- COMMAND...          run a command with that environment
+#   brokers.sh with DIR -- COMMAND...         up, run, down --now, whatever happens; ends with the command's status
+#
+# Ports are free ones and stay the directory's own; --fixed-ports takes those that everybody knows. The servers are
+# tuned to start soon and to live briefly: MILLSTREAM_BROKER_JAVA_OPTS= (empty) gives them the JVM's full compiler.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+tools=${MILLSTREAM_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/millstream/tools}
+read -ra java_opts <<<"${MILLSTREAM_BROKER_JAVA_OPTS--XX:TieredStopAtLevel=1 -XX:+UseSerialGC}"
+readonly servers=(namesrv rocketmq kafka s3)
+readonly s3_key=testkey s3_secret=testsecret bucket=lake
+readonly patience=120 # seconds until a server must serve
+readonly grace=20     # seconds from SIGTERM to SIGKILL; a RocketMQ broker takes 12
+
+die() { echo "brokers: $*" >&2; exit 1; }
+usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
+
+# --- ports ----------------------------------------------------------------------------------------------------------
+
+listening() { (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# DIR/ports is written once: Kafka keeps the address of its controller in its data.
+choose_ports() { # --fixed-ports|""
+    local base port free
+    [[ -f $dir/ports ]] && return
+    if [[ $1 ]]; then
+        printf '%s\n' kafka=9092 controller=9093 namesrv=9876 rocketmq=10911 ha=10912 s3=7070 >"$dir/ports"
+        return
+    fi
+    # Below the ports that the kernel gives to outgoing connections, so that they are still free after a restart. The
+    # RocketMQ broker also takes its port less 2.
+    for _ in {1..100}; do
+        base=$((20000 + RANDOM % 1200 * 10)) free=yes
+        for port in $(seq "$base" $((base + 7))); do
+            ! listening "$port" || free=
+        done
+        [[ ! $free ]] || break
+    done
+    [[ $free ]] || die "found no free ports"
+    printf '%s\n' "kafka=$base" "controller=$((base + 1))" "namesrv=$((base + 2))" "s3=$((base + 3))" \
+        "rocketmq=$((base + 6))" "ha=$((base + 7))" >"$dir/ports"
+}
+
+load_ports() {
+    local name value
+    [[ -f $dir/ports ]] || die "no servers were ever started in $dir"
+    while IFS='=' read -r name value; do port[$name]=$value; done <"$dir/ports"
+}
+
+ports_of() { # SERVER
+    case $1 in
+        kafka) echo "${port[kafka]} ${port[controller]}" ;;
+        rocketmq) echo "${port[rocketmq]} $((port[rocketmq] - 2)) ${port[ha]}" ;;
+        *) echo "${port[$1]}" ;;
+    esac
+}
+
+# --- configuration --------------------------------------------------------------------------------------------------
+
+write_configuration() {
+    mkdir -p "$dir"/{conf,data/kafka,data/rocketmq,data/s3/"$bucket",logs,pids,tmp}
+
+    cat >"$dir/conf/kafka.properties" <<END
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:${port[controller]}
+listeners=PLAINTEXT://127.0.0.1:${port[kafka]},CONTROLLER://127.0.0.1:${port[controller]}
+advertised.listeners=PLAINTEXT://127.0.0.1:${port[kafka]}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs=$dir/data/kafka
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+END
+
+    cat >"$dir/conf/namesrv.properties" <<END
+listenPort=${port[namesrv]}
+bindAddress=127.0.0.1
+kvConfigPath=$dir/data/rocketmq/kv.json
+configStorePath=$dir/data/rocketmq/namesrv.properties
+END
+
+    # Stock brokers hand out 32 messages or 256 KiB a pull, and preallocate 1 GiB.
+    cat >"$dir/conf/rocketmq.properties" <<END
+brokerClusterName=DefaultCluster
+brokerName=broker-a
+brokerId=0
+brokerIP1=127.0.0.1
+bindAddress=127.0.0.1
+listenPort=${port[rocketmq]}
+haListenPort=${port[ha]}
+namesrvAddr=127.0.0.1:${port[namesrv]}
+storePathRootDir=$dir/data/rocketmq/store
+brokerRole=ASYNC_MASTER
+flushDiskType=ASYNC_FLUSH
+autoCreateTopicEnable=true
+autoCreateSubscriptionGroup=true
+enablePropertyFilter=true
+mappedFileSizeCommitLog=67108864
+diskMaxUsedSpaceRatio=95
+maxTransferCountOnMessageInMemory=1024
+maxTransferBytesOnMessageInMemory=4194304
+maxTransferCountOnMessageInDisk=1024
+maxTransferBytesOnMessageInDisk=4194304
+END
+
+    # RocketMQ's own sets up two dozen files: that costs a second of every start.
+    cat >"$dir/conf/logback.xml" <<'END'
+<configuration>
+    <appender name="stdout" class="ch.qos.logback.core.ConsoleAppender">
+        <encoder><pattern>%d %-5level [%thread] %logger{0} - %msg%n</pattern></encoder>
+    </appender>
+    <root level="WARN"><appender-ref ref="stdout"/></root>
+</configuration>
+END
+
+    # The * is for java, not for the shell that runs the command: hence the quotes inside.
+    local java='java -Xmx256m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData -cp'
+    kafka_tool="$java \"$tools/kafka/*:$tools/java\" KafkaTool"
+    rocketmq_tool="$java \"$tools/rocketmq/*:$tools/java\" RocketmqTool"
+    cat >"$dir/env" <<END
+export MILLSTREAM_TEST_KAFKA=127.0.0.1:${port[kafka]}
+export MILLSTREAM_TEST_ROCKETMQ=127.0.0.1:${port[namesrv]}
+export MILLSTREAM_TEST_S3=http://127.0.0.1:${port[s3]}
+export MILLSTREAM_TEST_S3_KEY=$s3_key
+export MILLSTREAM_TEST_S3_SECRET=$s3_secret
+export MILLSTREAM_TEST_S3_BUCKET=$bucket
+export MILLSTREAM_TEST_BROKERS_DIR='$dir'
+export MILLSTREAM_TEST_KAFKA_TOOL='$kafka_tool'
+export MILLSTREAM_TEST_ROCKETMQ_TOOL='$rocketmq_tool'
+END
+}
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+# What only this directory's server has on its command line.
+mark() { # SERVER
+    case $1 in
+        s3) echo "$dir/data/s3" ;;
+        *) echo "$dir/conf/$1.properties" ;;
+    esac
+}
+
+# The recorded process, if it is still that server: a pid may have gone to somebody else since.
+pid_of() { # SERVER
+    local pid argument
+    [[ -f $dir/pids/$1 ]] || return 1
+    pid=$(<"$dir/pids/$1")
+    # A process that has ended and waits for its parent has no arguments: that is down, too.
+    while read -r -d '' argument; do
+        [[ $argument != "$(mark "$1")" ]] || { echo "$pid"; return; }
+    done 2>/dev/null <"/proc/$pid/cmdline"
+    return 1
+}
+
+running() { pid_of "$1" >/dev/null 2>&1; }
+
+# A session of its own: a Ctrl-C meant for the command that uses the servers does not reach them.
+launch() { # SERVER COMMAND...
+    local server=$1
+    shift
+    setsid "$@" </dev/null >>"$dir/logs/$server.log" 2>&1 &
+    echo $! >"$dir/pids/$server"
+    # Until it is no more a copy of this shell.
+    for _ in {1..100}; do
+        ! running "$server" || return 0
+        sleep 0.02
+    done
+    complain "$server" "did not start"
+}
+
+# java_server SERVER HEAP ARGUMENTS...
+java_server() {
+    launch "$1" env "ROCKETMQ_HOME=$dir" java "-Xmx$2" "${java_opts[@]}" -XX:-UsePerfData "-Duser.home=$dir" \
+        "-Djava.io.tmpdir=$dir/tmp" "${@:3}"
+}
+
+rocketmq_server() { # SERVER HEAP ARGUMENTS...
+    java_server "$1" "$2" "-Drmq.logback.configurationFile=$dir/conf/logback.xml" \
+        --add-opens java.base/java.nio=ALL-UNNAMED --add-opens java.base/sun.nio.ch=ALL-UNNAMED \
+        -cp "$tools/rocketmq/*" "${@:3}"
+}
+
+launch_server() { # SERVER
+    local number config=$dir/conf/$1.properties
+    for number in $(ports_of "$1"); do
+        ! listening "$number" || die "port $number, for $1, is taken by another process"
+    done
+    case $1 in
+        namesrv) rocketmq_server namesrv 128m org.apache.rocketmq.namesrv.NamesrvStartup -c "$config" ;;
+        rocketmq)
+            rocketmq_server rocketmq 384m -Xms384m -XX:MaxDirectMemorySize=256m \
+                org.apache.rocketmq.broker.BrokerStartup -c "$config"
+            ;;
+        kafka)
+            if [[ ! -f $dir/data/kafka/meta.properties ]]; then
+                java -Xmx128m "${java_opts[@]}" -cp "$tools/kafka/*" kafka.tools.StorageTool format --standalone \
+                    -t "$(head -c 16 /dev/urandom | base64 | tr '+/' AB | tr -d =)" -c "$config" \
+                    >"$dir/logs/kafka.log" 2>&1 || complain kafka "could not be formatted"
+            fi
+            java_server kafka 512m -cp "$tools/kafka/*" kafka.Kafka "$config"
+            ;;
+        s3)
+            # Never --sidecar, which loses updates. Without --disableotmp, listings show ghosts.
+            launch s3 "$tools/versitygw/versitygw" --port "127.0.0.1:${port[s3]}" --access "$s3_key" \
+                --secret "$s3_secret" --region us-east-1 --keep-alive --quiet --health /healthz \
+                posix --disableotmp "$dir/data/s3"
+            ;;
+        *) usage ;;
+    esac
+}
+
+complain() { # SERVER WHAT
+    tail -n 20 "$dir/logs/$1.log" >&2 || true
+    die "$1 $2 (the end of $dir/logs/$1.log is above)"
+}
+
+s3_healthy() {
+    local status
+    {
+        printf 'GET /healthz HTTP/1.0\r\n\r\n' >&3
+        read -r status <&3
+    } 3<>"/dev/tcp/127.0.0.1/${port[s3]}" 2>/dev/null && [[ $status == *" 200 "* ]]
+}
+
+answers() { # SERVER
+    if [[ $1 == s3 ]]; then s3_healthy; else listening "${port[$1]}"; fi
+}
+
+# Until it serves, which is later than its port: Kafka has left its fence, the name server knows the RocketMQ broker.
+# The ports are watched from here and only then is a JVM spent: it does all the rest of the waiting.
+await() { # SERVER
+    local deadline=$((SECONDS + patience)) waiter
+    until answers "$1"; do
+        running "$1" || complain "$1" "ended while it started"
+        ((SECONDS < deadline)) || complain "$1" "did not open its port in $patience s"
+        sleep 0.1
+    done
+    case $1 in
+        kafka) eval "$kafka_tool wait 127.0.0.1:${port[kafka]} $patience" >/dev/null & ;;
+        rocketmq) eval "$rocketmq_tool wait 127.0.0.1:${port[namesrv]} $patience" >/dev/null & ;;
+        *) return 0 ;;
+    esac
+    waiter=$!
+    while kill -0 "$waiter" 2>/dev/null; do
+        running "$1" || { kill "$waiter"; complain "$1" "ended while it started"; }
+        sleep 0.05
+    done
+    wait "$waiter" || complain "$1" "does not serve"
+}
+
+# Ends servers; all are told before any is waited for.
+end() { # TERM|KILL SERVER...
+    local signal=$1 deadline=$((SECONDS + grace)) server pid
+    shift
+    for server in "$@"; do
+        ! pid=$(pid_of "$server") || kill "-$signal" "$pid" 2>/dev/null || true
+    done
+    for server in "$@"; do
+        while pid=$(pid_of "$server"); do
+            ((SECONDS < deadline)) || kill -KILL "$pid" 2>/dev/null || true
+            sleep 0.05
+        done
+        rm -f "$dir/pids/$server"
+    done
+}
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+up() { # --fixed-ports|""
+    local part server started=()
+    for part in kafka rocketmq versitygw java; do
+        [[ -f $tools/$part/.stamp ]] || die "no servers to start: run scripts/setup.sh test first"
+    done
+    choose_ports "$1"
+    load_ports
+    write_configuration
+    # Half a set is of no use.
+    trap '(($? == 0)) || end KILL "${servers[@]}"' EXIT
+    for server in "${servers[@]}"; do
+        running "$server" || { launch_server "$server"; started+=("$server"); }
+    done
+    for server in ${started[@]+"${started[@]}"}; do await "$server"; done
+    trap - EXIT
+}
+
+# The address of a server that is gone must not outlive it in the caller's hands: so it is started where it was.
+start() { # SERVER
+    write_configuration
+    running "$1" && return
+    launch_server "$1"
+    await "$1"
+}
+
+run() { # -- COMMAND...
+    [[ ${1:-} == -- && $# -gt 1 ]] || usage
+    shift
+    # shellcheck source=/dev/null
+    . "$dir/env"
+    "$@"
+}
+
+with() { # -- COMMAND...
+    [[ ${1:-} == -- && $# -gt 1 ]] || usage
+    up ""
+    trap 'end KILL "${servers[@]}"' EXIT
+    run "$@"
+}
+
+# An interrupted script still passes its EXIT traps.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+(($# >= 2)) || usage
+command=$1
+declare -A port=()
+case $command in
+    up | with) mkdir -p "$2" ;;
+    down) [[ -d $2 ]] || exit 0 ;;
+    *) [[ -d $2 ]] || die "no directory $2" ;;
+esac
+dir=$(cd "$2" && pwd -P)
+shift 2
+# The configuration files and DIR/env have no way to say these.
+[[ $dir != *[[:space:]\'\"\\]* ]] || die "spaces and quotes in the directory's name will not do: $dir"
+
+case $command in
+    up)
+        [[ $# -eq 0 || $* == --fixed-ports ]] || usage
+        up "${1:-}"
+        ;;
+    down)
+        [[ $# -eq 0 || $* == --now ]] || usage
+        if [[ ${1:-} ]]; then end KILL "${servers[@]}"; else end TERM "${servers[@]}"; fi
+        ;;
+    stop | start | restart)
+        [[ " ${servers[*]} " == *" ${1:-} "* ]] || usage
+        [[ $# -eq 1 || ($command != start && $# -eq 2 && $2 == --kill) ]] || usage
+        load_ports
+        if [[ $command != start ]]; then
+            if [[ ${2:-} ]]; then end KILL "$1"; else end TERM "$1"; fi
+        fi
+        if [[ $command != stop ]]; then start "$1"; fi
+        ;;
+    env)
+        cat "$dir/env"
+        ;;
+    run) run "$@" ;;
+    with) with "$@" ;;
+    *) usage ;;
+esac

@@ -1,0 +1,78 @@
+//! Small notes under a query's checkpoint, for connectors.
+//!
+//! A source that must number things itself (files in a directory) keeps the numbers here; a sink notes here what must be
+//! cleaned up after a crash, before it makes it. Notes are create-only and listed in the order of their names.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::log::{Created, create};
+use crate::error::Result;
+
+/// Notes of one query; clones share them.
+#[derive(Clone)]
+pub struct Journal {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Journal({})", self.prefix)
+    }
+}
+
+impl Journal {
+    /// Notes under `prefix`.
+    pub(super) fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
+        Self { store, prefix }
+    }
+
+    /// Notes in memory, for scans that belong to no query.
+    pub fn detached() -> Self {
+        Self::new(Arc::new(InMemory::new()), Path::default())
+    }
+
+    /// Writes the note `folder/name` unless there is one; whether it now holds `body`.
+    pub async fn create(&self, folder: &str, name: &str, body: Bytes) -> Result<bool> {
+        let path = self.prefix.clone().join(folder).join(name);
+        Ok(matches!(create(&self.store, &path, body).await?, Created::Won))
+    }
+
+    /// The names of all notes in `folder`, in order.
+    pub async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let prefix = self.prefix.clone().join(folder);
+        let found: Vec<_> = self.store.list(Some(&prefix)).try_collect().await?;
+        let direct = |path: &Path| path.parts_count() == prefix.parts_count() + 1;
+        let mut names: Vec<String> = found
+            .iter()
+            .filter(|meta| direct(&meta.location))
+            .filter_map(|meta| meta.location.filename().map(str::to_owned))
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The note's text, or none.
+    pub async fn get(&self, folder: &str, name: &str) -> Result<Option<Bytes>> {
+        match self.store.get(&self.prefix.clone().join(folder).join(name)).await {
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Removes the note; one that is not there is fine.
+    pub async fn remove(&self, folder: &str, name: &str) -> Result<()> {
+        match self.store.delete(&self.prefix.clone().join(folder).join(name)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The create-only log of one query's generation.
+//!
+//! A [`Log`] belongs to one run. Opening it registers the run, so that older ones stop; every record it creates it either
+//! wins or sees lost. It reads facts and writes records; what to do with them is decided elsewhere.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use futures::{TryStreamExt, try_join};
+use object_store::path::Path;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::records::{Commit, DefinitionRecord, Intent, QueryRecord, RunRecord, VERSION, decode, encode};
+use super::{Journal, Recorded, expired};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::query::definition::Definition;
+use crate::storage::Location;
+
+/// The outcome of a create.
+#[derive(Debug)]
+pub(super) enum Created {
+    /// The record holds our bytes.
+    Won,
+    /// It holds these.
+    Lost(Bytes),
+}
+
+/// Creates `path`, unless it exists. An answer that got lost, and a conflict that may be none (S3 gives one also while
+/// a delete is under way), are settled by reading the record back.
+pub(super) async fn create(store: &Arc<dyn ObjectStore>, path: &Path, body: Bytes) -> Result<Created> {
+    const TRIES: u32 = 5;
+    let mut last = None;
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
+        }
+        match store.put_opts(path, body.clone().into(), PutMode::Create.into()).await {
+            Ok(_) => return Ok(Created::Won),
+            Err(error) => {
+                let found = match store.get(path).await {
+                    Ok(found) => found.bytes().await.map(Some),
+                    Err(StoreError::NotFound { .. }) => Ok(None),
+                    Err(e) => Err(e),
+                };
+                match found {
+                    Ok(Some(found)) if found == body => return Ok(Created::Won),
+                    Ok(Some(found)) => return Ok(Created::Lost(found)),
+                    Ok(None) | Err(_) => last = Some(error),
+                }
+            }
+        }
+    }
+    let text = format!("could not create {path} in {TRIES} tries");
+    Err(match last {
+        Some(error) => Error::from(error).context(text),
+        None => Error::transient(text),
+    })
+}
+
+/// The end of the log: the newest commit, and the intent after it, if there is one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tail {
+    /// The newest commit.
+    pub commit: Option<Commit>,
+    /// The intent of the epoch after it.
+    pub pending: Option<Intent>,
+    /// The newest intent's epoch, 0 without one: a hole before it means that the log was damaged.
+    pub newest_intent: u64,
+}
+
+/// One query's generation, as one run sees it.
+pub struct Log {
+    store: Arc<dyn ObjectStore>,
+    query: Path,
+    generation: u64,
+    root: Path,
+    run: RunRecord,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Log({}, run {})", self.root, self.run.number)
+    }
+}
+
+fn digits(number: u64) -> String {
+    format!("{number:020}")
+}
+
+fn record_path(root: &Path, folder: &str, number: u64) -> Path {
+    root.clone().join(folder).join(format!("{}.json", digits(number)))
+}
+
+/// The number in a record's name; anything else in the folder is not ours.
+fn number_of(path: &Path) -> Option<u64> {
+    let digits = path.filename()?.strip_suffix(".json")?;
+    (digits.len() == 20).then(|| digits.parse().ok())?
+}
+
+impl Log {
+    /// Registers a run of the query `name` under `checkpoint`, in its newest generation.
+    ///
+    /// Errors: a store that does not honour create-only is refused.
+    pub async fn open(checkpoint: &Location, name: &str, clock: &Clock) -> Result<Self> {
+        let store = Arc::clone(&checkpoint.store);
+        let query = checkpoint.join(name).prefix;
+        let generation = newest_generation(&store, &query).await?.unwrap_or(1);
+        let root = query.clone().join(digits(generation));
+        let runs = numbers(&store, &root.clone().join("runs"), None).await?;
+        let mut run = RunRecord {
+            version: VERSION,
+            number: runs.last().copied().unwrap_or_default(),
+            host: gethostname::gethostname().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            started_ms: clock.now_ms(),
+            token: clock.random_id(),
+        };
+        loop {
+            run.number += 1;
+            let path = record_path(&root, "runs", run.number);
+            if let Created::Won = create(&store, &path, encode(&run)?).await? {
+                let log = Self { store, query, generation, root, run };
+                log.probe().await?;
+                return Ok(log);
+            }
+        }
+    }
+
+    /// Creates the run's record once more with other bytes: a store that takes them does not honour create-only.
+    async fn probe(&self) -> Result<()> {
+        let path = record_path(&self.root, "runs", self.run.number);
+        let intruder = RunRecord { token: "probe".into(), ..self.run.clone() };
+        let put = self.store.put_opts(&path, encode(&intruder)?.into(), PutMode::Create.into()).await;
+        if put.is_ok() {
+            // Put back what was overwritten; the run ends here anyway.
+            let _ = self.store.put(&path, encode(&self.run)?.into()).await;
+            return Err(Error::refused(format!(
+                "{} does not honour create-only writes (If-None-Match), so two runs could both win an epoch; use a \
+                 store that does, or a local path",
+                self.store
+            )));
+        }
+        Ok(())
+    }
+
+    /// This run's number.
+    pub fn run(&self) -> u64 {
+        self.run.number
+    }
+
+    /// Notes for connectors.
+    pub fn journal(&self) -> Journal {
+        Journal::new(Arc::clone(&self.store), self.root.clone().join("notes"))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>> {
+        match self.store.get(path).await {
+            Ok(found) => decode(path.as_ref(), &found.bytes().await?).map(Some),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(e) => Err(Error::from(e).context(path)),
+        }
+    }
+
+    async fn create<T: Serialize>(&self, folder: &str, number: u64, record: &T) -> Result<Created> {
+        create(&self.store, &record_path(&self.root, folder, number), encode(record)?).await
+    }
+
+    /// `query.json`, if the query ever began.
+    pub async fn query(&self) -> Result<Option<QueryRecord>> {
+        self.get(&self.root.clone().join("query.json")).await
+    }
+
+    /// Begins the query: writes `query.json`, or returns the one that another run was faster with.
+    pub async fn begin(&self, record: QueryRecord) -> Result<QueryRecord> {
+        let path = self.root.clone().join("query.json");
+        match create(&self.store, &path, encode(&record)?).await? {
+            Created::Won => Ok(record),
+            Created::Lost(found) => decode(path.as_ref(), &found),
+        }
+    }
+
+    /// The definition with this number.
+    pub async fn definition(&self, number: u64) -> Result<DefinitionRecord> {
+        let path = record_path(&self.root, "definitions", number);
+        self.get(&path).await?.ok_or_else(|| Error::refused(format!("{path} is named by an intent, but is not there")))
+    }
+
+    /// The newest definition, if any.
+    pub async fn newest_definition(&self) -> Result<Option<DefinitionRecord>> {
+        match numbers(&self.store, &self.root.clone().join("definitions"), None).await?.last() {
+            Some(&number) => Ok(Some(self.definition(number).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes `definition` after number `after`, and returns its number.
+    pub async fn define(&self, definition: &Definition, after: u64) -> Result<u64> {
+        let number = after + 1;
+        let record = DefinitionRecord { version: VERSION, number, definition: definition.clone() };
+        match self.create("definitions", number, &record).await? {
+            Created::Won => Ok(number),
+            Created::Lost(_) => Err(self.conflict("definitions", number).await?),
+        }
+    }
+
+    /// Reads the log's end.
+    pub async fn tail(&self) -> Result<Tail> {
+        let (commits, intents) = (self.root.clone().join("commits"), self.root.clone().join("intents"));
+        // Commits last: a run that is about to be fenced may still add a commit between the two listings, and a commit
+        // without its intent would look like damage. The other order shows at worst an intent that is done.
+        let intents = numbers(&self.store, &intents, None).await?;
+        let commits = numbers(&self.store, &commits, None).await?;
+        let newest_intent = intents.last().copied().unwrap_or_default();
+        let Some(&newest) = commits.last() else {
+            let pending = self.get(&record_path(&self.root, "intents", 1)).await?;
+            return Ok(Tail { commit: None, pending, newest_intent });
+        };
+        let commit = record_path(&self.root, "commits", newest);
+        let pending = record_path(&self.root, "intents", newest + 1);
+        let (commit, pending) = try_join!(self.get(&commit), self.get(&pending))?;
+        Ok(Tail { commit, pending, newest_intent: newest_intent.max(newest) })
+    }
+
+    /// Creates the intent of an epoch. An error of kind `Fenced` if a newer run has it, `Conflict` as transient if an
+    /// older one was faster: then the caller starts over from the log.
+    pub async fn intend(&self, intent: &Intent) -> Result<()> {
+        match self.create("intents", intent.epoch, intent).await? {
+            Created::Won => Ok(()),
+            Created::Lost(_) => Err(self.conflict("intents", intent.epoch).await?),
+        }
+    }
+
+    /// Rule 1, after winning the intent of `epoch` and before publishing: there is no record of a later epoch, no newer
+    /// run, no newer generation. A false intent is removed.
+    pub async fn look_again(&self, epoch: u64) -> Result<()> {
+        let before = |folder: &str, number: u64| (self.root.clone().join(folder), digits(number));
+        let after = |(folder, number): (Path, String)| async move {
+            let offset = folder.clone().join(format!("{number}.json"));
+            numbers(&self.store, &folder, Some(&offset)).await
+        };
+        let (commits, intents, (), ()) = try_join!(
+            after(before("commits", epoch - 1)),
+            after(before("intents", epoch)),
+            self.check_newest_run(),
+            self.check_generation(),
+        )?;
+        if commits.is_empty() && intents.is_empty() {
+            return Ok(());
+        }
+        let _ = self.store.delete(&record_path(&self.root, "intents", epoch)).await;
+        self.check_newest_run().await?;
+        Err(Error::transient(format!("epoch {epoch} is done already; starting over from the log")))
+    }
+
+    /// Creates the commit of an epoch.
+    pub async fn commit(&self, commit: &Commit) -> Result<()> {
+        match self.create("commits", commit.epoch, commit).await? {
+            Created::Won => Ok(()),
+            Created::Lost(_) => Err(self.conflict("commits", commit.epoch).await?),
+        }
+    }
+
+    /// Rule 6: any sign of a newer run ends this one.
+    pub async fn check_newest_run(&self) -> Result<()> {
+        let runs = self.root.clone().join("runs");
+        let mine = record_path(&self.root, "runs", self.run.number);
+        let Some(&newer) = numbers(&self.store, &runs, Some(&mine)).await?.last() else { return Ok(()) };
+        let who: Option<RunRecord> = self.get(&record_path(&self.root, "runs", newer)).await?;
+        let who = who.map_or_else(String::new, |r| format!(" (pid {} on {})", r.pid, r.host));
+        Err(Error::fenced(format!("run {newer}{who} has taken over from run {} of {}", self.run.number, self.query)))
+    }
+
+    async fn check_generation(&self) -> Result<()> {
+        match newest_generation(&self.store, &self.query).await? {
+            Some(newer) if newer > self.generation => Err(Error::fenced(format!(
+                "{} was rewound: generation {newer} has replaced generation {}",
+                self.query, self.generation
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// A record that we meant to create is somebody else's: a newer run's ends us, an older run's is met anew.
+    async fn conflict(&self, folder: &str, number: u64) -> Result<Error> {
+        self.check_newest_run().await?;
+        let what = folder.trim_end_matches('s');
+        Ok(Error::transient(format!("{what} {number} is an older run's; starting over from the log")))
+    }
+
+    /// Removes the records of epochs that are no longer kept. Rule 5 holds: only committed epochs.
+    pub async fn prune(&self) -> Result<()> {
+        let commits = recorded(&self.store, &self.root.clone().join("commits")).await?;
+        let gone = expired(&commits);
+        let paths = gone
+            .iter()
+            .flat_map(|&epoch| ["intents", "commits"].map(|folder| Ok(record_path(&self.root, folder, epoch))));
+        let mut answers = self.store.delete_stream(stream::iter(paths.collect::<Vec<_>>()).boxed());
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(_) | Err(StoreError::NotFound { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn recorded(store: &Arc<dyn ObjectStore>, folder: &Path) -> Result<Vec<Recorded>> {
+    let found: Vec<_> = store.list(Some(folder)).try_collect().await?;
+    let record = |meta: &object_store::ObjectMeta| {
+        let epoch = number_of(&meta.location)?;
+        Some(Recorded { epoch, written_ms: meta.last_modified.timestamp_millis() })
+    };
+    let mut records: Vec<Recorded> = found.iter().filter_map(record).collect();
+    records.sort_by_key(|r| r.epoch);
+    Ok(records)
+}
+
+/// The numbers of all records in `folder`, ascending; after `offset`, if one is given.
+async fn numbers(store: &Arc<dyn ObjectStore>, folder: &Path, offset: Option<&Path>) -> Result<Vec<u64>> {
+    let listed = match offset {
+        Some(offset) => store.list_with_offset(Some(folder), offset),
+        None => store.list(Some(folder)),
+    };
+    let found: Vec<_> = listed.try_collect().await?;
+    let mut numbers: Vec<u64> = found.iter().filter_map(|meta| number_of(&meta.location)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+async fn newest_generation(store: &Arc<dyn ObjectStore>, query: &Path) -> Result<Option<u64>> {
+    let listed = store.list_with_delimiter(Some(query)).await?;
+    let generation = |path: &Path| {
+        let name = path.filename()?;
+        (name.len() == 20).then(|| name.parse().ok())?
+    };
+    Ok(listed.common_prefixes.iter().filter_map(generation).max())
+}

@@ -1,0 +1,31 @@
+//! The checkpoint of a query: numbered, create-only records in object storage.
+//!
+//! The idea: an *intent* says what an epoch reads before it runs and never changes; a *commit* makes what it wrote count.
+//! An intent without a commit is run again. Only this module spells the paths:
+//!
+//! ```text
+//! <checkpoint>/<query>/<generation>/
+//!   query.json                      a random id and the start offsets, resolved once
+//!   definitions/<20 digits>.json    SQL, tables and settings as they took effect
+//!   runs/<20 digits>.json           who runs
+//!   intents/<20 digits>.json
+//!   commits/<20 digits>.json
+//!   notes/<folder>/…                where a source numbers things itself, and what a sink must clean up after a crash
+//! ```
+//!
+//! Guarantee: of two runs that create the same record exactly one wins, also when its answer got lost; and of two runs
+//! the newest goes on. The six rules this follows are in ARCHITECTURE.md.
+//!
+//! Not promised: that a store which breaks create-only is safe. [`Log::open`] looks for that and refuses it.
+
+mod journal;
+mod log;
+mod records;
+mod retention;
+
+pub use journal::Journal;
+pub use log::{Log, Tail};
+pub use records::{
+    Commit, Cut, DefinitionRecord, Intent, PartitionCommit, QueryRecord, RunRecord, SourceCommit, VERSION,
+};
+pub use retention::{Recorded, expired};

@@ -1,0 +1,146 @@
+//! The records, as they are written: JSON with a version, golden files of which are tests.
+//!
+//! A record is never changed once written. A reader takes records up to its own version and refuses newer ones, so that
+//! an older binary never misreads what a newer one wrote.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::connector::{Fingerprint, Offsets, Partition, Pin, Published, Span};
+use crate::error::{Error, Result};
+use crate::query::definition::Definition;
+
+/// The version that this binary writes.
+pub const VERSION: u32 = 1;
+
+/// `query.json`: who the query is, and where it began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryRecord {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// 16 random hex digits: what everything durable outside is named by.
+    pub id: String,
+    /// The name, for people.
+    pub name: String,
+    /// When it was created, ms since 1970.
+    pub created_ms: i64,
+    /// By table: each partition's start offset, resolved once.
+    pub start: BTreeMap<String, Offsets>,
+}
+
+/// `definitions/…`: what the query was, from some epoch on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinitionRecord {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// Its number, from 1.
+    pub number: u64,
+    /// The definition.
+    pub definition: Definition,
+}
+
+/// `runs/…`: a process that runs the query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// Its number, from 1: the newest wins.
+    pub number: u64,
+    /// The machine.
+    pub host: String,
+    /// The process.
+    pub pid: u32,
+    /// When it started, ms since 1970.
+    pub started_ms: i64,
+    /// Random: tells two processes apart that are alike in everything else.
+    pub token: String,
+}
+
+/// A source's share of an epoch, cut into tasks: each reads its spans in this order, in offset order.
+pub type Cut = Vec<Vec<Span>>;
+
+/// `intents/…`: everything that decides an epoch's result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// The run that made it.
+    pub run: u64,
+    /// The definition it runs under.
+    pub definition: u64,
+    /// The epoch's time, ms since 1970: what `now()` answers. Rises strictly.
+    pub batch_time_ms: i64,
+    /// By table.
+    pub sources: BTreeMap<String, Cut>,
+    /// What each sink pinned, in the order of the query's sinks.
+    pub pins: Vec<Pin>,
+}
+
+/// `commits/…`: an epoch counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// The epoch.
+    pub epoch: u64,
+    /// The run that made it.
+    pub run: u64,
+    /// The epoch's time, from its intent.
+    pub batch_time_ms: i64,
+    /// By table: where every partition stands.
+    pub sources: BTreeMap<String, SourceCommit>,
+    /// What was published, in the order of the query's sinks.
+    pub sinks: Vec<Published>,
+}
+
+/// Where the partitions of a source stand.
+pub type SourceCommit = BTreeMap<Partition, PartitionCommit>;
+
+/// Where a partition stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionCommit {
+    /// The next offset to read.
+    pub next: u64,
+    /// The batch time of the epoch that last had a row of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_row_ms: Option<i64>,
+    /// The last message read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Fingerprint>,
+}
+
+impl Intent {
+    /// All spans of `table`, in the order they are read.
+    pub fn spans(&self, table: &str) -> impl Iterator<Item = &Span> {
+        self.sources.get(table).into_iter().flatten().flatten()
+    }
+}
+
+/// A record as bytes: pretty JSON, because people look at these.
+pub(super) fn encode<T: Serialize>(record: &T) -> Result<Bytes> {
+    let mut body = serde_json::to_vec_pretty(record)
+        .map_err(|e| Error::internal("a record cannot be written as JSON").caused_by(e))?;
+    body.push(b'\n');
+    Ok(body.into())
+}
+
+/// Bytes as a record; `path` is for the error.
+pub(super) fn decode<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let broken = |e| Error::refused(format!("the record {path} cannot be read; restore it from a copy")).caused_by(e);
+    let Versioned { version } = serde_json::from_slice(body).map_err(broken)?;
+    if version > VERSION {
+        return Err(Error::refused(format!(
+            "the record {path} has version {version}, and this binary knows {VERSION}; use the newer binary"
+        )));
+    }
+    serde_json::from_slice(body).map_err(broken)
+}

@@ -1,0 +1,389 @@
+//! Connectors: where rows come from and where they go.
+//!
+//! The idea: a source is a set of *partitions*, each a log whose rows have dense or gappy offsets, and it gives back the
+//! rows of exactly one [`Span`], the same rows every time. A sink takes an epoch's rows in four calls: *prepare* (what
+//! the intent must pin), *stage* (unread by anyone), *publish* (idempotently), *discard*.
+//!
+//! Connectors know no more of epochs than the number, and nothing of SQL but a [`TableDefinition`]. The contract of both
+//! cuts is the suite in `contract`, which every connector calls.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Debug, Display};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use async_trait::async_trait;
+use datafusion::execution::SendableRecordBatchStream;
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::TableDefinition;
+use crate::checkpoint::Journal;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::storage::Stores;
+
+pub use report::{Fingerprint, PartitionReport, ReadReport, SkippedSample};
+
+pub mod files;
+pub mod messages;
+pub mod outgoing;
+pub mod spool;
+
+mod report;
+
+/// A partition of a source: a Kafka partition is `topic:number`, a RocketMQ queue `broker:number`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Partition {
+    /// Topic or broker.
+    pub name: Arc<str>,
+    /// Partition or queue.
+    pub number: u32,
+}
+
+impl Partition {
+    /// The partition `name:number`.
+    pub fn new(name: impl Into<Arc<str>>, number: u32) -> Self {
+        Self { name: name.into(), number }
+    }
+}
+
+impl Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.number)
+    }
+}
+
+impl Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Partition {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        text.rsplit_once(':')
+            .and_then(|(name, number)| Some(Self::new(name, number.parse().ok()?)))
+            .ok_or_else(|| Error::usage(format!("'{text}' is not a partition; it is written name:number")))
+    }
+}
+
+impl Serialize for Partition {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Partition {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Offsets `from..to` of one partition: half-open, so its length is a subtraction.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Span {
+    /// The partition.
+    pub partition: Partition,
+    /// The first offset that belongs to it.
+    pub from: u64,
+    /// The first offset that no longer does.
+    pub to: u64,
+}
+
+impl Span {
+    /// Offsets `from..to` of `partition`.
+    pub fn new(partition: Partition, from: u64, to: u64) -> Self {
+        Self { partition, from, to }
+    }
+
+    /// How many offsets it covers; rows may be fewer.
+    pub fn len(&self) -> u64 {
+        self.to.saturating_sub(self.from)
+    }
+
+    /// Whether it covers none.
+    pub fn is_empty(&self) -> bool {
+        self.to <= self.from
+    }
+}
+
+impl Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}..{}", self.partition, self.from, self.to)
+    }
+}
+
+impl Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+/// For each partition of a source, an offset: the next one to read.
+pub type Offsets = BTreeMap<Partition, u64>;
+
+/// What a partition holds now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first offset that can still be read.
+    pub earliest: u64,
+    /// One more than the last that can be read now (for Kafka, the last *stable* offset).
+    pub latest: u64,
+}
+
+/// What a source holds now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Every partition that exists.
+    pub partitions: BTreeMap<Partition, Bounds>,
+    /// Whether the source will never hold more than it would if it had not to wait for time to pass: a bounded
+    /// stream ends when a query has read all up to these offsets.
+    pub complete: bool,
+}
+
+/// A stream of rows in numbered partitions: see the module's text..
+#[async_trait]
+pub trait Source: Debug + Send + Sync {
+    /// Where a new query starts, by the table's options. Asked once per query; the answer is recorded.
+    async fn start(&self) -> Result<Offsets>;
+
+    /// What can be read now.
+    async fn extent(&self) -> Result<Extent>;
+
+    /// The rows of exactly `span` in offset order: the columns `projection` (ascending indices into the table's
+    /// [`stored_schema`](TableDefinition::stored_schema)), the same rows every time on any machine.
+    ///
+    /// What it saw on the way (messages, bytes, skipped ones, the last fingerprint) goes to `report`.
+    ///
+    /// Errors: [`Kind::DataLoss`](crate::error::Kind::DataLoss) if offsets of the span are gone,
+    /// [`Kind::Data`](crate::error::Kind::Data) for a message that cannot be read under `format.on-error` = fail,
+    /// [`Kind::Transient`](crate::error::Kind::Transient) for trouble on the way.
+    fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream>;
+
+    /// Rows before these offsets will not be asked for again. Advice: errors are the source's to swallow.
+    async fn forget(&self, _before: &Offsets) {}
+
+    /// Gives back connections and threads. Reading after it is an error.
+    async fn close(&self) {}
+}
+
+/// What a destination promises, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guarantee {
+    /// How often a row can be seen downstream.
+    pub delivery: Delivery,
+    /// The reason, and what it needs, in a sentence.
+    pub reason: String,
+}
+
+/// How often a row can be seen downstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Delivery {
+    /// Once, for any reader.
+    ExactlyOnce,
+    /// Once, as long as what the reason names holds.
+    EffectivelyOnce,
+    /// Once or, after trouble, more often.
+    AtLeastOnce,
+}
+
+impl Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Delivery::ExactlyOnce => "exactly-once",
+            Delivery::EffectivelyOnce => "effectively-once",
+            Delivery::AtLeastOnce => "at-least-once",
+        })
+    }
+}
+
+/// What a sink asks the intent to pin: opaque to the engine, the same at every rerun.
+pub type Pin = serde_json::Value;
+
+/// One task's staged output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Staged {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes, as encoded.
+    pub bytes: u64,
+}
+
+/// A published epoch, as the commit records it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes, as encoded.
+    pub bytes: u64,
+    /// Where the destination stands after it (file names, a progress offset); opaque to the engine.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub position: serde_json::Value,
+}
+
+/// What a destination that remembers epochs says after it was fenced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It keeps no record: publishing again is harmless, or allowed by its guarantee.
+    Unrecorded,
+    /// It holds everything up to this epoch; 0 is none.
+    UpTo(u64),
+}
+
+/// A destination: see the module's text..
+#[async_trait]
+pub trait Sink: Debug + Send + Sync {
+    /// What it promises, and why.
+    fn guarantee(&self) -> Guarantee;
+
+    /// Shuts out earlier runs, where it can; then says what it holds. `run` rises with every run of a query.
+    async fn open(&self, run: u64) -> Result<Progress>;
+
+    /// What the intent of `epoch` must pin, so that a rerun writes the same. Called before the intent.
+    async fn prepare(&self, _epoch: u64) -> Result<Pin> {
+        Ok(Pin::Null)
+    }
+
+    /// Takes the rows of one task, in order, where nobody reads them yet. Memory does not grow with the epoch.
+    /// The schema is the table's [`writable_schema`](TableDefinition::writable_schema).
+    async fn stage(&self, epoch: u64, task: u32, pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged>;
+
+    /// Makes everything staged for `epoch` readable. Idempotent to the extent of the guarantee: an epoch staged and
+    /// published again has the same outcome. Returns when it is durable there.
+    async fn publish(&self, epoch: u64, pin: &Pin) -> Result<Published>;
+
+    /// Forgets what was staged for `epoch`, also after part of it failed.
+    async fn discard(&self, epoch: u64);
+
+    /// Removes litter of epochs up to `committed`, older than the grace. Called behind a commit; errors are logged.
+    async fn sweep(&self, _committed: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Gives back connections and threads.
+    async fn close(&self) {}
+}
+
+/// A metadata column that a connector offers: `METADATA FROM 'key'`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetadataKey {
+    /// Its name.
+    pub key: &'static str,
+    /// Its type; a declared column of another type is refused.
+    pub data_type: DataType,
+    /// Whether a sink writes it.
+    pub writable: bool,
+}
+
+/// Where a table is used, which decides what its options may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Rows are read from it.
+    Source,
+    /// Rows are written to it.
+    Sink,
+}
+
+/// What a connector needs from the outside.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// Object stores, by location.
+    pub stores: Stores,
+    /// Time and randomness.
+    pub clock: Clock,
+    /// The session's settings (`SET`).
+    pub settings: Arc<BTreeMap<String, String>>,
+    /// How many tasks an epoch is cut into at most, and so how many readers of one source work side by side.
+    pub parallelism: usize,
+}
+
+/// Who uses a table: what names on the outside are made from.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// The query's id: 16 hex digits, random. Never its name.
+    pub id: Arc<str>,
+    /// Small create-only notes under the query's checkpoint.
+    pub journal: Journal,
+}
+
+/// A kind of table: `'connector' = 'name'`.
+#[async_trait]
+pub trait Connector: Debug + Send + Sync {
+    /// The value of the option `connector`.
+    fn name(&self) -> &'static str;
+
+    /// The metadata columns it offers.
+    fn metadata(&self) -> Vec<MetadataKey> {
+        Vec::new()
+    }
+
+    /// Checks the definition for this use without any I/O: options known and well-formed, columns possible.
+    fn check(&self, table: &TableDefinition, role: Role) -> Result<()>;
+
+    /// What a checkpoint is bound to (connector, cluster-independent names such as the topic): a query whose source or
+    /// sink changes it is another query. Without secrets or addresses.
+    fn identity(&self, table: &TableDefinition) -> Result<String>;
+
+    /// What writing to it promises, said before anything runs.
+    fn guarantee(&self, table: &TableDefinition) -> Result<Guarantee>;
+
+    /// Options that say how to connect or what to do with trouble: changes to them apply at once.
+    fn is_operational(&self, _option: &str) -> bool {
+        false
+    }
+
+    /// Whether a new epoch should start as soon as there is input (topics, consoles), or every 10 s (files).
+    fn prefers_continuous(&self) -> bool {
+        true
+    }
+
+    /// Opens it for reading. `owner` is absent where there is no query (a plain DataFusion scan).
+    async fn source(
+        &self,
+        table: Arc<TableDefinition>,
+        environment: &Environment,
+        owner: Option<&Owner>,
+    ) -> Result<Arc<dyn Source>>;
+
+    /// Opens it for writing.
+    async fn sink(
+        &self,
+        table: Arc<TableDefinition>,
+        environment: &Environment,
+        owner: &Owner,
+    ) -> Result<Arc<dyn Sink>>;
+}
+
+/// The connectors that a session knows, by name.
+#[derive(Debug, Clone)]
+pub struct Connectors(BTreeMap<&'static str, Arc<dyn Connector>>);
+
+impl Connectors {
+    /// No connector at all.
+    pub fn none() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// These and one more.
+    pub fn with(mut self, connector: Arc<dyn Connector>) -> Self {
+        self.0.insert(connector.name(), connector);
+        self
+    }
+
+    /// The connector of `table`; unknown ones are refused with the nearest known one.
+    pub fn of(&self, table: &TableDefinition) -> Result<&Arc<dyn Connector>> {
+        let name = table.connector()?;
+        self.0.get(name).ok_or_else(|| {
+            let known: BTreeSet<&str> = self.0.keys().copied().collect();
+            Error::usage(format!(
+                "table {}: there is no connector '{name}'{}",
+                table.name,
+                crate::sql::options::did_you_mean(name, known.iter().copied())
+            ))
+        })
+    }
+}

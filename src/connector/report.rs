@@ -1,0 +1,75 @@
+//! What a read saw on the way: counts, skipped messages, the last message of each partition.
+//!
+//! Many tasks add to one report while an epoch runs; it is taken once, when all of them have ended.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::Partition;
+
+/// The last message of a span: how a topic that was deleted and created anew is noticed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Its offset.
+    pub offset: u64,
+    /// Its timestamp in ms since 1970, as the broker has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<i64>,
+    /// Its id, where the broker gives one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// A message that was skipped under `format.on-error` = skip.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedSample {
+    /// Its offset.
+    pub offset: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// What was read from one partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionReport {
+    /// Messages, skipped ones included.
+    pub messages: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// Messages skipped.
+    pub skipped: u64,
+    /// One of them.
+    pub sample: Option<SkippedSample>,
+    /// The last message.
+    pub last: Option<Fingerprint>,
+}
+
+impl PartitionReport {
+    /// Adds what a later part of the same partition saw.
+    pub fn merge(&mut self, later: PartitionReport) {
+        self.messages += later.messages;
+        self.bytes += later.bytes;
+        self.skipped += later.skipped;
+        self.sample = self.sample.take().or(later.sample);
+        self.last = later.last.or(self.last.take());
+    }
+}
+
+/// Collects [`PartitionReport`]s of one source; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct ReadReport(Arc<Mutex<BTreeMap<Partition, PartitionReport>>>);
+
+impl ReadReport {
+    /// Adds what was seen of `partition`.
+    pub fn add(&self, partition: &Partition, seen: PartitionReport) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(partition.clone()).or_default().merge(seen);
+    }
+
+    /// Takes everything collected so far.
+    pub fn take(&self) -> BTreeMap<Partition, PartitionReport> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

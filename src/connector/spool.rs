@@ -1,0 +1,61 @@
+//! Rows waiting to be published: in memory up to 8 MB, beyond that in an unnamed temporary file.
+//!
+//! A topic sink without transactions stages here, so that nothing is readable before all tasks have staged, and memory
+//! does not grow with the epoch. What is in a spool is gone with the process; the epoch is then run again.
+
+use std::fmt;
+use std::io::{Seek, SeekFrom};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use tempfile::SpooledTempFile;
+
+use crate::error::Result;
+
+/// What stays in memory.
+const IN_MEMORY: usize = 8 << 20;
+
+/// A spool that is being written.
+pub struct Spool {
+    writer: StreamWriter<SpooledTempFile>,
+}
+
+impl fmt::Debug for Spool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Spool")
+    }
+}
+
+impl Spool {
+    /// An empty one for batches of `schema`.
+    pub fn try_new(schema: &SchemaRef) -> Result<Self> {
+        Ok(Self { writer: StreamWriter::try_new(SpooledTempFile::new(IN_MEMORY), schema)? })
+    }
+
+    /// Appends a batch.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        Ok(self.writer.write(batch)?)
+    }
+
+    /// Ends it; what comes back can be read from its start, any number of times.
+    pub fn finish(self) -> Result<Spooled> {
+        Ok(Spooled { file: self.writer.into_inner()? })
+    }
+}
+
+/// A spool that is complete.
+#[derive(Debug)]
+pub struct Spooled {
+    file: SpooledTempFile,
+}
+
+impl Spooled {
+    /// Its batches, from the first.
+    pub fn read(&mut self) -> Result<impl Iterator<Item = Result<RecordBatch>> + '_> {
+        self.file.seek(SeekFrom::Start(0))?;
+        let reader = StreamReader::try_new(&mut self.file, None)?;
+        Ok(reader.map(|batch| Ok(batch?)))
+    }
+}

@@ -1,0 +1,117 @@
+//! From a logical plan over streams to the bounded plan of one epoch.
+//!
+//! The idea: a query is optimised once. Each epoch puts bounded scans in the place of the streaming ones and the batch
+//! time in the place of `now()`, and what comes out is an ordinary DataFusion plan.
+//!
+//! Guarantee: the rows of each output partition, and their order, follow from the intent alone. What cannot run an epoch
+//! at a time is refused by name ([`incremental`]).
+//!
+//! This module does no I/O, and a bound plan's leaves are descriptions: table, spans, projection.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::default_table_source::{DefaultTableSource, provider_as_source};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+
+use crate::catalog::TableDefinition;
+use crate::checkpoint::Cut;
+use crate::error::{Error, Result};
+
+pub mod explain;
+pub mod incremental;
+pub mod opener;
+pub mod scan;
+pub mod volatile;
+
+use opener::Opener;
+use scan::{ScanExec, StreamTable};
+
+/// A query over streams, optimised, with its clock left open.
+#[derive(Debug, Clone)]
+pub struct StreamPlan {
+    plan: LogicalPlan,
+    tables: BTreeMap<String, Arc<TableDefinition>>,
+}
+
+/// The stream that a scan reads, if it reads one.
+pub fn stream_of(plan: &LogicalPlan) -> Option<&StreamTable> {
+    let LogicalPlan::TableScan(scan) = plan else { return None };
+    let source = scan.source.downcast_ref::<DefaultTableSource>()?;
+    source.table_provider.downcast_ref::<StreamTable>()
+}
+
+impl StreamPlan {
+    /// Optimises `plan`, checks that it can run an epoch at a time, and opens its clock.
+    ///
+    /// Errors: what cannot run incrementally, volatile functions, a query that reads no stream.
+    pub fn try_new(state: &SessionState, plan: LogicalPlan) -> Result<Self> {
+        let plan = volatile::open_clock(plan)?;
+        let plan = state.optimize(&plan)?;
+        incremental::check(&plan)?;
+        let mut tables = BTreeMap::new();
+        plan.apply_with_subqueries(|node| {
+            if let Some(stream) = stream_of(node) {
+                tables.insert(stream.definition().name.clone(), Arc::clone(stream.definition()));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        if tables.is_empty() {
+            return Err(Error::usage(
+                "the query reads no stream; a continuous query needs a table created WITH ('connector' = …)",
+            ));
+        }
+        Ok(Self { plan, tables })
+    }
+
+    /// The streams it reads, by name.
+    pub fn tables(&self) -> &BTreeMap<String, Arc<TableDefinition>> {
+        &self.tables
+    }
+
+    /// The optimised logical plan.
+    pub fn logical(&self) -> &LogicalPlan {
+        &self.plan
+    }
+
+    /// The schema of its rows.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(self.plan.schema().inner())
+    }
+
+    /// The plan of one epoch: each stream reads its cut, `now()` is `batch_time_ms`.
+    pub fn bind(&self, cuts: &BTreeMap<String, Cut>, batch_time_ms: i64, opener: &Arc<Opener>) -> Result<LogicalPlan> {
+        let bound = self.plan.clone().transform_up_with_subqueries(|node| {
+            let Some(stream) = stream_of(&node) else { return Ok(Transformed::no(node)) };
+            let cut = cuts.get(&stream.definition().name).cloned().unwrap_or_default();
+            let bound = stream.bound_to(cut, Arc::clone(opener));
+            let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
+            scan.source = provider_as_source(Arc::new(bound));
+            Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+        })?;
+        let now = ScalarValue::TimestampNanosecond(Some(batch_time_ms * 1_000_000), Some("UTC".into()));
+        let values = ParamValues::from(vec![(volatile::BATCH_TIME_NAME, now)]);
+        Ok(bound.data.replace_params_with_values(&values)?)
+    }
+
+    /// The physical plan of a bound epoch.
+    pub async fn physical(state: &SessionState, bound: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(state.query_planner().create_physical_plan(bound, state).await?)
+    }
+}
+
+/// Whether the rows of each output partition come from one task of each scan, in its order: no exchange and no merge of
+/// streams lies between. Where one does, the epoch must be one task.
+pub fn keeps_tasks_apart(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    fn reads_stream(plan: &Arc<dyn ExecutionPlan>) -> bool {
+        plan.downcast_ref::<ScanExec>().is_some() || plan.children().into_iter().any(reads_stream)
+    }
+    let mixes = ["RepartitionExec", "CoalescePartitionsExec", "SortPreservingMergeExec", "InterleaveExec"];
+    let mixes_here = mixes.contains(&plan.name()) && reads_stream(plan);
+    !mixes_here && plan.children().into_iter().all(keeps_tasks_apart)
+}

@@ -1,0 +1,254 @@
+//! A stream as a DataFusion table.
+//!
+//! A [`StreamTable`] is a `TableProvider` that any `SessionContext` can register. Unbound, it scans as an unbounded plan
+//! that starts where the table's options say and goes on as messages arrive; a LIMIT ends it. Bound to spans
+//! ([`StreamTable::bound_to`]) it is an ordinary bounded table with one partition per task, each read in order.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result as DfResult, Statistics};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use futures::stream::{self, StreamExt};
+use futures::{Stream, TryStreamExt};
+
+use super::opener::Opener;
+use crate::catalog::TableDefinition;
+use crate::checkpoint::Cut;
+use crate::connector::{Offsets, Source, Span};
+use crate::error::Result;
+
+/// How long an unbounded scan that has read everything waits before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A table over a topic or another stream: see the module's text.
+#[derive(Debug, Clone)]
+pub struct StreamTable {
+    definition: Arc<TableDefinition>,
+    schema: SchemaRef,
+    opener: Arc<Opener>,
+    cut: Option<Arc<Cut>>,
+}
+
+impl StreamTable {
+    /// The table's stored columns (without computed ones), unbound.
+    pub fn new(definition: Arc<TableDefinition>, opener: Arc<Opener>) -> Self {
+        let schema = definition.stored_schema();
+        Self { definition, schema, opener, cut: None }
+    }
+
+    /// What the table is.
+    pub fn definition(&self) -> &Arc<TableDefinition> {
+        &self.definition
+    }
+
+    /// The same table, bound to these spans: a partition for each task, read in the order given.
+    pub fn bound_to(&self, cut: Cut, opener: Arc<Opener>) -> Self {
+        Self { cut: Some(Arc::new(cut)), opener, ..self.clone() }
+    }
+}
+
+#[async_trait]
+impl TableProvider for StreamTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let all = || (0..self.schema.fields().len()).collect();
+        let projection = projection.cloned().unwrap_or_else(all);
+        Ok(Arc::new(ScanExec::try_new(self, projection)?))
+    }
+}
+
+/// Reads a stream: everything from its start on, or exactly the spans it is bound to.
+#[derive(Clone)]
+pub struct ScanExec {
+    table: Arc<TableDefinition>,
+    cut: Option<Arc<Cut>>,
+    projection: Vec<usize>,
+    /// The projection with its indices rising, as sources take it, and where each column of `projection` is in that.
+    ascending: (Vec<usize>, Vec<usize>),
+    opener: Arc<Opener>,
+    properties: Arc<PlanProperties>,
+}
+
+impl ScanExec {
+    fn try_new(table: &StreamTable, projection: Vec<usize>) -> DfResult<Self> {
+        let schema: Arc<Schema> = Arc::new(table.schema.project(&projection)?);
+        let mut ascending = projection.clone();
+        ascending.sort_unstable();
+        ascending.dedup();
+        let place = |index: &usize| ascending.binary_search(index).unwrap_or_default();
+        let places = projection.iter().map(place).collect();
+        let (partitions, boundedness, emission) = match &table.cut {
+            Some(cut) => (cut.len().max(1), Boundedness::Bounded, EmissionType::Incremental),
+            None => (1, Boundedness::Unbounded { requires_infinite_memory: false }, EmissionType::Incremental),
+        };
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(partitions),
+            emission,
+            boundedness,
+        ));
+        Ok(Self {
+            table: Arc::clone(&table.definition),
+            cut: table.cut.clone(),
+            projection,
+            ascending: (ascending, places),
+            opener: Arc::clone(&table.opener),
+            properties,
+        })
+    }
+
+    /// The rows of `spans`, one after the other.
+    fn read_all(&self, source: Arc<dyn Source>, spans: Vec<Span>) -> impl Stream<Item = DfResult<RecordBatch>> + use<> {
+        let report = self.opener.report(&self.table.name);
+        let (ascending, places) = self.ascending.clone();
+        let is_reordered = places.iter().enumerate().any(|(i, place)| i != *place) || places.len() != ascending.len();
+        let spans = spans.into_iter().filter(|span| !span.is_empty()).collect::<Vec<_>>();
+        stream::iter(spans)
+            .map(move |span| source.read(&span, &ascending, &report).map_err(DataFusionError::from))
+            .try_flatten()
+            .map(move |batch| if is_reordered { Ok(batch?.project(&places)?) } else { batch })
+    }
+}
+
+impl fmt::Debug for ScanExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_as(DisplayFormatType::Default, f)
+    }
+}
+
+impl DisplayAs for ScanExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let schema = self.properties.eq_properties.schema();
+        let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        write!(f, "ScanExec: {}", self.table.name)?;
+        match &self.cut {
+            Some(cut) => write!(f, " {cut:?}")?,
+            None => write!(f, " unbounded")?,
+        }
+        write!(f, " columns=[{}]", columns.join(", "))
+    }
+}
+
+impl ExecutionPlan for ScanExec {
+    fn name(&self) -> &str {
+        "ScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+    ) -> DfResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    /// A stream is larger than any static table, so that a join builds its hash table from the other side.
+    fn partition_statistics(&self, _: Option<usize>) -> DfResult<Arc<Statistics>> {
+        let mut statistics = Statistics::new_unknown(self.properties.eq_properties.schema());
+        statistics.num_rows = Precision::Inexact(usize::MAX >> 8);
+        statistics.total_byte_size = Precision::Inexact(usize::MAX >> 8);
+        Ok(Arc::new(statistics))
+    }
+
+    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        let schema = Arc::clone(self.properties.eq_properties.schema());
+        let this = self.clone();
+        let opened = async move { this.opener.source(&this.table).await.map(|source| (this, source)) };
+        let opened = stream::once(opened).map_err(DataFusionError::from);
+        let rows = match &self.cut {
+            Some(cut) => {
+                let spans = cut.get(partition).cloned().unwrap_or_default();
+                opened.map_ok(move |(this, source)| this.read_all(source, spans.clone())).try_flatten().boxed()
+            }
+            None => opened.map_ok(|(this, source)| unbounded(this, source)).try_flatten().boxed(),
+        };
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    }
+}
+
+/// Everything from the start on, as it arrives; it ends only where the source is complete.
+fn unbounded(scan: ScanExec, source: Arc<dyn Source>) -> impl Stream<Item = DfResult<RecordBatch>> {
+    let rounds = stream::try_unfold(None::<Offsets>, move |position| {
+        let (scan, source) = (scan.clone(), Arc::clone(&source));
+        async move {
+            let Some((spans, next)) = next_round(source.as_ref(), position).await? else { return Ok(None) };
+            Ok::<_, DataFusionError>(Some((scan.read_all(source, spans), Some(next))))
+        }
+    });
+    rounds.try_flatten()
+}
+
+/// Waits until there is something to read; none once a complete source is read to its end.
+async fn next_round(source: &dyn Source, position: Option<Offsets>) -> Result<Option<(Vec<Span>, Offsets)>> {
+    let mut position = match position {
+        Some(position) => position,
+        None => source.start().await?,
+    };
+    loop {
+        let extent = source.extent().await?;
+        let mut spans = vec![];
+        for (partition, bounds) in &extent.partitions {
+            let from = *position.entry(partition.clone()).or_insert(bounds.earliest);
+            if from < bounds.latest {
+                spans.push(Span::new(partition.clone(), from, bounds.latest));
+                position.insert(partition.clone(), bounds.latest);
+            }
+        }
+        if !spans.is_empty() {
+            return Ok(Some((spans, position)));
+        }
+        if extent.complete {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+impl ScanExec {
+    /// The table it reads.
+    pub fn table(&self) -> &Arc<TableDefinition> {
+        &self.table
+    }
+
+    /// Which stored columns it reads.
+    pub fn projection(&self) -> &[usize] {
+        &self.projection
+    }
+}

@@ -1,0 +1,55 @@
+//! Functions whose answer is not a function of their arguments.
+//!
+//! DataFusion would fold `now()` and kin to the time of planning. Here they become a placeholder, which every epoch binds
+//! to its batch time, so that a rerun answers the same. What draws random numbers is refused by name.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::logical_expr::expr::Placeholder;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility, cast};
+
+use crate::error::{Error, Result};
+
+/// The placeholder's name, without the `$`.
+pub const BATCH_TIME_NAME: &str = "batch_time";
+
+/// Puts the placeholder in the place of every function that reads the clock, and refuses other volatile ones.
+pub fn open_clock(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let opened = plan.transform_up_with_subqueries(|node| {
+        let names = NamePreserver::new(&node);
+        let rewritten = node.map_expressions(|expr| {
+            let name = names.save(&expr);
+            let rewritten = expr.transform_up(|expr| Ok(rewrite(expr)?))?;
+            Ok(rewritten.update_data(|expr| name.restore(expr)))
+        })?;
+        if rewritten.transformed { rewritten.map_data(LogicalPlan::recompute_schema) } else { Ok(rewritten) }
+    })?;
+    Ok(opened.data)
+}
+
+fn rewrite(expr: Expr) -> Result<Transformed<Expr>> {
+    let Expr::ScalarFunction(function) = &expr else { return Ok(Transformed::no(expr)) };
+    let as_type = |data_type| Transformed::yes(cast(batch_time(), data_type));
+    Ok(match function.func.name() {
+        "now" | "current_timestamp" => Transformed::yes(batch_time()),
+        "current_date" | "today" => as_type(DataType::Date32),
+        "current_time" => as_type(DataType::Time64(TimeUnit::Nanosecond)),
+        "localtimestamp" => as_type(DataType::Timestamp(TimeUnit::Nanosecond, None)),
+        name if function.func.signature().volatility == Volatility::Volatile => {
+            return Err(Error::usage(format!(
+                "{name}() gives another answer when an epoch is run again, so it cannot stand in a continuous query; \
+                 derive the value from the row, for example from its offset"
+            )));
+        }
+        _ => Transformed::no(expr),
+    })
+}
+
+fn batch_time() -> Expr {
+    let data_type = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
+    let field = Arc::new(Field::new(BATCH_TIME_NAME, data_type, false));
+    Expr::Placeholder(Placeholder { id: format!("${BATCH_TIME_NAME}"), field: Some(field) })
+}

@@ -1,0 +1,659 @@
+//! A continuous query: an epoch at a time, exactly as its intents say.
+//!
+//! [`Query::step`] is the whole of it: plan offsets, intend, bind, run, publish, commit. Around it, [`Query::run_until`] waits
+//! for the trigger, redoes an epoch after transient trouble, and ends when told to.
+//!
+//! Guarantee: after a crash between any two writes, running the query again gives what one run without a crash would
+//! have given, in every destination to the extent of its guarantee. Of two runs the newest goes on, and the other ends
+//! with an error of kind [`Fenced`](crate::error::Kind::Fenced), having changed nothing that is readable.
+//!
+//! Not promised: that two *different* queries on one destination know of each other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::execution::SessionState;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use futures::future::{BoxFuture, try_join_all};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::catalog::TableDefinition;
+use crate::checkpoint::{Commit, Cut, DefinitionRecord, Intent, Log, QueryRecord, SourceCommit, VERSION};
+use crate::connector::{Connectors, Environment, Extent, Offsets, Owner, Partition, Progress, Published, Sink, Span};
+use crate::error::{Error, Kind, Result};
+use crate::plan::opener::Opener;
+use crate::plan::{StreamPlan, keeps_tasks_apart};
+use crate::storage::Location;
+
+pub mod definition;
+pub mod planning;
+pub mod progress;
+pub mod recovery;
+pub mod trigger;
+
+use definition::Definition;
+use progress::{Durations, EpochProgress, Event, PartitionProgress, Reporter, SourceProgress};
+use recovery::Decision;
+use trigger::Trigger;
+
+/// How often an epoch is started over in process before the query fails.
+const MAX_ATTEMPTS: u32 = 10;
+/// The waits between: doubling from the first to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long an idle query waits before it asks its sources again: doubling from the first to the last.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LONGEST_LOOK: Duration = Duration::from_millis(100);
+/// Every how many epochs records are pruned and litter is swept.
+const HOUSEKEEPING: u64 = 50;
+/// `scan.max-rows-per-epoch` unless a table says otherwise.
+const MAX_ROWS_PER_EPOCH: u64 = 2_000_000;
+
+/// Plans a definition again: an intent is finished under the one it names.
+pub type Replan = Arc<dyn Fn(Definition) -> BoxFuture<'static, Result<Planned>> + Send + Sync>;
+
+/// A definition with its plan.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// What the plan was made from.
+    pub definition: Definition,
+    /// The plan.
+    pub plan: StreamPlan,
+    /// What plans the epochs: the functions and static tables of the session.
+    pub state: SessionState,
+    /// The target, with the options of today.
+    pub target: Arc<TableDefinition>,
+}
+
+/// A query that can be opened.
+#[derive(Clone)]
+pub struct QuerySpec {
+    /// Its name: `[pipeline/]file/target`.
+    pub name: String,
+    /// What it computes.
+    pub planned: Planned,
+    /// Plans an older definition.
+    pub replan: Replan,
+    /// Where its checkpoint lies.
+    pub checkpoint: Location,
+    /// What connectors get.
+    pub environment: Environment,
+    /// The connectors that are known.
+    pub connectors: Connectors,
+    /// When epochs start.
+    pub trigger: Trigger,
+}
+
+impl std::fmt::Debug for QuerySpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "QuerySpec({})", self.name)
+    }
+}
+
+/// Where a query stands: its newest commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The newest committed epoch; 0 before the first.
+    pub epoch: u64,
+    /// Its time.
+    pub batch_time_ms: i64,
+    /// By table, where its partitions stand.
+    pub sources: BTreeMap<String, SourceCommit>,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// An epoch is committed.
+    Committed(u64),
+    /// There was nothing to do.
+    Idle,
+    /// There never will be: all streams are read to their end.
+    Finished,
+}
+
+/// The permit to run an epoch: only an intent that was won makes one, and a commit consumes it.
+#[derive(Debug)]
+pub struct Batch {
+    intent: Intent,
+    planned: Planned,
+    /// By sink: whether the destination holds the epoch already.
+    published: Vec<bool>,
+    /// Rule 1, overlapping the run; publishing waits for it.
+    looked_again: Option<JoinHandle<Result<()>>>,
+    latest: BTreeMap<String, Offsets>,
+    took: Durations,
+}
+
+/// What there is to do.
+enum Work {
+    Next(Box<Next>),
+    None(Step),
+}
+
+/// The next epoch: one that is intended already, or one to intend.
+enum Next {
+    Pending(Batch),
+    New { cuts: BTreeMap<String, Cut>, latest: BTreeMap<String, Offsets>, plan_ms: f64 },
+}
+
+/// A continuous query that is open.
+#[derive(Debug)]
+pub struct Query {
+    spec: QuerySpec,
+    log: Arc<Log>,
+    record: QueryRecord,
+    definition: u64,
+    opener: Arc<Opener>,
+    sinks: Vec<Arc<dyn Sink>>,
+    tasks: usize,
+    position: Position,
+    pending: Option<Box<Batch>>,
+    /// Where `available-now` ends.
+    until: Option<BTreeMap<String, Offsets>>,
+    reporter: Reporter,
+    retries: u32,
+}
+
+impl Query {
+    /// Opens a query: registers a run, begins it if it never ran, fences its sinks, and only then reads the log.
+    ///
+    /// Errors: a changed query that its checkpoint does not fit, a destination that does not fit the log, anything that
+    /// cannot be reached.
+    pub async fn open(spec: QuerySpec, reporter: Reporter) -> Result<Self> {
+        let log = Arc::new(Log::open(&spec.checkpoint, &spec.name, &spec.environment.clock).await?);
+        let (record, opener) = Self::begin(&spec, &log).await?;
+        let definition = Self::define(&spec, &log).await?;
+        let owner = Self::owner(&log, &record.id);
+        let target = &spec.planned.target;
+        let sink = spec.connectors.of(target)?.sink(Arc::clone(target), &spec.environment, &owner).await?;
+        let tasks = Self::tasks(&spec, &opener).await?;
+        let mut query = Self {
+            log,
+            record,
+            definition,
+            opener,
+            sinks: vec![sink],
+            tasks,
+            position: Position::default(),
+            pending: None,
+            until: None,
+            reporter,
+            retries: 0,
+            spec,
+        };
+        query.recover().await?;
+        query.reporter.report(Event::Started {
+            query: query.spec.name.clone(),
+            id: query.record.id.clone(),
+            run: query.log.run(),
+            committed: query.position.epoch,
+        });
+        Ok(query)
+    }
+
+    fn owner(log: &Log, id: &str) -> Owner {
+        Owner { id: id.into(), journal: log.journal() }
+    }
+
+    /// The query's record; a new query resolves its start offsets first, so that they are recorded before the first
+    /// wait.
+    async fn begin(spec: &QuerySpec, log: &Log) -> Result<(QueryRecord, Arc<Opener>)> {
+        let clock = &spec.environment.clock;
+        let opener = |id: &str| {
+            let owner = Self::owner(log, id);
+            Arc::new(Opener::new(spec.connectors.clone(), spec.environment.clone(), Some(owner)))
+        };
+        if let Some(record) = log.query().await? {
+            let opener = opener(&record.id);
+            return Ok((record, opener));
+        }
+        let id = clock.random_id();
+        let mine = opener(&id);
+        let mut start = BTreeMap::new();
+        for (name, table) in spec.planned.plan.tables() {
+            start.insert(name.clone(), mine.source(table).await?.start().await?);
+        }
+        let created_ms = clock.now_ms();
+        let record = log
+            .begin(QueryRecord { version: VERSION, id: id.clone(), name: spec.name.clone(), created_ms, start })
+            .await?;
+        if record.id == id {
+            return Ok((record, mine));
+        }
+        mine.close().await;
+        let theirs = opener(&record.id);
+        Ok((record, theirs))
+    }
+
+    /// The number of the definition from now on; a changed one must fit what the checkpoint holds.
+    async fn define(spec: &QuerySpec, log: &Log) -> Result<u64> {
+        let new = &spec.planned.definition;
+        match log.newest_definition().await? {
+            Some(DefinitionRecord { number, definition, .. }) if definition == *new => Ok(number),
+            Some(DefinitionRecord { number, definition, .. }) => {
+                definition::compare(&definition, new)?;
+                log.define(new, number).await
+            }
+            None => log.define(new, 0).await,
+        }
+    }
+
+    /// How many tasks an epoch may be cut into: one, if the plan would mix the rows of several.
+    async fn tasks(spec: &QuerySpec, opener: &Arc<Opener>) -> Result<usize> {
+        let partitions = [Partition::new("trial", 0), Partition::new("trial", 1)];
+        let trial: Cut = partitions.map(|p| vec![Span::new(p, 0, 1)]).to_vec();
+        let cuts = spec.planned.plan.tables().keys().map(|name| (name.clone(), trial.clone())).collect();
+        let bound = spec.planned.plan.bind(&cuts, 0, opener)?;
+        let physical = StreamPlan::physical(&spec.planned.state, &bound).await?;
+        Ok(if keeps_tasks_apart(&physical) { spec.environment.parallelism.max(1) } else { 1 })
+    }
+
+    /// Fences, then reads the log, then decides: rules 3 and 4. Also the way back after transient trouble.
+    async fn recover(&mut self) -> Result<()> {
+        self.log.check_newest_run().await?;
+        self.discard().await;
+        let mut progress: Vec<Progress> = Vec::with_capacity(self.sinks.len());
+        for sink in &self.sinks {
+            progress.push(sink.open(self.log.run()).await?);
+        }
+        let tail = self.log.tail().await?;
+        let decision = recovery::decide(&tail, &progress)?;
+        self.position = match tail.commit {
+            Some(commit) => {
+                Position { epoch: commit.epoch, batch_time_ms: commit.batch_time_ms, sources: commit.sources }
+            }
+            None => Position { sources: self.start(), ..Position::default() },
+        };
+        if let Decision::Redo { intent, published } = decision {
+            let planned = self.planned(intent.definition).await?;
+            let looked_again = Some(self.look_again(intent.epoch));
+            let (latest, took) = Default::default();
+            self.pending = Some(Box::new(Batch { intent: *intent, planned, published, looked_again, latest, took }));
+        }
+        Ok(())
+    }
+
+    fn start(&self) -> BTreeMap<String, SourceCommit> {
+        let commits = |offsets: &Offsets| {
+            let commit = |next: &u64| crate::checkpoint::PartitionCommit { next: *next, ..Default::default() };
+            offsets.iter().map(|(partition, next)| (partition.clone(), commit(next))).collect()
+        };
+        self.record.start.iter().map(|(table, offsets)| (table.clone(), commits(offsets))).collect()
+    }
+
+    /// The plan of a definition: today's, or one that an intent names.
+    async fn planned(&self, number: u64) -> Result<Planned> {
+        if number == self.definition {
+            return Ok(self.spec.planned.clone());
+        }
+        let stored = self.log.definition(number).await?;
+        (self.spec.replan)(stored.definition).await
+    }
+
+    fn look_again(&self, epoch: u64) -> JoinHandle<Result<()>> {
+        let log = Arc::clone(&self.log);
+        tokio::spawn(async move { log.look_again(epoch).await })
+    }
+
+    /// One epoch: these six calls, in this order.
+    pub async fn step(&mut self) -> Result<Step> {
+        let next = match self.plan_offsets().await? {
+            Work::Next(next) => next,
+            Work::None(step) => return Ok(step),
+        };
+        let mut batch = self.intend(*next).await?;
+        let plan = self.bind(&mut batch).await?;
+        self.run(&mut batch, plan).await?;
+        let published = self.publish(&mut batch).await?;
+        self.commit(batch, published).await
+    }
+
+    fn ms_since(&self, start_us: u64) -> f64 {
+        (self.spec.environment.clock.monotonic_us().saturating_sub(start_us)) as f64 / 1000.0
+    }
+
+    fn start_us(&self) -> u64 {
+        self.spec.environment.clock.monotonic_us()
+    }
+
+    /// What the next epoch reads.
+    async fn plan_offsets(&mut self) -> Result<Work> {
+        if let Some(batch) = self.pending.take() {
+            return Ok(Work::Next(Box::new(Next::Pending(*batch))));
+        }
+        let start = self.start_us();
+        let tables = self.spec.planned.plan.tables().clone();
+        let opener = &self.opener;
+        let extents = try_join_all(tables.values().map(|table| async move {
+            let source = opener.source(table).await?;
+            let extent = source.extent().await.map_err(|e| e.context(format_args!("table {}", table.name)))?;
+            Ok::<_, Error>((table.name.clone(), extent))
+        }))
+        .await?;
+        let latest_of = |extent: &Extent| extent.partitions.iter().map(|(p, b)| (p.clone(), b.latest)).collect();
+        let latest: BTreeMap<String, Offsets> =
+            extents.iter().map(|(table, extent)| (table.clone(), latest_of(extent))).collect();
+        if self.spec.trigger == Trigger::AvailableNow && self.until.is_none() {
+            self.until = Some(latest.clone());
+        }
+        let mut cuts = BTreeMap::new();
+        for (name, extent) in &extents {
+            let position = self.offsets(name);
+            let until = self.until.as_ref().and_then(|until| until.get(name));
+            let spans = planning::next_spans(extent, &position, until, self.limit(&tables[name])?);
+            let all: Vec<Partition> = extent.partitions.keys().cloned().collect();
+            cuts.insert(name.clone(), planning::cut(spans, &all, self.tasks));
+        }
+        if cuts.values().any(|cut| !cut.is_empty()) {
+            return Ok(Work::Next(Box::new(Next::New { cuts, latest, plan_ms: self.ms_since(start) })));
+        }
+        let complete = self.until.is_some() || extents.iter().all(|(_, extent)| extent.complete);
+        Ok(Work::None(if complete { Step::Finished } else { Step::Idle }))
+    }
+
+    fn offsets(&self, table: &str) -> Offsets {
+        let commits = self.position.sources.get(table);
+        commits.into_iter().flatten().map(|(partition, commit)| (partition.clone(), commit.next)).collect()
+    }
+
+    fn limit(&self, table: &TableDefinition) -> Result<u64> {
+        let mut options = crate::sql::options::OptionReader::new(table);
+        let limit = options.parsed("scan.max-rows-per-epoch", "a number of rows")?;
+        match limit {
+            Some(0) => Err(Error::usage(format!("table {}: 'scan.max-rows-per-epoch' must be at least 1", table.name))),
+            limit => Ok(limit.unwrap_or(MAX_ROWS_PER_EPOCH)),
+        }
+    }
+
+    /// Writes the intent, unless there is one; from here on the epoch's result is decided.
+    async fn intend(&mut self, next: Next) -> Result<Batch> {
+        let (cuts, latest, plan_ms) = match next {
+            Next::Pending(batch) => return Ok(batch),
+            Next::New { cuts, latest, plan_ms } => (cuts, latest, plan_ms),
+        };
+        let start = self.start_us();
+        let epoch = self.position.epoch + 1;
+        let mut pins = Vec::with_capacity(self.sinks.len());
+        for sink in &self.sinks {
+            pins.push(sink.prepare(epoch).await?);
+        }
+        let intent = Intent {
+            version: VERSION,
+            epoch,
+            run: self.log.run(),
+            definition: self.definition,
+            batch_time_ms: self.spec.environment.clock.now_ms().max(self.position.batch_time_ms + 1),
+            sources: cuts,
+            pins,
+        };
+        self.log.intend(&intent).await?;
+        let looked_again = Some(self.look_again(epoch));
+        let took = Durations { plan: plan_ms, intend: self.ms_since(start), ..Durations::default() };
+        let published = vec![false; self.sinks.len()];
+        Ok(Batch { intent, planned: self.spec.planned.clone(), published, looked_again, latest, took })
+    }
+
+    /// The epoch's physical plan: a pure function of the intent.
+    async fn bind(&self, batch: &mut Batch) -> Result<Arc<dyn ExecutionPlan>> {
+        let start = self.start_us();
+        let intent = &batch.intent;
+        let bound = batch.planned.plan.bind(&intent.sources, intent.batch_time_ms, &self.opener)?;
+        let physical = StreamPlan::physical(&batch.planned.state, &bound).await?;
+        let files = definition::static_files(&physical);
+        if files != batch.planned.definition.static_files {
+            return Err(Error::refused(
+                "the files of a static table changed while the query runs; run the query again, and it goes on with the \
+                 new ones from the next epoch",
+            ));
+        }
+        batch.took.bind = self.ms_since(start);
+        Ok(physical)
+    }
+
+    /// Runs every task and stages its rows; returns when all have, or the first error.
+    async fn run(&self, batch: &mut Batch, plan: Arc<dyn ExecutionPlan>) -> Result<()> {
+        let start = self.start_us();
+        for table in batch.intent.sources.keys() {
+            self.opener.report(table).take();
+        }
+        let context = batch.planned.state.task_ctx();
+        let mut tasks = JoinSet::new();
+        for (index, sink) in self.sinks.iter().enumerate().filter(|(index, _)| !batch.published[*index]) {
+            for task in 0..plan.output_partitioning().partition_count() {
+                let rows = plan.execute(task, Arc::clone(&context))?;
+                let (sink, pin, epoch) = (Arc::clone(sink), batch.intent.pins[index].clone(), batch.intent.epoch);
+                tasks.spawn(async move { sink.stage(epoch, task as u32, &pin, rows).await });
+            }
+        }
+        while let Some(done) = tasks.join_next().await {
+            match done {
+                Ok(staged) => drop(staged?),
+                Err(join) => return Err(Error::internal("a task ended by itself").caused_by(join)),
+            }
+        }
+        batch.took.run = self.ms_since(start);
+        Ok(())
+    }
+
+    /// Makes the epoch readable, once it is sure that this run may.
+    async fn publish(&self, batch: &mut Batch) -> Result<Vec<Published>> {
+        let start = self.start_us();
+        if let Some(looked_again) = batch.looked_again.take() {
+            looked_again.await.map_err(|e| Error::internal("looking again ended by itself").caused_by(e))??;
+        }
+        let mut published = Vec::with_capacity(self.sinks.len());
+        for (index, sink) in self.sinks.iter().enumerate() {
+            published.push(match batch.published[index] {
+                true => Published::default(),
+                false => sink.publish(batch.intent.epoch, &batch.intent.pins[index]).await?,
+            });
+        }
+        batch.took.publish = self.ms_since(start);
+        Ok(published)
+    }
+
+    /// Makes the epoch count.
+    async fn commit(&mut self, mut batch: Batch, published: Vec<Published>) -> Result<Step> {
+        let start = self.start_us();
+        let intent = &batch.intent;
+        let mut sources = self.position.sources.clone();
+        let mut reports = BTreeMap::new();
+        for (table, cut) in &intent.sources {
+            let seen = self.opener.report(table).take();
+            let commits = sources.entry(table.clone()).or_default();
+            for span in cut.iter().flatten() {
+                let commit = commits.entry(span.partition.clone()).or_default();
+                commit.next = span.to;
+                if let Some(last) = seen.get(&span.partition).and_then(|report| report.last.clone()) {
+                    (commit.last, commit.last_row_ms) = (Some(last), Some(intent.batch_time_ms));
+                }
+            }
+            reports.insert(table.clone(), seen);
+        }
+        let commit = Commit {
+            version: VERSION,
+            epoch: intent.epoch,
+            run: self.log.run(),
+            batch_time_ms: intent.batch_time_ms,
+            sources,
+            sinks: published,
+        };
+        self.log.commit(&commit).await?;
+        batch.took.commit = self.ms_since(start);
+        self.position = Position { epoch: commit.epoch, batch_time_ms: commit.batch_time_ms, sources: commit.sources };
+        self.reporter.report(Event::Epoch(Box::new(self.progress(&batch, &reports, &commit.sinks))));
+        self.retries = 0;
+        self.settle().await;
+        Ok(Step::Committed(self.position.epoch))
+    }
+
+    fn progress(
+        &self,
+        batch: &Batch,
+        reports: &BTreeMap<String, BTreeMap<Partition, crate::connector::PartitionReport>>,
+        published: &[Published],
+    ) -> EpochProgress {
+        let (mut rows_in, mut bytes_in) = (0, 0);
+        let mut sources = BTreeMap::new();
+        for (table, seen) in reports {
+            let mut source = SourceProgress::default();
+            let latest = batch.latest.get(table);
+            for span in batch.intent.spans(table) {
+                let report = seen.get(&span.partition).cloned().unwrap_or_default();
+                rows_in += report.messages;
+                bytes_in += report.bytes;
+                source.skipped += report.skipped;
+                let latest = latest.and_then(|latest| latest.get(&span.partition)).copied().unwrap_or(span.to);
+                let (skipped, sample) = (report.skipped, report.sample);
+                let partition = PartitionProgress { from: span.from, to: span.to, latest, skipped, sample };
+                source.partitions.insert(span.partition.clone(), partition);
+            }
+            let position = self.offsets(table);
+            let behind = |(p, latest): (&Partition, &u64)| latest.saturating_sub(position.get(p).copied().unwrap_or(0));
+            source.lag = latest.into_iter().flatten().map(behind).sum();
+            sources.insert(table.clone(), source);
+        }
+        let seconds = (batch.took.total() / 1000.0).max(1e-6);
+        EpochProgress {
+            query: self.spec.name.clone(),
+            epoch: batch.intent.epoch,
+            run: self.log.run(),
+            batch_time_ms: batch.intent.batch_time_ms,
+            rows_in,
+            bytes_in,
+            rows_out: published.iter().map(|p| p.rows).sum(),
+            bytes_out: published.iter().map(|p| p.bytes).sum(),
+            rows_per_second: rows_in as f64 / seconds,
+            sources,
+            durations_ms: batch.took,
+            retries: self.retries,
+        }
+    }
+
+    /// What may follow a commit, now and then; trouble with it is no trouble of the query's.
+    async fn settle(&self) {
+        let epoch = self.position.epoch;
+        if epoch % HOUSEKEEPING != 0 && epoch != 1 {
+            return;
+        }
+        for (name, table) in self.spec.planned.plan.tables() {
+            if let Ok(source) = self.opener.source(table).await {
+                source.forget(&self.offsets(name)).await;
+            }
+        }
+        let (log, sinks, name) = (Arc::clone(&self.log), self.sinks.clone(), self.spec.name.clone());
+        tokio::spawn(async move {
+            let mut outcomes = vec![log.prune().await];
+            for sink in sinks {
+                outcomes.push(sink.sweep(epoch).await);
+            }
+            for error in outcomes.into_iter().filter_map(Result::err) {
+                tracing::warn!(query = name, error = error.chain(), "clearing up failed; it is tried again later");
+            }
+        });
+    }
+
+    /// Forgets what an epoch that did not end well has staged.
+    async fn discard(&self) {
+        for sink in &self.sinks {
+            sink.discard(self.position.epoch + 1).await;
+        }
+    }
+
+    /// Runs until all streams end, `stop` becomes true (the epoch under way is finished first), or an error is final.
+    pub async fn run_until(mut self, mut stop: watch::Receiver<bool>) -> Result<Position> {
+        let mut look = FIRST_LOOK;
+        let outcome = loop {
+            if *stop.borrow() {
+                break Ok(());
+            }
+            let started = self.start_us();
+            match self.step().await {
+                Ok(Step::Finished) => break Ok(()),
+                Ok(Step::Committed(_)) => {
+                    look = FIRST_LOOK;
+                    if let Trigger::Every(interval) = self.spec.trigger {
+                        let spent = Duration::from_millis(self.ms_since(started) as u64);
+                        wait(interval.saturating_sub(spent), &mut stop).await;
+                    }
+                }
+                Ok(Step::Idle) => {
+                    wait(look, &mut stop).await;
+                    look = (look * 2).min(LONGEST_LOOK);
+                }
+                Err(error) => {
+                    if let Err(error) = self.start_over(error, &mut stop).await {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        self.close().await;
+        outcome.map(|()| self.position)
+    }
+
+    /// After trouble: waits and recovers, until that succeeds; gives the error back where another try is no use.
+    async fn start_over(&mut self, mut error: Error, stop: &mut watch::Receiver<bool>) -> Result<()> {
+        loop {
+            self.retries += 1;
+            if error.kind() != Kind::Transient || *stop.borrow() {
+                return Err(error);
+            }
+            if self.retries > MAX_ATTEMPTS {
+                return Err(error.context(format_args!("given up after {MAX_ATTEMPTS} tries")));
+            }
+            let wait_for = FIRST_WAIT.saturating_mul(1 << (self.retries - 1).min(16)).min(LONGEST_WAIT);
+            self.reporter.report(Event::Retry {
+                query: self.spec.name.clone(),
+                attempt: self.retries,
+                error: error.chain(),
+                wait_ms: wait_for.as_millis() as u64,
+            });
+            wait(wait_for, stop).await;
+            match self.recover().await {
+                Ok(()) => return Ok(()),
+                Err(again) => error = again,
+            }
+        }
+    }
+
+    /// Gives back connections and threads.
+    pub async fn close(&self) {
+        self.discard().await;
+        for sink in &self.sinks {
+            sink.close().await;
+        }
+        self.opener.close().await;
+    }
+
+    /// Where it stands.
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// Its id: what everything durable outside is named by.
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+}
+
+/// Waits, but not longer than until `stop` changes.
+async fn wait(duration: Duration, stop: &mut watch::Receiver<bool>) {
+    tokio::select! {
+        () = tokio::time::sleep(duration) => {}
+        changed = stop.changed() => {
+            if changed.is_err() {
+                // Nobody can stop it any more.
+                tokio::time::sleep(duration).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What a query says of itself: one record an epoch, and what happened between them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::connector::{Partition, SkippedSample};
+
+/// One epoch, as it went. Durations are in milliseconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EpochProgress {
+    /// The query's name.
+    pub query: String,
+    /// The epoch.
+    pub epoch: u64,
+    /// The run.
+    pub run: u64,
+    /// The epoch's time, ms since 1970.
+    pub batch_time_ms: i64,
+    /// Messages or rows read, skipped ones included.
+    pub rows_in: u64,
+    /// Bytes of their payloads.
+    pub bytes_in: u64,
+    /// Rows written.
+    pub rows_out: u64,
+    /// Bytes written.
+    pub bytes_out: u64,
+    /// Rows read, per second of the epoch's duration.
+    pub rows_per_second: f64,
+    /// By table.
+    pub sources: BTreeMap<String, SourceProgress>,
+    /// How long each of the six steps took.
+    pub durations_ms: Durations,
+    /// How often this epoch was started over in this process.
+    pub retries: u32,
+}
+
+/// One source in an epoch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SourceProgress {
+    /// Rows that are there and not read yet, after this epoch.
+    pub lag: u64,
+    /// Messages skipped in this epoch (`format.on-error` = skip).
+    pub skipped: u64,
+    /// By partition, those that were read.
+    pub partitions: BTreeMap<Partition, PartitionProgress>,
+}
+
+/// One partition in an epoch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PartitionProgress {
+    /// The first offset read.
+    pub from: u64,
+    /// The next to read.
+    pub to: u64,
+    /// The end of the partition when the epoch was planned.
+    pub latest: u64,
+    /// Messages skipped.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub skipped: u64,
+    /// One of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample: Option<SkippedSample>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// The six steps, in ms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Durations {
+    /// Asking sources what they hold, and planning.
+    pub plan: f64,
+    /// Writing the intent.
+    pub intend: f64,
+    /// Making the epoch's plan.
+    pub bind: f64,
+    /// Reading, computing, staging.
+    pub run: f64,
+    /// Publishing.
+    pub publish: f64,
+    /// Writing the commit.
+    pub commit: f64,
+}
+
+impl Durations {
+    /// All of them.
+    pub fn total(&self) -> f64 {
+        self.plan + self.intend + self.bind + self.run + self.publish + self.commit
+    }
+}
+
+/// What a query says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// It runs.
+    Started {
+        /// The query's name.
+        query: String,
+        /// Its id.
+        id: String,
+        /// The run.
+        run: u64,
+        /// The epoch it goes on after.
+        committed: u64,
+    },
+    /// An epoch is committed.
+    Epoch(Box<EpochProgress>),
+    /// An epoch is started over after trouble.
+    Retry {
+        /// The query's name.
+        query: String,
+        /// How often in a row.
+        attempt: u32,
+        /// Why.
+        error: String,
+        /// How long it waits before, in ms.
+        wait_ms: u64,
+    },
+    /// It ended, as it should.
+    Finished {
+        /// The query's name.
+        query: String,
+        /// The newest committed epoch.
+        epoch: u64,
+    },
+    /// It ended with an error.
+    Failed {
+        /// The query's name.
+        query: String,
+        /// Why.
+        error: String,
+    },
+}
+
+/// Where a query's events go; clones share it.
+#[derive(Clone)]
+pub struct Reporter(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl Reporter {
+    /// Calls `report` for every event.
+    pub fn new(report: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(report))
+    }
+
+    /// Says nothing.
+    pub fn silent() -> Self {
+        Self::new(|_| {})
+    }
+
+    /// Reports an event.
+    pub fn report(&self, event: Event) {
+        (self.0)(event)
+    }
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reporter")
+    }
+}

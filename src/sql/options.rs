@@ -1,0 +1,260 @@
+//! `WITH` options and settings: text in, typed values out, nothing unknown accepted, nothing secret printed.
+//!
+//! A connector takes what it knows from an [`OptionReader`]; [`finish`](OptionReader::finish) refuses what is left, with
+//! the nearest key that was asked for. `${env:NAME}` is resolved only here, when a value is taken, so that definitions,
+//! checkpoints and `EXPLAIN` hold the reference and never the value.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::catalog::TableDefinition;
+use crate::error::{Error, Result};
+
+/// What is printed instead of a secret.
+pub const REDACTED: &str = "******";
+
+/// Whether the value of this option or setting must never be printed.
+pub fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    [
+        "password",
+        "secret",
+        "token",
+        "access-key",
+        "access.key",
+        "credential",
+        "jaas",
+        "private",
+        "key.pem",
+        "passphrase",
+    ]
+    .iter()
+    .any(|part| key.contains(part))
+}
+
+/// The value as it may be printed or stored: secrets are hidden unless they are references to the environment.
+pub fn printable<'a>(key: &str, value: &'a str) -> &'a str {
+    let is_reference = value.starts_with("${env:") && value.ends_with('}') && value.matches("${").count() == 1;
+    if is_secret(key) && !is_reference { REDACTED } else { value }
+}
+
+/// `; did you mean 'x'?` for the nearest of `known`, or else the list of them all.
+pub fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.collect();
+    let nearest = known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(word, candidate), *candidate))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match nearest {
+        Some((likeness, candidate)) if likeness >= 0.8 => format!("; did you mean '{candidate}'?"),
+        Some(_) => format!("; known are {}", known.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// Resolves every `${env:NAME}` in `value`; a variable that is not set is an error.
+pub fn resolve_environment(key: &str, value: &str) -> Result<String> {
+    let mut resolved = String::with_capacity(value.len());
+    let mut rest = value;
+    while let Some(start) = rest.find("${env:") {
+        let (before, reference) = rest.split_at(start);
+        let Some(end) = reference.find('}') else {
+            return Err(Error::usage(format!("option '{key}': ${{env: has no closing brace")));
+        };
+        let name = &reference["${env:".len()..end];
+        let found = std::env::var(name).map_err(|_| {
+            Error::usage(format!("option '{key}': the environment variable {name} is not set; export it"))
+        })?;
+        resolved.push_str(before);
+        resolved.push_str(&found);
+        rest = &reference[end + 1..];
+    }
+    resolved.push_str(rest);
+    Ok(resolved)
+}
+
+/// Parses `10 s`, `500ms`, `1 min`, `2 h`, `1 d`: a number and a unit.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..split].parse().ok()?;
+    let unit = match text[split..].trim().to_ascii_lowercase().as_str() {
+        "ms" | "milli" | "millis" | "millisecond" | "milliseconds" => Duration::from_millis(1),
+        "s" | "sec" | "secs" | "second" | "seconds" => Duration::from_secs(1),
+        "m" | "min" | "mins" | "minute" | "minutes" => Duration::from_secs(60),
+        "h" | "hour" | "hours" => Duration::from_secs(3600),
+        "d" | "day" | "days" => Duration::from_secs(86_400),
+        _ => return None,
+    };
+    unit.checked_mul(u32::try_from(number).ok()?)
+}
+
+/// Parses `128 mb`, `64KB`, `1024`: a number of bytes with an optional unit (powers of 1024).
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..split].parse().ok()?;
+    let shift = match text[split..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" | "bytes" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift)
+}
+
+/// Takes typed values out of a table's options, and remembers which keys are known.
+#[derive(Debug)]
+pub struct OptionReader<'a> {
+    table: &'a str,
+    options: &'a BTreeMap<String, String>,
+    known: BTreeSet<String>,
+    prefixes: Vec<&'static str>,
+}
+
+impl<'a> OptionReader<'a> {
+    /// A reader over the options of `table`; `connector` is known already.
+    pub fn new(table: &'a TableDefinition) -> Self {
+        let known = BTreeSet::from(["connector".to_string()]);
+        Self { table: &table.name, options: &table.options, known, prefixes: Vec::new() }
+    }
+
+    /// The value as text, environment references resolved.
+    pub fn text(&mut self, key: &str) -> Result<Option<String>> {
+        self.known.insert(key.to_string());
+        match self.options.get(key) {
+            Some(value) => resolve_environment(key, value).map(Some).map_err(|e| self.blame(e)),
+            None => Ok(None),
+        }
+    }
+
+    /// The value as text; an error says that it is missing.
+    pub fn required(&mut self, key: &str) -> Result<String> {
+        self.text(key)?.ok_or_else(|| self.blame(Error::usage(format!("the option '{key}' is missing"))))
+    }
+
+    /// The value, parsed; `expected` completes the sentence "… is not …".
+    pub fn parsed<T: FromStr>(&mut self, key: &str, expected: &str) -> Result<Option<T>> {
+        self.with(key, expected, |text| text.trim().parse().ok())
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&mut self, key: &str) -> Result<Option<bool>> {
+        self.with(key, "true or false", |text| text.trim().to_ascii_lowercase().parse().ok())
+    }
+
+    /// A duration such as `10 s`.
+    pub fn duration(&mut self, key: &str) -> Result<Option<Duration>> {
+        self.with(key, "a duration such as '10 s' or '500 ms'", parse_duration)
+    }
+
+    /// A number of bytes such as `128 mb`.
+    pub fn bytes(&mut self, key: &str) -> Result<Option<u64>> {
+        self.with(key, "a size such as '128 mb'", parse_bytes)
+    }
+
+    /// One of these words, by its index in `choices`.
+    pub fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Result<Option<T>> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        match choices.iter().find(|(word, _)| *word == text) {
+            Some((_, value)) => Ok(Some(*value)),
+            None => {
+                let hint = did_you_mean(&text, choices.iter().map(|(word, _)| *word));
+                Err(self.blame(Error::usage(format!("option '{key}': '{text}' is no choice{hint}"))))
+            }
+        }
+    }
+
+    /// A value through a parser of the caller's; the value of a secret is not repeated in the error.
+    pub fn with<T>(&mut self, key: &str, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        match parse(&text) {
+            Some(value) => Ok(Some(value)),
+            None => {
+                let shown = printable(key, &text);
+                Err(self.blame(Error::usage(format!("option '{key}': '{shown}' is not {expected}"))))
+            }
+        }
+    }
+
+    /// All options that begin with `prefix`, without it.
+    pub fn prefixed(&mut self, prefix: &'static str) -> Result<BTreeMap<String, String>> {
+        self.prefixes.push(prefix);
+        let mut found = BTreeMap::new();
+        for (key, value) in self.options.range(prefix.to_string()..) {
+            let Some(rest) = key.strip_prefix(prefix) else { break };
+            found.insert(rest.to_string(), resolve_environment(key, value).map_err(|e| self.blame(e))?);
+        }
+        Ok(found)
+    }
+
+    /// Refuses what nobody took.
+    pub fn finish(self) -> Result<()> {
+        for key in self.options.keys() {
+            if !self.known.contains(key) && !self.prefixes.iter().any(|p| key.starts_with(p)) {
+                let hint = did_you_mean(key, self.known.iter().map(String::as_str));
+                return Err(self.blame(Error::usage(format!("there is no option '{key}'{hint}"))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The error with the table's name before it.
+    pub fn blame(&self, error: Error) -> Error {
+        error.context(format_args!("table {}", self.table))
+    }
+}
+
+/// Prints options as a `WITH` list would have them, secrets hidden.
+pub fn display_options(options: &BTreeMap<String, String>) -> impl Display {
+    let quote = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    options.iter().map(|(k, v)| format!("{} = {}", quote(k), quote(printable(k, v)))).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(options: &[(&str, &str)]) -> TableDefinition {
+        TableDefinition {
+            name: "t".into(),
+            columns: vec![],
+            primary_key: vec![],
+            watermark: None,
+            partitioned_by: vec![],
+            options: options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+        }
+    }
+
+    #[test]
+    fn an_unknown_option_is_refused_with_the_nearest_known_one() {
+        let table = table(&[("connector", "kafka"), ("scan.startup.mod", "x")]);
+        let mut reader = OptionReader::new(&table);
+        reader.text("scan.startup.mode").unwrap();
+        let error = reader.finish().unwrap_err().to_string();
+        assert_eq!(error, "table t: there is no option 'scan.startup.mod'; did you mean 'scan.startup.mode'?");
+    }
+
+    #[test]
+    fn a_secret_is_never_repeated() {
+        let table = table(&[("sasl.password", "hunter2")]);
+        let mut reader = OptionReader::new(&table);
+        let error = reader.parsed::<u64>("sasl.password", "a number").unwrap_err();
+        assert!(!error.chain().contains("hunter2"), "{error}");
+        assert_eq!(printable("sasl.password", "${env:PW}"), "${env:PW}");
+        assert_eq!(printable("sasl.password", "${env:PW}x${y}"), REDACTED);
+    }
+
+    #[test]
+    fn durations_and_sizes() {
+        assert_eq!(parse_duration("10 s"), Some(Duration::from_secs(10)));
+        assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(parse_duration("10"), None);
+        assert_eq!(parse_bytes("128 mb"), Some(128 << 20));
+        assert_eq!(parse_bytes("7"), Some(7));
+        assert_eq!(parse_bytes("7 apples"), None);
+    }
+}

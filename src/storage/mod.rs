@@ -1,0 +1,183 @@
+//! Where bytes are kept: a location text (`s3://bucket/prefix`, a path, `memory://name`) becomes an object store.
+//!
+//! Guarantee: a create is atomic, and when a put returns, what it wrote is durable; on local paths that means synced to
+//! disk ([`local`]). What it does not promise: that the store is reachable, or that S3 credentials are right. The first
+//! call finds out.
+//!
+//! Uploads of many parts are by id ([`MultipartStore`]) for every kind of store, so that whoever comes after a crash can
+//! abort what it finds noted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::memory::InMemory;
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{ObjectStore, RetryConfig};
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::sql::options::resolve_environment;
+
+pub mod faults;
+pub mod local;
+
+use local::{FileLayer, LocalStore, SystemFiles};
+
+/// A place in an object store.
+#[derive(Clone)]
+pub struct Location {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The same store's uploads.
+    pub uploads: Arc<dyn MultipartStore>,
+    /// The place in it.
+    pub prefix: Path,
+    text: Arc<str>,
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Location({})", self.text)
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Location {
+    /// The place `name` below this one; `name` may have several segments.
+    pub fn join(&self, name: &str) -> Self {
+        let segments = name.split('/').filter(|s| !s.is_empty());
+        let prefix = segments.fold(self.prefix.clone(), |path, segment| path.join(segment));
+        Self { text: format!("{}/{name}", self.text.trim_end_matches('/')).into(), prefix, ..self.clone() }
+    }
+}
+
+/// Puts something between the engine and a store: how tests count calls and stop at one of them.
+pub trait Wrap: fmt::Debug + Send + Sync {
+    /// The location with its store wrapped.
+    fn wrap(&self, location: Location) -> Location;
+}
+
+/// Opens locations; clones share what is open.
+#[derive(Debug, Clone)]
+pub struct Stores(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    clock: Clock,
+    files: Arc<dyn FileLayer>,
+    wrap: Option<Arc<dyn Wrap>>,
+    memory: Mutex<BTreeMap<String, Arc<InMemory>>>,
+    s3: Mutex<BTreeMap<String, Arc<AmazonS3>>>,
+}
+
+impl Stores {
+    /// Stores over the machine's files and the network.
+    pub fn new(clock: Clock) -> Self {
+        Self::with_layers(clock, Arc::new(SystemFiles), None)
+    }
+
+    /// Stores over another file layer, or with something in between.
+    pub fn with_layers(clock: Clock, files: Arc<dyn FileLayer>, wrap: Option<Arc<dyn Wrap>>) -> Self {
+        Self(Arc::new(Inner { clock, files, wrap, memory: Mutex::default(), s3: Mutex::default() }))
+    }
+
+    /// The location that `text` names. `settings` are the session's: `s3.*`, and `checkpoint.fsync` = false, which
+    /// turns syncing of local files off.
+    ///
+    /// Errors: a scheme that is not known, a path that is not valid, S3 settings that do not fit together.
+    pub fn open(&self, text: &str, settings: &BTreeMap<String, String>) -> Result<Location> {
+        let location = match text.split_once("://") {
+            Some(("s3" | "s3a", rest)) => {
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                let store = self.s3(bucket, settings)?;
+                location(store, parse(prefix)?, text)
+            }
+            Some(("memory", rest)) => {
+                let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                let mut memory = self.0.memory.lock().unwrap_or_else(PoisonError::into_inner);
+                location(Arc::clone(memory.entry(name.into()).or_default()), parse(prefix)?, text)
+            }
+            Some(("file", path)) => self.local(path, settings)?,
+            Some((scheme, _)) => {
+                return Err(Error::usage(format!(
+                    "'{text}': no store is known for {scheme}://; use a path, file:// or s3://bucket/prefix"
+                )));
+            }
+            None => self.local(text, settings)?,
+        };
+        Ok(match &self.0.wrap {
+            Some(wrap) => wrap.wrap(location),
+            None => location,
+        })
+    }
+
+    fn local(&self, path: &str, settings: &BTreeMap<String, String>) -> Result<Location> {
+        let bad = |e: &dyn fmt::Display| Error::usage(format!("'{path}' is not a usable path: {e}"));
+        let absolute = std::path::absolute(path).map_err(|e| bad(&e))?;
+        let prefix = Path::from_absolute_path(&absolute).map_err(|e| bad(&e))?;
+        let sync = settings.get("checkpoint.fsync").is_none_or(|v| v != "false");
+        let store = LocalStore::new(Arc::clone(&self.0.files), sync, self.0.clock.random());
+        Ok(location(Arc::new(store), prefix, &absolute.display().to_string()))
+    }
+
+    fn s3(&self, bucket: &str, settings: &BTreeMap<String, String>) -> Result<Arc<AmazonS3>> {
+        if bucket.is_empty() {
+            return Err(Error::usage("an s3:// location needs a bucket: s3://bucket/prefix"));
+        }
+        let of = |key: &str| settings.get(key).map(|v| resolve_environment(key, v)).transpose();
+        let (endpoint, region) = (of("s3.endpoint")?, of("s3.region")?);
+        let (key, secret) = (of("s3.access-key")?, of("s3.secret-key")?);
+        let path_style = of("s3.path.style.access")?;
+        let identity = format!("{bucket} {endpoint:?} {region:?} {key:?}");
+        let mut open = self.0.s3.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = open.get(&identity) {
+            return Ok(Arc::clone(store));
+        }
+        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(RetryConfig {
+            max_retries: 6,
+            retry_timeout: std::time::Duration::from_secs(30),
+            ..RetryConfig::default()
+        });
+        if let Some(endpoint) = endpoint {
+            let plain = endpoint.starts_with("http://");
+            let virtual_hosted = path_style.as_deref() == Some("false");
+            builder = builder
+                .with_endpoint(endpoint)
+                .with_allow_http(plain)
+                .with_virtual_hosted_style_request(virtual_hosted);
+        }
+        if let Some(region) = region {
+            builder = builder.with_region(region);
+        }
+        if let Some(key) = key {
+            builder = builder.with_access_key_id(key);
+        }
+        if let Some(secret) = secret {
+            builder = builder.with_secret_access_key(secret);
+        }
+        let store = builder
+            .build()
+            .map_err(|e| Error::usage(format!("s3://{bucket}: the settings s3.* do not fit together")).caused_by(e))?;
+        let store = Arc::new(store);
+        open.insert(identity, Arc::clone(&store));
+        Ok(store)
+    }
+}
+
+fn parse(prefix: &str) -> Result<Path> {
+    Path::parse(prefix.trim_end_matches('/'))
+        .map_err(|e| Error::usage(format!("'{prefix}' is not a usable prefix: {e}")))
+}
+
+fn location<S: ObjectStore + MultipartStore>(store: Arc<S>, prefix: Path, text: &str) -> Location {
+    let uploads: Arc<dyn MultipartStore> = Arc::<S>::clone(&store);
+    Location { store, uploads, prefix, text: text.trim_end_matches('/').into() }
+}

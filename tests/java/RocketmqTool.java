@@ -1,0 +1,317 @@
+import com.alibaba.fastjson2.JSON;
+import com.alibaba.fastjson2.JSONWriter;
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.HashMap;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.concurrent.TimeUnit;
+import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
+import org.apache.rocketmq.client.consumer.PullResult;
+import org.apache.rocketmq.client.exception.MQBrokerException;
+import org.apache.rocketmq.client.exception.MQClientException;
+import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.SendResult;
+import org.apache.rocketmq.client.producer.SendStatus;
+import org.apache.rocketmq.common.TopicConfig;
+import org.apache.rocketmq.common.compression.CompressionType;
+import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageExt;
+import org.apache.rocketmq.common.message.MessageQueue;
+import org.apache.rocketmq.remoting.exception.RemotingException;
+import org.apache.rocketmq.remoting.protocol.ResponseCode;
+import org.apache.rocketmq.remoting.protocol.route.BrokerData;
+import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
+
+/**
+ * Reads and writes RocketMQ with its own Java client: for the tests an opinion that does not come from the client under
+ * test. Answers go to stdout, one JSON object or one word a line; an error goes to stderr and ends with status 1.
+ */
+@SuppressWarnings("deprecation") // DefaultMQPullConsumer: the one that reads exactly the offsets it is told
+public final class RocketmqTool {
+    private static final String USAGE = String.join("\n",
+            "usage: RocketmqTool wait NAMESRV [SECONDS]",
+            "       RocketmqTool create NAMESRV TOPIC QUEUES [ATTRIBUTE=VALUE...]",
+            "       RocketmqTool delete NAMESRV TOPIC",
+            "       RocketmqTool produce NAMESRV TOPIC [--compress zlib|zstd|lz4 | --batch N] [--property NAME=VALUE]...",
+            "       RocketmqTool consume NAMESRV TOPIC",
+            "       RocketmqTool ends NAMESRV TOPIC",
+            "produce reads lines of QUEUE<tab>TAGS<tab>KEYS<tab>BODY; empty tags and keys are left out.");
+
+    private static final String CLUSTER = "DefaultCluster";
+    private static final String GROUP = "millstream-tool";
+    private static final PrintStream OUT = new PrintStream(System.out, false, StandardCharsets.UTF_8);
+
+    public static void main(String[] args) {
+        int status = 0;
+        try {
+            run(args);
+        } catch (ArrayIndexOutOfBoundsException | IllegalArgumentException e) {
+            System.err.println(e.getMessage());
+            System.err.println(USAGE);
+            status = 2;
+        } catch (Exception e) {
+            System.err.println(e);
+            status = 1;
+        }
+        OUT.flush();
+        // The client's threads are not daemons, and ending them in order takes seconds.
+        System.exit(status);
+    }
+
+    private static void run(String[] args) throws Exception {
+        String namesrv = args[1];
+        switch (args[0]) {
+            case "wait" -> await(namesrv, args.length > 2 ? Integer.parseInt(args[2]) : 120);
+            case "create" -> create(namesrv, args[2], Integer.parseInt(args[3]), args);
+            case "delete" -> delete(namesrv, args[2]);
+            case "produce" -> produce(namesrv, args[2], args);
+            case "consume" -> consume(namesrv, args[2]);
+            case "ends" -> ends(namesrv, args[2]);
+            default -> throw new IllegalArgumentException("unknown command " + args[0]);
+        }
+    }
+
+    private static DefaultMQAdminExt admin(String namesrv) throws MQClientException {
+        DefaultMQAdminExt admin = new DefaultMQAdminExt(10_000);
+        admin.setNamesrvAddr(namesrv);
+        admin.setAdminExtGroup(GROUP + "-admin");
+        admin.start();
+        return admin;
+    }
+
+    private static Collection<BrokerData> brokers(DefaultMQAdminExt admin) throws Exception {
+        return admin.examineBrokerClusterInfo().getBrokerAddrTable().values();
+    }
+
+    /** Until the name server knows a broker and that broker answers: its port is open seconds before. */
+    private static void await(String namesrv, int seconds) throws Exception {
+        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(seconds);
+        DefaultMQAdminExt admin = admin(namesrv);
+        String why = "no broker is registered";
+        while (System.nanoTime() < deadline) {
+            try {
+                Collection<BrokerData> brokers = brokers(admin);
+                for (BrokerData broker : brokers) {
+                    admin.fetchBrokerRuntimeStats(broker.selectBrokerAddr());
+                }
+                if (!brokers.isEmpty()) {
+                    OUT.println("ready");
+                    return;
+                }
+            } catch (RemotingException | MQBrokerException e) {
+                why = e.toString();
+            }
+            Thread.sleep(100);
+        }
+        throw new Exception("not ready after " + seconds + " s: " + why);
+    }
+
+    private static void create(String namesrv, String topic, int queues, String[] args) throws Exception {
+        TopicConfig config = new TopicConfig(topic, queues, queues);
+        for (int i = 4; i < args.length; i++) {
+            String[] attribute = args[i].split("=", 2);
+            config.getAttributes().put("+" + attribute[0], attribute[1]);
+        }
+        DefaultMQAdminExt admin = admin(namesrv);
+        boolean existed = true;
+        for (BrokerData broker : brokers(admin)) {
+            existed &= exists(admin, broker.selectBrokerAddr(), topic);
+            admin.createAndUpdateTopicConfig(broker.selectBrokerAddr(), config);
+        }
+        // The brokers have it; a client sees it when each has told the name server.
+        while (!routed(admin, topic, queues)) {
+            Thread.sleep(20);
+        }
+        OUT.println(existed ? "exists" : "created");
+    }
+
+    private static boolean exists(DefaultMQAdminExt admin, String broker, String topic) throws Exception {
+        try {
+            return admin.examineTopicConfig(broker, topic) != null;
+        } catch (MQBrokerException e) {
+            if (e.getResponseCode() == ResponseCode.TOPIC_NOT_EXIST) {
+                return false;
+            }
+            throw e;
+        }
+    }
+
+    private static boolean routed(DefaultMQAdminExt admin, String topic, int queues) throws Exception {
+        try {
+            var route = admin.examineTopicRouteInfo(topic);
+            return route.getQueueDatas().size() == brokers(admin).size()
+                    && route.getQueueDatas().stream().allMatch(q -> q.getReadQueueNums() == queues);
+        } catch (MQClientException e) {
+            if (e.getResponseCode() == ResponseCode.TOPIC_NOT_EXIST) {
+                return false;
+            }
+            throw e;
+        }
+    }
+
+    private static void delete(String namesrv, String topic) throws Exception {
+        DefaultMQAdminExt admin = admin(namesrv);
+        boolean existed = false;
+        for (BrokerData broker : brokers(admin)) {
+            existed |= exists(admin, broker.selectBrokerAddr(), topic);
+        }
+        if (existed) {
+            admin.deleteTopic(topic, CLUSTER);
+        }
+        OUT.println(existed ? "deleted" : "absent");
+    }
+
+    private static void produce(String namesrv, String topic, String[] args) throws Exception {
+        DefaultMQProducer producer = new DefaultMQProducer(GROUP + "-producer");
+        producer.setNamesrvAddr(namesrv);
+        producer.setSendMsgTimeout(10_000);
+        producer.setCompressMsgBodyOverHowmuch(Integer.MAX_VALUE);
+        int batch = 1;
+        boolean compress = false;
+        Map<String, String> properties = new HashMap<>();
+        for (int i = 3; i < args.length; i += 2) {
+            switch (args[i]) {
+                case "--compress" -> {
+                    compress = true;
+                    producer.setCompressType(CompressionType.of(args[i + 1].toUpperCase()));
+                    producer.setCompressLevel(5);
+                    producer.setCompressMsgBodyOverHowmuch(1);
+                }
+                case "--batch" -> batch = Integer.parseInt(args[i + 1]);
+                case "--property" -> {
+                    String[] property = args[i + 1].split("=", 2);
+                    properties.put(property[0], property[1]);
+                }
+                default -> throw new IllegalArgumentException("unknown option " + args[i]);
+            }
+        }
+        if (compress && batch > 1) {
+            throw new IllegalArgumentException("the client does not compress batches");
+        }
+        producer.start();
+        Map<Integer, MessageQueue> queues = new HashMap<>();
+        for (MessageQueue queue : producer.fetchPublishMessageQueues(topic)) {
+            queues.put(queue.getQueueId(), queue);
+        }
+
+        Map<Integer, List<Message>> pending = new TreeMap<>();
+        var in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        long sent = 0;
+        for (String line; (line = in.readLine()) != null; sent++) {
+            String[] fields = line.split("\t", 4);
+            int queue = Integer.parseInt(fields[0]);
+            if (!queues.containsKey(queue)) {
+                throw new IllegalArgumentException("no queue " + queue + " in " + topic);
+            }
+            Message message = new Message(topic, fields[3].getBytes(StandardCharsets.UTF_8));
+            if (!fields[1].isEmpty()) {
+                message.setTags(fields[1]);
+            }
+            if (!fields[2].isEmpty()) {
+                message.setKeys(fields[2]);
+            }
+            properties.forEach(message::putUserProperty);
+            if (batch == 1) {
+                check(producer.send(message, queues.get(queue)));
+                continue;
+            }
+            List<Message> list = pending.computeIfAbsent(queue, q -> new ArrayList<>());
+            list.add(message);
+            if (list.size() == batch) {
+                check(producer.send(list, queues.get(queue)));
+                list.clear();
+            }
+        }
+        for (var rest : pending.entrySet()) {
+            if (!rest.getValue().isEmpty()) {
+                check(producer.send(rest.getValue(), queues.get(rest.getKey())));
+            }
+        }
+        OUT.println("{\"sent\":" + sent + "}");
+    }
+
+    private static void check(SendResult result) throws Exception {
+        if (result.getSendStatus() != SendStatus.SEND_OK) {
+            throw new Exception("not stored for sure: " + result);
+        }
+    }
+
+    private static DefaultMQPullConsumer consumer(String namesrv) throws MQClientException {
+        DefaultMQPullConsumer consumer = new DefaultMQPullConsumer(GROUP + "-consumer");
+        consumer.setNamesrvAddr(namesrv);
+        consumer.start();
+        return consumer;
+    }
+
+    /** Everything from each queue's first offset to what is its end now. */
+    private static void consume(String namesrv, String topic) throws Exception {
+        DefaultMQPullConsumer consumer = consumer(namesrv);
+        Map<MessageQueue, Long> ends = new TreeMap<>();
+        for (MessageQueue queue : consumer.fetchSubscribeMessageQueues(topic)) {
+            ends.put(queue, consumer.maxOffset(queue));
+        }
+        for (var end : ends.entrySet()) {
+            MessageQueue queue = end.getKey();
+            long offset = consumer.minOffset(queue);
+            int quiet = 0;
+            while (offset < end.getValue()) {
+                PullResult result = consumer.pull(queue, "*", offset, 32);
+                switch (result.getPullStatus()) {
+                    case FOUND -> {
+                        // The client drops messages that it cannot decode, without a word.
+                        long skipped = result.getNextBeginOffset() - offset - result.getMsgFoundList().size();
+                        if (skipped != 0) {
+                            throw new Exception(skipped + " messages lost at " + queue + " offset " + offset);
+                        }
+                        for (MessageExt message : result.getMsgFoundList()) {
+                            if (message.getQueueOffset() < end.getValue()) {
+                                print(message);
+                            }
+                        }
+                        offset = result.getNextBeginOffset();
+                        quiet = 0;
+                    }
+                    case NO_NEW_MSG -> {
+                        // The index of a message that has just been stored may lag; it does not for long.
+                        if (++quiet == 50) {
+                            throw new Exception("nothing at " + queue + " offset " + offset);
+                        }
+                        Thread.sleep(100);
+                    }
+                    default -> throw new Exception(result.getPullStatus() + " at " + queue + " offset " + offset);
+                }
+            }
+        }
+    }
+
+    private static void print(MessageExt message) {
+        Map<String, Object> row = new LinkedHashMap<>();
+        row.put("broker", message.getBrokerName());
+        row.put("queue", message.getQueueId());
+        row.put("offset", message.getQueueOffset());
+        row.put("tags", message.getTags());
+        row.put("keys", message.getKeys());
+        row.put("body", new String(message.getBody(), StandardCharsets.UTF_8));
+        row.put("properties", new TreeMap<>(message.getProperties()));
+        row.put("bornTimestamp", message.getBornTimestamp());
+        row.put("storeTimestamp", message.getStoreTimestamp());
+        OUT.println(JSON.toJSONString(row, JSONWriter.Feature.WriteMapNullValue));
+    }
+
+    private static void ends(String namesrv, String topic) throws Exception {
+        DefaultMQPullConsumer consumer = consumer(namesrv);
+        Map<MessageQueue, long[]> ends = new TreeMap<>();
+        for (MessageQueue queue : consumer.fetchSubscribeMessageQueues(topic)) {
+            ends.put(queue, new long[] {consumer.minOffset(queue), consumer.maxOffset(queue)});
+        }
+        ends.forEach((queue, range) -> OUT.printf("{\"broker\":\"%s\",\"queue\":%d,\"min\":%d,\"max\":%d}%n",
+                queue.getBrokerName(), queue.getQueueId(), range[0], range[1]));
+    }
+}
