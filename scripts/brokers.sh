@@ -15,8 +15,8 @@
 # tuned to start soon and to live briefly: MILLSTREAM_BROKER_JAVA_OPTS= (empty) gives them the JVM's full compiler.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 tools=${MILLSTREAM_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/millstream/tools}
+[[ $tools == /* ]] || tools=$PWD/$tools
 read -ra java_opts <<<"${MILLSTREAM_BROKER_JAVA_OPTS--XX:TieredStopAtLevel=1 -XX:+UseSerialGC}"
 readonly servers=(namesrv rocketmq kafka s3)
 readonly s3_key=testkey s3_secret=testsecret bucket=lake
@@ -32,7 +32,7 @@ listening() { (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # DIR/ports is written once: Kafka keeps the address of its controller in its data.
 choose_ports() { # --fixed-ports|""
-    local base port free
+    local base number free
     [[ -f $dir/ports ]] && return
     if [[ $1 ]]; then
         printf '%s\n' kafka=9092 controller=9093 namesrv=9876 rocketmq=10911 ha=10912 s3=7070 >"$dir/ports"
@@ -42,8 +42,8 @@ choose_ports() { # --fixed-ports|""
     # RocketMQ broker also takes its port less 2.
     for _ in {1..100}; do
         base=$((20000 + RANDOM % 1200 * 10)) free=yes
-        for port in $(seq "$base" $((base + 7))); do
-            ! listening "$port" || free=
+        for number in $(seq "$base" $((base + 7))); do
+            ! listening "$number" || free=
         done
         [[ ! $free ]] || break
     done
@@ -133,9 +133,9 @@ END
 END
 
     # The * is for java, not for the shell that runs the command: hence the quotes inside.
-    local java='java -Xmx256m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData -cp'
-    kafka_tool="$java \"$tools/kafka/*:$tools/java\" KafkaTool"
-    rocketmq_tool="$java \"$tools/rocketmq/*:$tools/java\" RocketmqTool"
+    local java="java -Xmx256m -Xlog:disable -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData"
+    kafka_tool="$java -XX:SharedArchiveFile=\"$tools/java/kafka.jsa\" -cp \"$tools/kafka/*:$tools/java/tool.jar\" KafkaTool"
+    rocketmq_tool="$java -XX:SharedArchiveFile=\"$tools/java/rocketmq.jsa\" -cp \"$tools/rocketmq/*:$tools/java/tool.jar\" RocketmqTool"
     cat >"$dir/env" <<END
 export MILLSTREAM_TEST_KAFKA=127.0.0.1:${port[kafka]}
 export MILLSTREAM_TEST_ROCKETMQ=127.0.0.1:${port[namesrv]}
@@ -159,19 +159,34 @@ mark() { # SERVER
     esac
 }
 
+# All of a process, with its ports and locks: they outlive the first thread of a killed JVM. A process that only waits
+# for its parent to look has ended, too.
+gone() { # PID
+    local threads=("/proc/$1/task/"*) stat
+    [[ ${#threads[@]} -eq 1 ]] || return 1
+    read -r stat 2>/dev/null <"/proc/$1/stat" || return 0
+    [[ ${stat##*) } == [ZX]* ]]
+}
+
 # The recorded process, if it is still that server: a pid may have gone to somebody else since.
 pid_of() { # SERVER
-    local pid argument
+    local pid argument arguments mark
     [[ -f $dir/pids/$1 ]] || return 1
     pid=$(<"$dir/pids/$1")
-    # A process that has ended and waits for its parent has no arguments: that is down, too.
-    while read -r -d '' argument; do
-        [[ $argument != "$(mark "$1")" ]] || { echo "$pid"; return; }
-    done 2>/dev/null <"/proc/$pid/cmdline"
+    mark=$(mark "$1")
+    for _ in {1..50}; do
+        mapfile -t -d '' arguments 2>/dev/null <"/proc/$pid/cmdline" || return 1
+        for argument in ${arguments[@]+"${arguments[@]}"}; do
+            [[ $argument != "$mark" ]] || { echo "$pid"; return; }
+        done
+        # None at all: it has ended, or it is just becoming another program.
+        ((${#arguments[@]} == 0)) && ! gone "$pid" || return 1
+        sleep 0.02
+    done
     return 1
 }
 
-running() { pid_of "$1" >/dev/null 2>&1; }
+running() { pid_of "$1" >/dev/null; }
 
 # A session of its own: a Ctrl-C meant for the command that uses the servers does not reach them.
 launch() { # SERVER COMMAND...
@@ -202,6 +217,7 @@ rocketmq_server() { # SERVER HEAP ARGUMENTS...
 launch_server() { # SERVER
     local number config=$dir/conf/$1.properties
     for number in $(ports_of "$1"); do
+        ! listening "$number" || sleep 1 # the one before, killed by others, may still be ending
         ! listening "$number" || die "port $number, for $1, is taken by another process"
     done
     case $1 in
@@ -237,8 +253,8 @@ s3_healthy() {
     local status
     {
         printf 'GET /healthz HTTP/1.0\r\n\r\n' >&3
-        read -r status <&3
-    } 3<>"/dev/tcp/127.0.0.1/${port[s3]}" 2>/dev/null && [[ $status == *" 200 "* ]]
+        read -r -t 2 status <&3
+    } 2>/dev/null 3<>"/dev/tcp/127.0.0.1/${port[s3]}" && [[ $status == *" 200 "* ]]
 }
 
 answers() { # SERVER
@@ -255,8 +271,8 @@ await() { # SERVER
         sleep 0.1
     done
     case $1 in
-        kafka) eval "$kafka_tool wait 127.0.0.1:${port[kafka]} $patience" >/dev/null & ;;
-        rocketmq) eval "$rocketmq_tool wait 127.0.0.1:${port[namesrv]} $patience" >/dev/null & ;;
+        kafka) eval "exec $kafka_tool wait 127.0.0.1:${port[kafka]} $patience" >/dev/null & ;;
+        rocketmq) eval "exec $rocketmq_tool wait 127.0.0.1:${port[namesrv]} $patience" >/dev/null & ;;
         *) return 0 ;;
     esac
     waiter=$!
@@ -269,14 +285,15 @@ await() { # SERVER
 
 # Ends servers; all are told before any is waited for.
 end() { # TERM|KILL SERVER...
-    local signal=$1 deadline=$((SECONDS + grace)) server pid
+    local signal=$1 deadline=$((SECONDS + grace)) server
+    local -A pids=()
     shift
     for server in "$@"; do
-        ! pid=$(pid_of "$server") || kill "-$signal" "$pid" 2>/dev/null || true
+        ! pids[$server]=$(pid_of "$server") || kill "-$signal" "${pids[$server]}" 2>/dev/null || true
     done
     for server in "$@"; do
-        while pid=$(pid_of "$server"); do
-            ((SECONDS < deadline)) || kill -KILL "$pid" 2>/dev/null || true
+        until [[ ! ${pids[$server]} ]] || gone "${pids[$server]}"; do
+            ((SECONDS < deadline)) || ! running "$server" || kill -KILL "${pids[$server]}" 2>/dev/null || true
             sleep 0.05
         done
         rm -f "$dir/pids/$server"
@@ -302,7 +319,6 @@ up() { # --fixed-ports|""
     trap - EXIT
 }
 
-# The address of a server that is gone must not outlive it in the caller's hands: so it is started where it was.
 start() { # SERVER
     write_configuration
     running "$1" && return
@@ -310,19 +326,23 @@ start() { # SERVER
     await "$1"
 }
 
-run() { # -- COMMAND...
-    [[ ${1:-} == -- && $# -gt 1 ]] || usage
-    shift
+run() { # COMMAND...
     # shellcheck source=/dev/null
     . "$dir/env"
-    "$@"
+    exec "$@"
 }
 
-with() { # -- COMMAND...
-    [[ ${1:-} == -- && $# -gt 1 ]] || usage
+with() { # COMMAND...
+    local child
     up ""
     trap 'end KILL "${servers[@]}"' EXIT
-    run "$@"
+    # In the background, because a shell that waits for a foreground command hears no signal; with stdin and with
+    # Ctrl-C, which background commands are otherwise denied.
+    run env --default-signal=INT,QUIT "$@" <&0 &
+    child=$!
+    trap 'kill -INT "$child" 2>/dev/null; wait "$child"; exit 130' INT
+    trap 'kill -TERM "$child" 2>/dev/null; wait "$child"; exit 143' TERM
+    wait "$child"
 }
 
 # An interrupted script still passes its EXIT traps.
@@ -363,7 +383,10 @@ case $command in
     env)
         cat "$dir/env"
         ;;
-    run) run "$@" ;;
-    with) with "$@" ;;
+    run | with)
+        [[ ${1:-} == -- && $# -gt 1 ]] || usage
+        shift
+        "$command" "$@"
+        ;;
     *) usage ;;
 esac

@@ -13,6 +13,7 @@ readonly kafka=4.3.1 rocketmq=5.5.0 log4j=2.25.3 versitygw=v1.8.0 maven_plugin=3
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 tools=${MILLSTREAM_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/millstream/tools}
+[[ $tools == /* ]] || tools=$PWD/$tools
 scratch=
 trap '[[ -z $scratch ]] || rm -rf "$scratch"' EXIT
 trap 'exit 130' INT
@@ -184,10 +185,22 @@ compile_java() {
     ! current java "$stamp" || return 0
     say "compiling the Java test tools"
     begin
-    quietly javac -nowarn -proc:none -d "$scratch" -cp "$tools/kafka/*" "$source/KafkaTool.java"
-    quietly javac -nowarn -proc:none -d "$scratch" -cp "$tools/rocketmq/*" "$source/RocketmqTool.java"
-    cp "$source/rmq.logback.xml" "$scratch"
+    quietly javac -nowarn -proc:none -d "$scratch/classes" -cp "$tools/kafka/*" "$source/KafkaTool.java"
+    quietly javac -nowarn -proc:none -d "$scratch/classes" -cp "$tools/rocketmq/*" "$source/RocketmqTool.java"
+    cp "$source/rmq.logback.xml" "$scratch/classes"
+    quietly jar cf "$scratch/tool.jar" -C "$scratch/classes" .
+    rm -r "$scratch/classes"
     finish java "$stamp"
+}
+
+# What a tool's JVM loads at every start, ready to map: it halves the second that each call costs. An archive is made
+# where it stays, because it remembers its class path; without one a call is only slower.
+archive_classes() { # PART CLASS
+    local archive=$tools/java/$1.jsa
+    [[ ! -f $archive ]] || return 0
+    # There is nobody to wait for; it has loaded the client by the time it gives up.
+    java -Xlog:disable -XX:+UseSerialGC "-XX:ArchiveClassesAtExit=$archive" -cp "$tools/$1/*:$tools/java/tool.jar" \
+        "$2" wait 127.0.0.1:1 1 >/dev/null 2>&1 || true
 }
 
 case ${1:-} in
@@ -206,4 +219,6 @@ if [[ $1 == test ]]; then
         "org.apache.rocketmq:rocketmq-broker:$rocketmq" "org.apache.rocketmq:rocketmq-tools:$rocketmq"
     build_versitygw
     compile_java
+    archive_classes kafka KafkaTool
+    archive_classes rocketmq RocketmqTool
 fi

@@ -25,7 +25,13 @@ use crate::storage::Stores;
 
 pub use report::{Fingerprint, PartitionReport, ReadReport, SkippedSample};
 
+pub mod blackhole;
+pub mod console;
+#[doc(hidden)]
+pub mod contract;
+pub mod datagen;
 pub mod files;
+pub mod memory;
 pub mod messages;
 pub mod outgoing;
 pub mod spool;
@@ -139,8 +145,8 @@ pub struct Bounds {
 pub struct Extent {
     /// Every partition that exists.
     pub partitions: BTreeMap<Partition, Bounds>,
-    /// Whether the source will never hold more than it would if it had not to wait for time to pass: a bounded
-    /// stream ends when a query has read all up to these offsets.
+    /// Whether the source will never hold more than this: a bounded stream ends when a query has read all up to these
+    /// offsets.
     pub complete: bool,
 }
 
@@ -163,7 +169,8 @@ pub trait Source: Debug + Send + Sync {
     /// [`Kind::Transient`](crate::error::Kind::Transient) for trouble on the way.
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream>;
 
-    /// Rows before these offsets will not be asked for again. Advice: errors are the source's to swallow.
+    /// Rows before these offsets will not be asked for again. Said once when a query goes on, before it asks for the
+    /// extent, and now and then. Advice: errors are the source's to swallow.
     async fn forget(&self, _before: &Offsets) {}
 
     /// Gives back connections and threads. Reading after it is an error.
@@ -368,6 +375,15 @@ impl Connectors {
         Self(BTreeMap::new())
     }
 
+    /// All that this crate has, but the one in memory.
+    pub fn standard() -> Self {
+        Self::none()
+            .with(Arc::new(blackhole::BlackholeConnector))
+            .with(Arc::new(console::PrintConnector::default()))
+            .with(Arc::new(datagen::DatagenConnector))
+            .with(Arc::new(files::FilesConnector))
+    }
+
     /// These and one more.
     pub fn with(mut self, connector: Arc<dyn Connector>) -> Self {
         self.0.insert(connector.name(), connector);
@@ -387,3 +403,6 @@ impl Connectors {
         })
     }
 }
+
+/// Gives back what connectors hold for the whole process. For the end of a program.
+pub async fn shutdown() {}

@@ -267,6 +267,7 @@ impl Query {
             }
             None => Position { sources: self.start(), ..Position::default() },
         };
+        self.forget().await?;
         if let Decision::Redo { intent, published } = decision {
             let planned = self.planned(intent.definition).await?;
             let looked_again = Some(self.look_again(intent.epoch));
@@ -539,10 +540,8 @@ impl Query {
         if epoch % HOUSEKEEPING != 0 && epoch != 1 {
             return;
         }
-        for (name, table) in self.spec.planned.plan.tables() {
-            if let Ok(source) = self.opener.source(table).await {
-                source.forget(&self.offsets(name)).await;
-            }
+        if let Err(error) = self.forget().await {
+            tracing::warn!(query = self.spec.name, error = error.chain(), "a source could not be told where we are");
         }
         let (log, sinks, name) = (Arc::clone(&self.log), self.sinks.clone(), self.spec.name.clone());
         tokio::spawn(async move {
@@ -554,6 +553,14 @@ impl Query {
                 tracing::warn!(query = name, error = error.chain(), "clearing up failed; it is tried again later");
             }
         });
+    }
+
+    /// Tells the sources where the query stands.
+    async fn forget(&self) -> Result<()> {
+        for (name, table) in self.spec.planned.plan.tables() {
+            self.opener.source(table).await?.forget(&self.offsets(name)).await;
+        }
+        Ok(())
     }
 
     /// Forgets what an epoch that did not end well has staged.

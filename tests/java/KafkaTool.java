@@ -60,7 +60,11 @@ public final class KafkaTool {
         int status = 0;
         try {
             run(args);
-        } catch (ArrayIndexOutOfBoundsException | IllegalArgumentException e) {
+        } catch (ArrayIndexOutOfBoundsException e) {
+            System.err.println("an argument or a field is missing");
+            System.err.println(USAGE);
+            status = 2;
+        } catch (IllegalArgumentException e) {
             System.err.println(e.getMessage());
             System.err.println(USAGE);
             status = 2;

@@ -1,0 +1,135 @@
+//! Progress on standard error: a line per query that moves, or JSON lines.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
+
+use super::ProgressMode;
+use crate::query::progress::{EpochProgress, Event, Reporter};
+
+/// Shows what queries report; clones share it.
+#[derive(Clone)]
+pub(crate) struct Display(Arc<Shown>);
+
+enum Shown {
+    Live(Mutex<Live>),
+    Json,
+    Errors,
+}
+
+#[derive(Default)]
+struct Live {
+    bars: MultiProgress,
+    queries: BTreeMap<String, Line>,
+}
+
+struct Line {
+    bar: ProgressBar,
+    rows_in: u64,
+    rows_out: u64,
+    bytes_out: u64,
+    skipped: u64,
+}
+
+impl Display {
+    pub fn new(mode: ProgressMode) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        Self(Arc::new(match mode {
+            ProgressMode::Auto if is_terminal => Shown::Live(Mutex::default()),
+            ProgressMode::Auto | ProgressMode::Json => Shown::Json,
+            ProgressMode::None => Shown::Errors,
+        }))
+    }
+
+    /// What a query reports to.
+    pub fn reporter(&self) -> Reporter {
+        let display = self.clone();
+        Reporter::new(move |event| display.show(event))
+    }
+
+    fn show(&self, event: Event) {
+        match self.0.as_ref() {
+            Shown::Live(live) => live.lock().unwrap_or_else(PoisonError::into_inner).show(event),
+            Shown::Json => {
+                let line = serde_json::to_string(&event).unwrap_or_default();
+                // Nobody is left to tell if standard error is gone.
+                let _ = writeln!(std::io::stderr().lock(), "{line}");
+            }
+            Shown::Errors => {
+                if let Event::Failed { query, error } = event {
+                    eprintln!("error: query {query}: {error}");
+                }
+            }
+        }
+    }
+
+    /// Leaves the last state on the screen.
+    pub fn finish(&self) {
+        if let Shown::Live(live) = self.0.as_ref() {
+            let live = live.lock().unwrap_or_else(PoisonError::into_inner);
+            live.queries.values().for_each(|line| line.bar.abandon());
+        }
+    }
+}
+
+impl Live {
+    fn show(&mut self, event: Event) {
+        match event {
+            Event::Started { query, run, committed, .. } => {
+                let bar = self.bars.add(ProgressBar::new_spinner());
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix:.bold}  {msg}") {
+                    bar.set_style(style);
+                }
+                bar.enable_steady_tick(Duration::from_millis(120));
+                bar.set_prefix(query.clone());
+                bar.set_message(format!("run {run} goes on after epoch {committed}"));
+                self.queries.insert(query, Line { bar, rows_in: 0, rows_out: 0, bytes_out: 0, skipped: 0 });
+            }
+            Event::Epoch(epoch) => {
+                if let Some(line) = self.queries.get_mut(&epoch.query) {
+                    line.epoch(&epoch);
+                }
+            }
+            Event::Retry { query, attempt, error, wait_ms } => {
+                if let Some(line) = self.queries.get(&query) {
+                    line.bar.set_message(format!("try {attempt} in {wait_ms} ms: {error}"));
+                }
+            }
+            Event::Finished { query, epoch } => {
+                if let Some(line) = self.queries.get(&query) {
+                    line.bar.abandon_with_message(format!("done: {}", line.totals(epoch)));
+                }
+            }
+            Event::Failed { query, error } => {
+                let text = format!("error: query {query}: {error}");
+                match self.queries.get(&query) {
+                    Some(line) => line.bar.abandon_with_message(text),
+                    None => eprintln!("{text}"),
+                }
+            }
+        }
+    }
+}
+
+impl Line {
+    fn epoch(&mut self, epoch: &EpochProgress) {
+        self.rows_in += epoch.rows_in;
+        self.rows_out += epoch.rows_out;
+        self.bytes_out += epoch.bytes_out;
+        self.skipped += epoch.sources.values().map(|source| source.skipped).sum::<u64>();
+        let lag: u64 = epoch.sources.values().map(|source| source.lag).sum();
+        let rate = HumanCount(epoch.rows_per_second as u64);
+        let took = epoch.durations_ms.total();
+        let totals = self.totals(epoch.epoch);
+        self.bar.set_message(format!("{totals}, {rate} rows/s, lag {}, {took:.0} ms", HumanCount(lag)));
+    }
+
+    fn totals(&self, epoch: u64) -> String {
+        let (rows_in, rows_out) = (HumanCount(self.rows_in), HumanCount(self.rows_out));
+        let skipped = if self.skipped > 0 { format!(", {} skipped", HumanCount(self.skipped)) } else { String::new() };
+        format!("epoch {epoch}, {rows_in} rows in, {rows_out} out, {}{skipped}", HumanBytes(self.bytes_out))
+    }
+}

@@ -1,0 +1,142 @@
+//! The command line: what can be typed, apart from what it means.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::error::{Error, Kind, Result};
+
+pub mod display;
+mod shell;
+mod submit;
+mod table;
+
+/// Streaming SQL over RocketMQ and Kafka topics, into Parquet or back into a topic.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Arguments {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Debug, Subcommand)]
+enum Mode {
+    /// Run the continuous queries of a SQL file.
+    Submit(Submit),
+    /// Work in an interactive SQL shell; reads a pipe, too.
+    Shell(Shell),
+}
+
+/// Arguments of `submit`. Exit codes: 0 all well, 1 any query failed, 3 fenced by a newer run (do not restart).
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    /// The file; each INSERT INTO … SELECT over a stream in it is one continuous query.
+    pub file: PathBuf,
+    /// Where checkpoints lie, a path or s3://bucket/prefix; wins over the file's 'checkpoint.location'.
+    #[arg(long, value_name = "URL")]
+    pub checkpoint: Option<String>,
+    /// A setting; wins over the file's SET.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub set: Vec<(String, String)>,
+    /// A variable, written ${name} in the file.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub var: Vec<(String, String)>,
+    /// When epochs start: continuous, available-now, or an interval such as '10 s'. Default: continuous into topics and
+    /// consoles, 10 s into files.
+    #[arg(long)]
+    pub trigger: Option<String>,
+    /// How progress is shown, on standard error.
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto)]
+    pub progress: ProgressMode,
+    /// Check the file and print plans and guarantees without running.
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressMode {
+    /// Live on a terminal, else JSON lines.
+    Auto,
+    /// A JSON object a line.
+    Json,
+    /// Not at all.
+    None,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Shell {
+    /// Execute this SQL and leave; may be given several times.
+    #[arg(short, long = "execute", value_name = "SQL")]
+    pub execute: Vec<String>,
+    /// Execute this file first; without -e and from a terminal, the prompt follows.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// A setting.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub set: Vec<(String, String)>,
+    /// A variable, written ${name} in SQL.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub var: Vec<(String, String)>,
+}
+
+fn pair(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as name=value".into()),
+    }
+}
+
+/// Runs what was asked for; the exit code.
+pub async fn run(arguments: Arguments) -> Result<u8> {
+    let code = match arguments.mode {
+        Mode::Submit(arguments) => submit::run(arguments).await,
+        Mode::Shell(arguments) => shell::run(arguments).await,
+    };
+    crate::connector::shutdown().await;
+    code
+}
+
+/// The exit code of an error.
+pub fn exit_code(error: &Error) -> u8 {
+    match error.kind() {
+        Kind::Fenced => 3,
+        _ => 1,
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` says which. Clients of brokers are quiet unless something is wrong.
+pub fn start_logging() {
+    let quiet = "warn,rocketmq_client_rust=error,rocketmq_transport=error,rdkafka=error,librdkafka=error";
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only if a host program has logging already.
+    let _ = subscriber.try_init();
+}
+
+/// Reads a file of SQL.
+pub(crate) fn read(path: &std::path::Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::usage(format!("{} cannot be read", path.display())).caused_by(e))
+}
+
+/// Becomes true at the first Ctrl-C or SIGTERM; a second one leaves at once.
+pub(crate) fn stop_on_signals() -> Result<tokio::sync::watch::Receiver<bool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, receiver) = tokio::sync::watch::channel(false);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::spawn(async move {
+        for is_first in [true, false] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if !is_first {
+                std::process::exit(130);
+            }
+            eprintln!("stopping after this epoch; once more to leave at once");
+            sender.send_replace(true);
+        }
+    });
+    Ok(receiver)
+}

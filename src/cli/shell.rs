@@ -1,0 +1,147 @@
+//! `millstream shell`: the statements of a file, one at a time.
+//!
+//! A statement may span lines and ends with `;`. Ctrl-C ends the query that runs, and not the shell; Ctrl-D leaves. From
+//! a pipe it reads statements to the end, and the first error ends it.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+
+use rustyline::error::ReadlineError;
+use rustyline::validate::{ValidationContext, ValidationResult, Validator};
+use rustyline::{Completer, Config, Editor, Helper, Highlighter, Hinter, history::FileHistory};
+use tokio::sync::watch;
+
+use super::display::Display;
+use super::submit::run_query;
+use super::{ProgressMode, Shell, read, table};
+use crate::error::{Error, Result};
+use crate::session::{Outcome, Session};
+use crate::sql;
+
+/// Runs the shell; the exit code.
+pub(super) async fn run(arguments: Shell) -> Result<u8> {
+    let mut shell = Running { session: Session::new("shell")?, variables: arguments.var.into_iter().collect() };
+    for (key, value) in &arguments.set {
+        shell.session.set(key, value)?;
+    }
+    let mut code = 0;
+    if let Some(file) = &arguments.file {
+        code = code.max(shell.execute(&read(file)?).await?);
+    }
+    for text in &arguments.execute {
+        code = code.max(shell.execute(text).await?);
+    }
+    let is_done = !arguments.execute.is_empty() || (arguments.file.is_some() && !std::io::stdin().is_terminal());
+    if is_done {
+        return Ok(code);
+    }
+    if std::io::stdin().is_terminal() {
+        shell.prompt().await?;
+        return Ok(0);
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    Ok(code.max(shell.execute(&text).await?))
+}
+
+struct Running {
+    session: Session,
+    variables: BTreeMap<String, String>,
+}
+
+impl Running {
+    /// Executes statements until one fails; the highest exit code of the queries among them.
+    async fn execute(&mut self, text: &str) -> Result<u8> {
+        let text = sql::substitute(text, &self.variables)?;
+        let mut code = 0;
+        for parsed in sql::parse(&text)? {
+            match self.session.execute(parsed).await? {
+                Outcome::Done(text) => eprintln!("{text}"),
+                Outcome::Text(text) => println!("{text}"),
+                Outcome::Rows(rows) => {
+                    tokio::select! {
+                        printed = table::print(rows) => printed?,
+                        _ = tokio::signal::ctrl_c() => eprintln!("stopped"),
+                    }
+                }
+                Outcome::Query(spec) => {
+                    self.session.forget_query(&spec.name);
+                    let display = Display::new(ProgressMode::Auto);
+                    let (stop, stopped) = watch::channel(false);
+                    let running = tokio::spawn(run_query(*spec, display.reporter(), stopped));
+                    let interrupted = async {
+                        // Without a handler there is no Ctrl-C to wait for.
+                        if tokio::signal::ctrl_c().await.is_ok() {
+                            stop.send_replace(true);
+                        }
+                        std::future::pending::<()>().await;
+                    };
+                    tokio::select! {
+                        ended = running => code = code.max(ended.unwrap_or(1)),
+                        () = interrupted => {}
+                    }
+                    display.finish();
+                }
+            }
+        }
+        Ok(code)
+    }
+
+    async fn prompt(&mut self) -> Result<()> {
+        let unusable = |e: ReadlineError| Error::usage("the terminal cannot be used; pipe the SQL in").caused_by(e);
+        let config = Config::builder().auto_add_history(true).build();
+        let mut editor = Editor::<Prompt, FileHistory>::with_config(config).map_err(unusable)?;
+        editor.set_helper(Some(Prompt));
+        let history = history_file();
+        if let Some(history) = &history {
+            // There is none yet, the first time.
+            let _ = editor.load_history(history);
+        }
+        eprintln!(
+            "Millstream {}. Statements end with ;  Ctrl-C ends a query, Ctrl-D leaves.",
+            env!("CARGO_PKG_VERSION")
+        );
+        loop {
+            match tokio::task::block_in_place(|| editor.readline("millstream> ")) {
+                Ok(line) if ["exit", "quit", "\\q"].contains(&line.trim().trim_end_matches(';')) => break,
+                Ok(line) => {
+                    if let Err(error) = self.execute(&line).await {
+                        eprintln!("error: {}", error.chain());
+                    }
+                }
+                Err(ReadlineError::Interrupted) => {}
+                Err(ReadlineError::Eof) => break,
+                Err(error) => return Err(unusable(error)),
+            }
+            if let Some(history) = &history {
+                // A history that cannot be kept is no reason to stop.
+                let _ = editor.save_history(history);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn history_file() -> Option<PathBuf> {
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let state = state.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")))?;
+    let directory = state.join("millstream");
+    std::fs::create_dir_all(&directory).ok()?;
+    Some(directory.join("history"))
+}
+
+/// Asks for more lines until a statement is complete.
+#[derive(Completer, Helper, Highlighter, Hinter)]
+struct Prompt;
+
+impl Validator for Prompt {
+    fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
+        let text = context.input().trim();
+        let is_command = text.is_empty() || ["exit", "quit", "\\q"].contains(&text);
+        Ok(match is_command || sql::is_complete(text) {
+            true => ValidationResult::Valid(None),
+            false => ValidationResult::Incomplete,
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! `millstream submit`: runs every continuous query of a file side by side.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::display::Display;
+use super::{Submit, exit_code, read, stop_on_signals, table};
+use crate::error::{Error, Result};
+use crate::query::progress::{Event, Reporter};
+use crate::query::{Query, QuerySpec};
+use crate::session::{Outcome, Session};
+use crate::sql;
+
+/// Runs the file; the exit code.
+pub(super) async fn run(arguments: Submit) -> Result<u8> {
+    let specs = plan(&arguments).await?;
+    if arguments.explain {
+        return Ok(0);
+    }
+    if specs.is_empty() {
+        return Err(Error::usage(format!(
+            "{} has no INSERT INTO … SELECT over a stream, so there is nothing to run",
+            arguments.file.display()
+        )));
+    }
+    let stop = stop_on_signals()?;
+    let display = Display::new(arguments.progress);
+    let mut queries = JoinSet::new();
+    for spec in specs {
+        queries.spawn(run_query(spec, display.reporter(), stop.clone()));
+    }
+    let mut code = 0;
+    while let Some(ended) = queries.join_next().await {
+        // A fenced run must not be restarted, whatever else went wrong.
+        code = match (code, ended.unwrap_or(1)) {
+            (3, _) | (_, 3) => 3,
+            (a, b) => a.max(b),
+        };
+    }
+    display.finish();
+    Ok(code)
+}
+
+/// Executes the file's statements; the queries it came to.
+async fn plan(arguments: &Submit) -> Result<Vec<QuerySpec>> {
+    let file = &arguments.file;
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let variables: BTreeMap<String, String> = arguments.var.iter().cloned().collect();
+    let text = sql::substitute(&read(file)?, &variables)?;
+    let mut session = Session::new(&stem)?;
+    let checkpoint = arguments.checkpoint.clone().map(|value| ("checkpoint.location".to_owned(), value));
+    let trigger = arguments.trigger.clone().map(|value| ("epoch.trigger".to_owned(), value));
+    for (key, value) in arguments.set.iter().cloned().chain(checkpoint).chain(trigger) {
+        session.pin(&key, &value)?;
+    }
+    let mut specs = vec![];
+    for parsed in sql::parse(&text)? {
+        let line = parsed.location.line;
+        match session.execute(parsed).await? {
+            Outcome::Done(_) => {}
+            Outcome::Text(text) => println!("{text}"),
+            Outcome::Rows(rows) if rows.is_unbounded => {
+                return Err(Error::usage(format!(
+                    "line {line}: a SELECT over a stream never ends; write INSERT INTO … SELECT, or ask it in the shell"
+                )));
+            }
+            Outcome::Rows(rows) => table::print(rows).await?,
+            Outcome::Query(spec) => {
+                if arguments.explain {
+                    println!("{}\n", session.explain(&spec).await?);
+                }
+                specs.push(*spec);
+            }
+        }
+    }
+    Ok(specs)
+}
+
+/// Runs one query to its end and reports it; the exit code.
+pub(super) async fn run_query(spec: QuerySpec, reporter: Reporter, stop: watch::Receiver<bool>) -> u8 {
+    let name = spec.name.clone();
+    let outcome = async { Query::open(spec, reporter.clone()).await?.run_until(stop).await };
+    match outcome.await {
+        Ok(position) => {
+            reporter.report(Event::Finished { query: name, epoch: position.epoch });
+            0
+        }
+        Err(error) => {
+            reporter.report(Event::Failed { query: name, error: error.chain() });
+            exit_code(&error)
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The suites find what they are for: connectors with one fault each, over topics in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::array::{Int64Array, RecordBatch, StringViewArray};
+use async_trait::async_trait;
+use datafusion::execution::SendableRecordBatchStream;
+
+use super::fixture::{environment, owner, table_of};
+use super::{SinkCase, SourceCase};
+use crate::connector::memory::{Memory, MemoryConnector};
+use crate::connector::{
+    Connector, Extent, Guarantee, Offsets, Partition, Pin, Progress, Published, ReadReport, Sink, Source, Span, Staged,
+};
+use crate::error::Result;
+
+fn rows() -> RecordBatch {
+    let text = StringViewArray::from_iter((0..12).map(|i| (i % 5 > 0).then(|| format!("row {i}"))));
+    RecordBatch::try_from_iter_with_nullable([
+        ("id", Arc::new(Int64Array::from_iter_values(0..12)) as _, true),
+        ("text", Arc::new(text) as _, true),
+    ])
+    .unwrap()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    /// A span loses its last row unless it is the partition's last.
+    ShortSpan,
+    /// An empty span gives a row.
+    RowFromNothing,
+    /// The report is left out.
+    NoReport,
+    /// Staged rows are published at once.
+    Hasty,
+    /// A second publish of an epoch is stored as another epoch.
+    Repeats,
+    /// Earlier runs are let through.
+    NoFence,
+}
+
+#[derive(Debug)]
+struct Faulty<T> {
+    inner: T,
+    fault: Fault,
+    published: AtomicBool,
+}
+
+#[async_trait]
+impl Source for Faulty<Arc<dyn Source>> {
+    async fn start(&self) -> Result<Offsets> {
+        self.inner.start().await
+    }
+
+    async fn extent(&self) -> Result<Extent> {
+        self.inner.extent().await
+    }
+
+    fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
+        let mut span = span.clone();
+        match self.fault {
+            Fault::ShortSpan if span.to < 12 && span.len() > 2 => span.to -= 1,
+            Fault::RowFromNothing if span.is_empty() && span.to < 12 => span.to += 1,
+            Fault::NoReport => return self.inner.read(&span, projection, &ReadReport::default()),
+            _ => (),
+        }
+        self.inner.read(&span, projection, report)
+    }
+}
+
+#[async_trait]
+impl Sink for Faulty<Arc<dyn Sink>> {
+    fn guarantee(&self) -> Guarantee {
+        self.inner.guarantee()
+    }
+
+    async fn open(&self, run: u64) -> Result<Progress> {
+        self.inner.open(if self.fault == Fault::NoFence { 1 } else { run }).await
+    }
+
+    async fn stage(&self, epoch: u64, task: u32, pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged> {
+        let staged = self.inner.stage(epoch, task, pin, rows).await?;
+        if self.fault == Fault::Hasty {
+            self.inner.publish(epoch, pin).await?;
+        }
+        Ok(staged)
+    }
+
+    async fn publish(&self, epoch: u64, pin: &Pin) -> Result<Published> {
+        if self.fault == Fault::Repeats && epoch == 3 && self.published.swap(true, Ordering::Relaxed) {
+            self.inner.stage(9, 0, pin, super::fixture::stream(&rows().slice(6, 2))).await?;
+            return self.inner.publish(9, pin).await;
+        }
+        self.inner.publish(epoch, pin).await
+    }
+
+    async fn discard(&self, epoch: u64) {
+        self.inner.discard(epoch).await;
+    }
+}
+
+fn faulty<T>(inner: T, fault: Fault) -> Arc<Faulty<T>> {
+    Arc::new(Faulty { inner, fault, published: AtomicBool::new(false) })
+}
+
+async fn source_with(fault: Fault) {
+    let memory = Memory::new();
+    memory.append("t", 0, rows());
+    let connector = MemoryConnector::new(memory);
+    let table = table_of("t", &rows().schema(), &[("connector", "memory"), ("topic", "t")]);
+    let case = SourceCase { table: table.clone(), rows: BTreeMap::from([(Partition::new("t", 0), rows())]) };
+    let open = async || {
+        let source = connector.source(table.clone(), &environment(), None).await.unwrap();
+        faulty(source, fault) as Arc<dyn Source>
+    };
+    super::source(&case, open).await;
+}
+
+async fn sink_with(fault: Fault) {
+    let memory = Memory::new();
+    let connector = MemoryConnector::new(memory.clone());
+    let table = table_of("t", &rows().schema(), &[("connector", "memory"), ("topic", "t")]);
+    let make = async || {
+        let sink = connector.sink(table.clone(), &environment(), &owner("q")).await.unwrap();
+        faulty(sink, fault) as Arc<dyn Sink>
+    };
+    let visible = async || Some(memory.rows("t").iter().flat_map(super::lines).collect());
+    super::sink(&SinkCase { rows: rows(), ordered: true, fences: true }, make, visible).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "reading t:0 0..12 in cuts of [3]: row 2 is")]
+async fn rows_lost_at_a_cut_are_found() {
+    source_with(Fault::ShortSpan).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "t:0 0..0 reports 1 messages")]
+async fn rows_from_an_empty_span_are_found() {
+    source_with(Fault::RowFromNothing).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "gave 12 rows, but reports 0 messages")]
+async fn a_missing_report_is_found() {
+    source_with(Fault::NoReport).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "what a reader sees while epoch 1 was staged, but not published")]
+async fn rows_shown_too_early_are_found() {
+    sink_with(Fault::Hasty).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "what a reader sees after epoch 3 was staged and published again")]
+async fn rows_published_twice_are_found() {
+    sink_with(Fault::Repeats).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "publishing what was staged before succeeded, though a newer run has taken over")]
+async fn a_missing_fence_is_found() {
+    sink_with(Fault::NoFence).await;
+}

@@ -1,0 +1,95 @@
+//! Topics in memory: `'connector' = 'memory'`, for tests, examples and programs that embed the engine.
+//!
+//! A program keeps a [`Memory`], [appends](Memory::append) rows to its topics and takes what queries wrote out of
+//! [`rows`](Memory::rows). The connector is real: offsets are row numbers of a partition, a span is cut out of the
+//! appended batches exactly, and writing is exactly-once, for a topic remembers per query which rows an epoch published
+//! and which run published last.
+//!
+//! What it does not promise: to outlive the process, or to stage an epoch larger than memory. What queries write into a
+//! topic and what programs append to it are kept apart: only the latter is read.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use self::sink::MemorySink;
+use self::source::MemorySource;
+use super::messages::check_metadata;
+use super::{Connector, Delivery, Environment, Guarantee, Owner, Role, Sink, Source};
+use crate::catalog::TableDefinition;
+use crate::error::Result;
+use crate::sql::options::OptionReader;
+
+pub use topics::Memory;
+
+mod sink;
+mod source;
+mod topics;
+
+#[cfg(test)]
+mod tests;
+
+/// The connector `memory`; its one option is `topic`.
+#[derive(Debug, Default)]
+pub struct MemoryConnector {
+    memory: Memory,
+}
+
+impl MemoryConnector {
+    /// Reads and writes these topics.
+    pub fn new(memory: Memory) -> Self {
+        Self { memory }
+    }
+}
+
+fn topic(table: &TableDefinition) -> Result<String> {
+    let mut reader = OptionReader::new(table);
+    let topic = reader.required("topic")?;
+    // The engine's, which plans epochs by it.
+    reader.parsed::<u64>("scan.max-rows-per-epoch", "a number of rows")?;
+    reader.finish()?;
+    Ok(topic)
+}
+
+fn guarantee() -> Guarantee {
+    Guarantee {
+        delivery: Delivery::ExactlyOnce,
+        reason: "the topic remembers the rows of each epoch and refuses earlier runs, as long as the process lives"
+            .into(),
+    }
+}
+
+#[async_trait]
+impl Connector for MemoryConnector {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
+        check_metadata(table, &[], role == Role::Sink)?;
+        topic(table).map(drop)
+    }
+
+    fn identity(&self, table: &TableDefinition) -> Result<String> {
+        Ok(format!("memory {}", topic(table)?))
+    }
+
+    fn guarantee(&self, _table: &TableDefinition) -> Result<Guarantee> {
+        Ok(guarantee())
+    }
+
+    async fn source(
+        &self,
+        table: Arc<TableDefinition>,
+        _environment: &Environment,
+        _owner: Option<&Owner>,
+    ) -> Result<Arc<dyn Source>> {
+        let (topic, schema) = (topic(&table)?, table.stored_schema());
+        Ok(Arc::new(MemorySource::new(self.memory.clone(), table.name.clone(), topic, schema)))
+    }
+
+    async fn sink(&self, table: Arc<TableDefinition>, _: &Environment, owner: &Owner) -> Result<Arc<dyn Sink>> {
+        let (topic, query) = (topic(&table)?, Arc::clone(&owner.id));
+        Ok(Arc::new(MemorySink::new(self.memory.clone(), table.name.clone(), topic, query)))
+    }
+}

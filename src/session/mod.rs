@@ -1,0 +1,490 @@
+//! A session: executes one statement after the other against one catalog.
+//!
+//! DDL changes the catalog; a SELECT becomes a stream of rows; an `INSERT INTO … SELECT` over a stream becomes a
+//! [`QuerySpec`], which whoever asked runs as a [`Query`](crate::query::Query).
+//!
+//! ```
+//! use millstream::session::{Outcome, Session};
+//! use millstream::query::{Query, Step, progress::Reporter};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> millstream::error::Result<()> {
+//! # let dir = tempfile::tempdir()?;
+//! # let dir = dir.path().display();
+//! let mut session = Session::new("example")?;
+//! let script = format!(
+//!     "SET 'checkpoint.location' = '{dir}/checkpoints';
+//!      CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '100',
+//!        'rows-per-second' = '1000000', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1', 'fields.n.end' = '100');
+//!      CREATE TABLE big (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '{dir}/big', 'format' = 'parquet');
+//!      INSERT INTO big SELECT n FROM numbers WHERE n > 10;"
+//! );
+//! for outcome in session.execute_script(&script).await? {
+//!     if let Outcome::Query(spec) = outcome {
+//!         let mut query = Query::open(*spec, Reporter::silent()).await?;
+//!         while query.step().await? != Step::Finished {}
+//!         query.close().await;
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::default_table_source::provider_as_source;
+use datafusion::common::TableReference;
+use datafusion::datasource::{TableProvider, ViewTable};
+use datafusion::execution::cache::cache_manager::CacheManagerConfig;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::{DdlStatement, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_plan::ExecutionPlanProperties;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement as DfStatement;
+use datafusion::sql::sqlparser::ast;
+
+use crate::catalog::{ColumnKind, TableDefinition, ViewDefinition};
+use crate::clock::Clock;
+use crate::connector::{Connectors, Environment, Role};
+use crate::error::{Error, Kind, Location, Result};
+use crate::plan::opener::Opener;
+use crate::plan::scan::StreamTable;
+use crate::query::QuerySpec;
+use crate::sql::{self, Parsed, Statement};
+use crate::storage::Stores;
+
+mod continuous;
+mod settings;
+
+/// What a statement came to.
+pub enum Outcome {
+    /// It was done; the text says what.
+    Done(String),
+    /// Rows, bounded or as they arrive.
+    Rows(Rows),
+    /// A continuous query, to be opened and run.
+    Query(Box<QuerySpec>),
+    /// A text, several lines long.
+    Text(String),
+}
+
+/// Rows of a SELECT.
+pub struct Rows {
+    /// Their schema.
+    pub schema: SchemaRef,
+    /// The rows.
+    pub stream: SendableRecordBatchStream,
+    /// Whether they go on until somebody stops them.
+    pub is_unbounded: bool,
+}
+
+/// One catalog and its settings: see the module's text.
+#[derive(Clone)]
+pub struct Session {
+    context: SessionContext,
+    connectors: Connectors,
+    clock: Clock,
+    stores: Stores,
+    /// The middle part of a query's name: a file's stem, or `shell`.
+    name: String,
+    settings: BTreeMap<String, String>,
+    tables: BTreeMap<String, TableDefinition>,
+    views: Vec<ViewDefinition>,
+    statics: Vec<String>,
+    /// Queries by name, so that a second of the same name is refused.
+    names: BTreeSet<String>,
+    /// Settings that later statements do not change.
+    pinned: BTreeSet<String>,
+}
+
+impl Session {
+    /// A session with all connectors; `name` is the middle part of its queries' names.
+    pub fn new(name: &str) -> Result<Self> {
+        let clock = Clock::system();
+        let stores = Stores::new(clock.clone());
+        Self::with(name, Connectors::standard(), stores, clock)
+    }
+
+    /// A session with these connectors, stores and clock.
+    pub fn with(name: &str, connectors: Connectors, stores: Stores, clock: Clock) -> Result<Self> {
+        let runtime = RuntimeEnvBuilder::new()
+            // The cache of listed files never expires, and what a static table's files are may change while we run.
+            .with_cache_manager(CacheManagerConfig::default().with_list_files_cache_limit(0))
+            .build_arc()?;
+        let config = sql::planning::configure(SessionConfig::new().with_target_partitions(cores()));
+        let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+        let context = SessionContext::new_with_state(sql::planning::register(state).build());
+        sql::functions::register(&mut *context.state_ref().write())?;
+        let (settings, tables, views, statics) = Default::default();
+        Ok(Self {
+            context,
+            connectors,
+            clock,
+            stores,
+            name: name.into(),
+            settings,
+            tables,
+            views,
+            statics,
+            names: BTreeSet::new(),
+            pinned: BTreeSet::new(),
+        })
+    }
+
+    /// A session like this one, with its settings and nothing in its catalog.
+    fn sibling(&self) -> Result<Self> {
+        let mut sibling = Self::with(&self.name, self.connectors.clone(), self.stores.clone(), self.clock.clone())?;
+        for (key, value) in &self.settings {
+            sibling.set(key, value)?;
+        }
+        Ok(sibling)
+    }
+
+    /// DataFusion's context: for functions and tables of one's own.
+    pub fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    /// The tables made by `CREATE TABLE`, by name.
+    pub fn tables(&self) -> &BTreeMap<String, TableDefinition> {
+        &self.tables
+    }
+
+    /// What connectors get from this session as it is set now.
+    pub fn environment(&self) -> Environment {
+        let parallelism = self.settings.get("parallelism").and_then(|n| n.parse().ok()).unwrap_or_else(cores);
+        Environment {
+            stores: self.stores.clone(),
+            clock: self.clock.clone(),
+            settings: Arc::new(self.settings.clone()),
+            parallelism,
+        }
+    }
+
+    /// Executes all statements of a script, in order, and collects what they came to.
+    pub async fn execute_script(&mut self, text: &str) -> Result<Vec<Outcome>> {
+        let mut outcomes = vec![];
+        for parsed in sql::parse(text)? {
+            outcomes.push(self.execute(parsed).await?);
+        }
+        Ok(outcomes)
+    }
+
+    /// Executes one statement. Errors carry its place.
+    pub async fn execute(&mut self, parsed: Parsed) -> Result<Outcome> {
+        let line = Location { line: parsed.location.line, column: 0 };
+        let text = parsed.text;
+        let outcome = Box::pin(self.execute_statement(parsed.statement, &text)).await;
+        outcome.map_err(|error| if error.kind() == Kind::Usage { error.at(line) } else { error })
+    }
+
+    async fn execute_statement(&mut self, statement: Statement, text: &str) -> Result<Outcome> {
+        let done = |text: String| Ok(Outcome::Done(text));
+        match statement {
+            Statement::CreateTable(create) => {
+                let name = create.definition.name.clone();
+                if self.is_taken(&name).await? {
+                    if create.if_not_exists {
+                        return done(format!("table {name} exists already"));
+                    }
+                    return Err(Error::usage(format!("table {name} exists already; DROP TABLE {name} first")));
+                }
+                match create.as_query {
+                    None => self.create_table(create.definition)?,
+                    Some(query) => return self.create_table_as(create.definition, *query).await,
+                }
+                done(format!("table {name} created"))
+            }
+            Statement::DropTable { name, if_exists } => {
+                let existed = self.tables.remove(&name).is_some();
+                if existed || self.context.table_exist(TableReference::bare(name.as_str()))? {
+                    self.context.deregister_table(TableReference::bare(name.as_str()))?;
+                } else if !if_exists {
+                    return Err(self.no_table(&name));
+                }
+                done(format!("table {name} dropped"))
+            }
+            Statement::CreateView { view, or_replace, if_not_exists } => {
+                let name = view.name.clone();
+                let exists = self.is_taken(&name).await?;
+                if exists && if_not_exists {
+                    return done(format!("view {name} exists already"));
+                }
+                if exists && !(or_replace && self.views.iter().any(|v| v.name == name)) {
+                    return Err(Error::usage(format!("{name} exists already; say CREATE OR REPLACE VIEW")));
+                }
+                self.create_view(view).await?;
+                done(format!("view {name} created"))
+            }
+            Statement::DropView { name, if_exists } => {
+                let before = self.views.len();
+                self.views.retain(|view| view.name != name);
+                if self.views.len() < before {
+                    self.context.deregister_table(TableReference::bare(name.as_str()))?;
+                } else if !if_exists {
+                    return Err(Error::usage(format!("there is no view {name}")));
+                }
+                done(format!("view {name} dropped"))
+            }
+            Statement::Set { key, value } => {
+                self.set(&key, &value)?;
+                done(format!("{key} set"))
+            }
+            Statement::Reset { key } => {
+                if let Some(key) = &key {
+                    settings::check_key(key)?;
+                }
+                self.settings.retain(|name, _| key.as_ref().is_some_and(|key| key != name));
+                done(key.map_or("all settings reset".into(), |key| format!("{key} reset")))
+            }
+            Statement::ShowSettings => {
+                let line = |(key, value, meaning): (String, Option<String>, String)| {
+                    format!("'{key}' = '{}'  -- {meaning}", value.unwrap_or_default())
+                };
+                let lines: Vec<String> = settings::list(&self.settings).into_iter().map(line).collect();
+                Ok(Outcome::Text(lines.join("\n")))
+            }
+            Statement::ShowTables => {
+                Ok(Outcome::Text(self.tables.keys().cloned().chain(self.static_names()).collect::<Vec<_>>().join("\n")))
+            }
+            Statement::ShowViews => {
+                Ok(Outcome::Text(self.views.iter().map(|v| v.name.clone()).collect::<Vec<_>>().join("\n")))
+            }
+            Statement::ShowCreateTable { name } => match self.tables.get(&name) {
+                Some(table) => Ok(Outcome::Text(sql::show_create_table(table))),
+                None => Err(self.no_table(&name)),
+            },
+            Statement::ShowCreateView { name } => match self.views.iter().find(|view| view.name == name) {
+                Some(view) => Ok(Outcome::Text(sql::show_create_view(view))),
+                None => Err(Error::usage(format!("there is no view {name}"))),
+            },
+            Statement::Describe { name } => self.describe(&name).await,
+            Statement::Insert(insert) => {
+                let spec = self.continuous(insert).await?;
+                Ok(Outcome::Query(Box::new(spec)))
+            }
+            Statement::Query(query) => self.select(*query).await,
+            Statement::Explain { analyze, verbose, statement } => match *statement {
+                Statement::Insert(insert) if !analyze => {
+                    let spec = self.continuous(insert).await?;
+                    self.names.remove(&spec.name);
+                    Ok(Outcome::Text(self.explain(&spec).await?))
+                }
+                Statement::Query(query) => {
+                    let frame = self.context.execute_logical_plan(self.plan_query(*query).await?).await?;
+                    self.rows(frame.explain(verbose, analyze)?).await
+                }
+                _ => Err(Error::usage("EXPLAIN takes a SELECT or an INSERT INTO … SELECT")),
+            },
+            Statement::DataFusion(statement) => self.datafusion(*statement, text).await,
+        }
+    }
+
+    /// `SET 'key' = 'value'`.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        settings::check(key, value)?;
+        if self.pinned.contains(key) {
+            return Ok(());
+        }
+        if settings::is_datafusions(key) {
+            let state = self.context.state_ref();
+            state.write().config_mut().options_mut().set(key, value)?;
+        }
+        self.settings.insert(key.into(), value.into());
+        Ok(())
+    }
+
+    /// `SET`, but later statements do not change it: what was given on the command line.
+    pub fn pin(&mut self, key: &str, value: &str) -> Result<()> {
+        self.set(key, value)?;
+        self.pinned.insert(key.into());
+        Ok(())
+    }
+
+    /// Lets a query of this name be made again.
+    pub fn forget_query(&mut self, name: &str) {
+        self.names.remove(name);
+    }
+
+    /// A setting's value.
+    pub fn setting(&self, key: &str) -> Option<&str> {
+        self.settings.get(key).map(String::as_str)
+    }
+
+    async fn is_taken(&self, name: &str) -> Result<bool> {
+        Ok(self.context.table_exist(TableReference::bare(name))?)
+    }
+
+    fn no_table(&self, name: &str) -> Error {
+        let known: Vec<String> = self.tables.keys().cloned().chain(self.static_names()).collect();
+        let hint = sql::options::did_you_mean(name, known.iter().map(String::as_str));
+        Error::usage(format!("there is no table {name}{hint}"))
+    }
+
+    fn static_names(&self) -> Vec<String> {
+        let schema = self.context.catalog("datafusion").and_then(|catalog| catalog.schema("public"));
+        let names = schema.map(|schema| schema.table_names()).unwrap_or_default();
+        let is_ours = |name: &String| self.tables.contains_key(name) || self.views.iter().any(|v| &v.name == name);
+        names.into_iter().filter(|name| !is_ours(name)).collect()
+    }
+
+    /// Checks a table and makes it known.
+    fn create_table(&mut self, mut table: TableDefinition) -> Result<()> {
+        let connector = self.connectors.of(&table)?;
+        let as_source = connector.check(&table, Role::Source);
+        let as_sink = connector.check(&table, Role::Sink);
+        // A table that can be neither read nor written is wrong; which of the two it is used for shows later.
+        if let (Err(error), Err(_)) = (&as_source, &as_sink) {
+            let _ = error;
+            return as_source.and(as_sink);
+        }
+        let opener = Arc::new(Opener::new(self.connectors.clone(), self.environment(), None));
+        let stream = StreamTable::new(Arc::new(table.clone()), opener);
+        let provider: Arc<dyn TableProvider> = if table.has_computed_columns() {
+            let (plan, types) = self.computed(&table, stream)?;
+            for column in &mut table.columns {
+                if let Some(data_type) = types.get(&column.name) {
+                    column.data_type = data_type.clone();
+                }
+            }
+            Arc::new(ViewTable::new(plan, None))
+        } else {
+            Arc::new(stream)
+        };
+        self.context.register_table(TableReference::bare(table.name.as_str()), provider)?;
+        self.tables.insert(table.name.clone(), table);
+        Ok(())
+    }
+
+    /// A table with its computed columns: a projection over what is stored.
+    fn computed(
+        &self,
+        table: &TableDefinition,
+        stream: StreamTable,
+    ) -> Result<(LogicalPlan, BTreeMap<String, arrow::datatypes::DataType>)> {
+        let name = TableReference::bare(table.name.as_str());
+        let scan = LogicalPlanBuilder::scan(name, provider_as_source(Arc::new(stream)), None)?;
+        let schema = Arc::clone(scan.schema());
+        let (mut columns, mut types) = (vec![], BTreeMap::new());
+        for column in &table.columns {
+            let ColumnKind::Computed { expression } = &column.kind else {
+                columns.push(Expr::Column(datafusion::common::Column::from_name(&column.name)));
+                continue;
+            };
+            let mut parsed = sql::parse_expression(expression)?;
+            sql::functions::rewrite_expr(&mut parsed);
+            let with_alias = ast::ExprWithAlias { expr: parsed, alias: None };
+            let computed = self.context.state().create_logical_expr_from_sql_expr(with_alias, &schema)?;
+            types.insert(column.name.clone(), computed.get_type(&schema)?);
+            columns.push(computed.alias(&column.name));
+        }
+        Ok((scan.project(columns)?.build()?, types))
+    }
+
+    async fn create_view(&mut self, view: ViewDefinition) -> Result<()> {
+        let plan = self.plan_query(*sql::parse_query(&view.query)?).await?;
+        let provider = Arc::new(ViewTable::new(plan, Some(view.query.clone())));
+        let name = TableReference::bare(view.name.as_str());
+        self.context.deregister_table(name.clone())?;
+        self.context.register_table(name, provider)?;
+        self.views.retain(|known| known.name != view.name);
+        self.views.push(view);
+        Ok(())
+    }
+
+    /// Plans a SELECT, without optimising it.
+    async fn plan_query(&self, mut query: ast::Query) -> Result<LogicalPlan> {
+        sql::functions::rewrite(&mut query);
+        let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
+        Ok(self.context.state().statement_to_plan(statement).await?)
+    }
+
+    async fn select(&self, query: ast::Query) -> Result<Outcome> {
+        let plan = self.plan_query(query).await?;
+        self.rows(self.context.execute_logical_plan(plan).await?).await
+    }
+
+    async fn rows(&self, frame: DataFrame) -> Result<Outcome> {
+        let task = Arc::new(frame.task_ctx());
+        let plan = frame.create_physical_plan().await?;
+        let (schema, is_unbounded) = (plan.schema(), plan.boundedness().is_unbounded());
+        Ok(Outcome::Rows(Rows { schema, stream: execute_stream(plan, task)?, is_unbounded }))
+    }
+
+    /// A statement of DataFusion's own; one that makes something is remembered by its text.
+    async fn datafusion(&mut self, statement: DfStatement, text: &str) -> Result<Outcome> {
+        let plan = self.context.state().statement_to_plan(statement).await?;
+        match &plan {
+            LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) => {
+                for location in &table.locations {
+                    self.register_store(location)?;
+                }
+            }
+            LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {}
+            LogicalPlan::Dml(_) | LogicalPlan::Copy(_) => {
+                return Err(Error::usage("only INSERT INTO … SELECT over a stream writes here"));
+            }
+            _ => return self.rows(self.context.execute_logical_plan(plan).await?).await,
+        }
+        self.context.execute_logical_plan(plan).await?;
+        self.statics.push(text.to_owned());
+        Ok(Outcome::Done("done".into()))
+    }
+
+    /// Makes the store of an `s3://` location known to DataFusion.
+    fn register_store(&self, location: &str) -> Result<()> {
+        if let Ok(url) = url::Url::parse(location)
+            && url.scheme() == "s3"
+        {
+            let store = self.stores.open(location, &self.settings)?.store;
+            self.context.register_object_store(&url, store);
+        }
+        Ok(())
+    }
+
+    async fn describe(&self, name: &str) -> Result<Outcome> {
+        let Some(table) = self.tables.get(name) else {
+            if !self.is_taken(name).await? {
+                return Err(self.no_table(name));
+            }
+            let schema = self.context.table(TableReference::bare(name)).await?.schema().as_arrow().clone();
+            let lines: Vec<String> = schema
+                .fields()
+                .iter()
+                .map(|f| format!("{} {}", f.name(), sql::types::sql_type(f.data_type())))
+                .collect();
+            return Ok(Outcome::Text(lines.join("\n")));
+        };
+        let mut lines = vec![];
+        for column in &table.columns {
+            let kind = match &column.kind {
+                ColumnKind::Physical => String::new(),
+                ColumnKind::Metadata { key, is_virtual } => {
+                    format!(" METADATA FROM '{key}'{}", if *is_virtual { " VIRTUAL" } else { "" })
+                }
+                ColumnKind::Computed { expression } => format!(" AS {expression}"),
+            };
+            lines.push(format!("{} {}{kind}", column.name, sql::types::sql_type(&column.data_type)));
+        }
+        if let Some(watermark) = &table.watermark {
+            lines.push(format!("WATERMARK FOR {} AS {}", watermark.column, watermark.expression));
+        }
+        lines.push(format!("WITH ({})", sql::options::display_options(&table.options)));
+        Ok(Outcome::Text(lines.join("\n")))
+    }
+}
+
+/// The state that plans epochs: one partition for everything but streams, so that no exchange mixes their rows.
+fn epoch_state(state: SessionState) -> SessionState {
+    let config = state.config().clone().with_target_partitions(1).with_round_robin_repartition(false);
+    SessionStateBuilder::new_from_existing(state).with_config(config).build()
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}

@@ -1,0 +1,71 @@
+//! `SET` and `RESET`: the settings there are, and what each is for.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::sql::options::{did_you_mean, parse_duration};
+
+/// What a setting's value must be.
+enum Expects {
+    Text,
+    Flag,
+    Count,
+    Trigger,
+}
+
+/// Every setting of ours, with its meaning; those of DataFusion begin with `datafusion.`.
+const SETTINGS: &[(&str, Expects, &str)] = &[
+    ("checkpoint.fsync", Expects::Flag, "false: local checkpoints and files are not synced to disk"),
+    ("checkpoint.location", Expects::Text, "where checkpoints lie: a path or s3://bucket/prefix"),
+    ("epoch.trigger", Expects::Trigger, "continuous, available-now, or an interval such as '10 s'"),
+    ("parallelism", Expects::Count, "tasks an epoch is cut into at most; default: the machine's cores"),
+    ("pipeline.name", Expects::Text, "comes first in the names of queries"),
+    ("query.allow-feedback", Expects::Flag, "true: a query may read the topic that it writes"),
+    ("s3.access-key", Expects::Text, "access key id"),
+    ("s3.endpoint", Expects::Text, "endpoint, for a server that is not AWS"),
+    ("s3.path.style.access", Expects::Flag, "false: the bucket is part of the host name"),
+    ("s3.region", Expects::Text, "region"),
+    ("s3.secret-key", Expects::Text, "secret access key"),
+];
+
+/// Whether the setting is DataFusion's own.
+pub fn is_datafusions(key: &str) -> bool {
+    key.starts_with("datafusion.")
+}
+
+/// Checks a key and its value; unknown keys are refused with the nearest known one.
+pub fn check(key: &str, value: &str) -> Result<()> {
+    if is_datafusions(key) {
+        return Ok(());
+    }
+    check_key(key)?;
+    let expects = SETTINGS.iter().find(|(name, ..)| *name == key).map(|(_, expects, _)| expects);
+    let wrong = |expected: &str| Err(Error::usage(format!("setting '{key}': '{value}' is not {expected}")));
+    match expects {
+        Some(Expects::Flag) if !["true", "false"].contains(&value) => wrong("true or false"),
+        Some(Expects::Count) if value.parse::<usize>().ok().is_none_or(|n| n == 0) => wrong("a number, at least 1"),
+        Some(Expects::Trigger)
+            if !["continuous", "available-now"].contains(&value) && parse_duration(value).is_none() =>
+        {
+            wrong("continuous, available-now or an interval such as '10 s'")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks a key.
+pub fn check_key(key: &str) -> Result<()> {
+    if is_datafusions(key) || SETTINGS.iter().any(|(name, ..)| *name == key) {
+        return Ok(());
+    }
+    let hint = did_you_mean(key, SETTINGS.iter().map(|(name, ..)| *name));
+    Err(Error::usage(format!("there is no setting '{key}'{hint}")))
+}
+
+/// Every setting with its value, where it has one, and its meaning; secrets hidden.
+pub fn list(values: &BTreeMap<String, String>) -> Vec<(String, Option<String>, String)> {
+    let shown = |key: &str| values.get(key).map(|v| crate::sql::options::printable(key, v).to_owned());
+    let ours = SETTINGS.iter().map(|(key, _, meaning)| (key.to_string(), shown(key), meaning.to_string()));
+    let others = values.keys().filter(|key| is_datafusions(key)).map(|key| (key.clone(), shown(key), String::new()));
+    ours.chain(others).collect()
+}

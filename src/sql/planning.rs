@@ -1,0 +1,59 @@
+//! What DataFusion must be told to plan our SQL.
+//!
+//! Names are kept as written and compared exactly: by default DataFusion lower-cases what is not quoted, and a JSON
+//! field `orderId` would then be NULL without an error. Errors of the planner carry places. There is one time zone, UTC.
+
+use std::sync::Arc;
+
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::prelude::SessionConfig;
+
+use super::types::{MillstreamTypePlanner, ZONE};
+
+/// The settings that our SQL relies on.
+pub fn configure(mut config: SessionConfig) -> SessionConfig {
+    let options = config.options_mut();
+    options.sql_parser.enable_ident_normalization = false;
+    options.sql_parser.collect_spans = true;
+    options.catalog.information_schema = true;
+    options.execution.time_zone = Some(ZONE.to_string());
+    config
+}
+
+/// The planners that our SQL relies on; functions are registered elsewhere.
+pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
+    builder.with_type_planner(Arc::new(MillstreamTypePlanner))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, TimeUnit};
+    use datafusion::prelude::SessionContext;
+    use datafusion::sql::parser::Statement as DFStatement;
+
+    use super::*;
+
+    /// The types of the columns of a query, planned as the session plans it.
+    async fn types(sql: &str) -> Vec<DataType> {
+        let config = configure(SessionConfig::new());
+        let state = register(SessionStateBuilder::new().with_config(config).with_default_features()).build();
+        let context = SessionContext::new_with_state(state);
+        let query = crate::sql::parse_query(sql).unwrap();
+        let statement = sqlparser::ast::Statement::Query(query);
+        let plan = context.state().statement_to_plan(DFStatement::Statement(Box::new(statement))).await.unwrap();
+        plan.schema().fields().iter().map(|field| field.data_type().clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn our_types_are_planned_in_queries() {
+        let sql = "SELECT CAST(NULL AS BYTES) AS a, TIMESTAMP '3000-01-01 00:00:00' AS b, \
+                   CAST(NULL AS ROW<orderId MAP<STRING, INT>>) AS c, CAST(1.5 AS DECIMAL) AS d, \
+                   CAST('2024-01-01' AS TIMESTAMP(3) WITH LOCAL TIME ZONE) AS e FETCH FIRST ROW ONLY";
+        let found = types(sql).await;
+        assert_eq!(found[0], DataType::Binary);
+        assert_eq!(found[1], DataType::Timestamp(TimeUnit::Microsecond, None));
+        assert_eq!(crate::sql::types::sql_type(&found[2]), "ROW<`orderId` MAP<STRING, INT>>");
+        assert_eq!(found[3], DataType::Decimal128(10, 0));
+        assert_eq!(found[4], DataType::Timestamp(TimeUnit::Millisecond, Some(ZONE.into())));
+    }
+}

@@ -1,0 +1,150 @@
+//! Statements other than CREATE TABLE.
+
+use sqlparser::ast::Query;
+
+use super::super::*;
+use super::{one, refused};
+
+fn query(sql: &str) -> Box<Query> {
+    parse_query(sql).unwrap()
+}
+
+fn check(sql: &str, expected: Statement) {
+    assert_eq!(one(sql), expected, "{sql}");
+}
+
+fn set(key: &str, value: &str) -> Statement {
+    Statement::Set { key: key.into(), value: value.into() }
+}
+
+#[test]
+fn settings() {
+    check("SET", Statement::ShowSettings);
+    check("set 'A.b-C' = 'It''s'", set("A.b-C", "It's"));
+    check("SET A.b-c.2 = 5", set("A.b-c.2", "5"));
+    check("SET `a b` = \"c d\"", set("a b", "c d"));
+    check("SET sql.order TO true", set("sql.order", "true"));
+    check("SET a = -10 min", set("a", "-10 min"));
+    check("SET datafusion.execution.batch_size = 10", set("datafusion.execution.batch_size", "10"));
+    check("RESET", Statement::Reset { key: None });
+    check("RESET 'A.b'", Statement::Reset { key: Some("A.b".into()) });
+    check("RESET A.b", Statement::Reset { key: Some("A.b".into()) });
+    refused("SET a", "line 1, column 5: SET takes a key and a value");
+    refused("SET 'a' =", "line 1, column 10: SET takes one value");
+    refused("SET 'a' = 'b' 'c'", "line 1, column 11: SET takes one value");
+    refused("SET a b = 'c'", "line 1, column 5: SET takes a key");
+    refused("SET a.to.b = 'c'", "line 1, column 5: SET takes a key");
+    refused("SET '' = 'c'", "line 1, column 5: SET takes a key");
+    refused("RESET a b", "line 1, column 7: RESET takes a key");
+}
+
+#[test]
+fn lists_and_descriptions() {
+    check("SHOW TABLES", Statement::ShowTables);
+    check("show views", Statement::ShowViews);
+    check("SHOW CREATE TABLE `my.topic-1`", Statement::ShowCreateTable { name: "my.topic-1".into() });
+    check("SHOW CREATE VIEW v", Statement::ShowCreateView { name: "v".into() });
+    check("DESCRIBE Orders", Statement::Describe { name: "Orders".into() });
+    check("desc TABLE t", Statement::Describe { name: "t".into() });
+    refused("DESC TOPIC t", "line 1, column 6: DESCRIBE TOPIC is not supported yet");
+    check("DESCRIBE topic", Statement::Describe { name: "topic".into() });
+    check("DESCRIBE table", Statement::Describe { name: "table".into() });
+    for sql in ["SHOW FUNCTIONS", "SHOW ALL", "SHOW COLUMNS FROM t", "SHOW datafusion.execution.batch_size"] {
+        assert!(matches!(one(sql), Statement::DataFusion(_)), "{sql}");
+    }
+    assert!(matches!(one("DESCRIBE information_schema.tables"), Statement::DataFusion(_)));
+    refused("SHOW TABLES LIKE 'x'", "line 1, column 13: SHOW TABLES takes no LIKE");
+    refused("SHOW TOPICS LIKE 'x'", "line 1, column 6: SHOW TOPICS is not supported yet");
+    refused("SHOW TABELS", "line 1, column 6: there is no SHOW TABELS; did you mean 'TABLES'?");
+    refused("SHOW", "line 1, column 5: expected what to show");
+    refused("SHOW CREATE x", "line 1, column 6: SHOW CREATE takes a TABLE or a VIEW");
+    refused("DESCRIBE t x", "line 1, column 12: expected the end of the statement, found x");
+}
+
+#[test]
+fn views_keep_the_text_of_their_query() {
+    let view = |query: &str, or_replace, if_not_exists| Statement::CreateView {
+        view: crate::catalog::ViewDefinition { name: "V".into(), query: query.into() },
+        or_replace,
+        if_not_exists,
+    };
+    check("CREATE VIEW V AS SELECT a, -- c\n b FROM t", view("SELECT a, -- c\n b FROM t", false, false));
+    check("CREATE OR REPLACE TEMPORARY VIEW V AS SELECT 1", view("SELECT 1", true, false));
+    check("CREATE VIEW IF NOT EXISTS V COMMENT 'c' AS (SELECT 1)", view("(SELECT 1)", false, true));
+    let renamed = "SELECT * FROM (SELECT 1, 2) AS `V` (`a`, `b c`)";
+    check("CREATE VIEW V (a, `b c`) AS SELECT 1, 2", view(renamed, false, false));
+    query(renamed);
+    check("DROP VIEW IF EXISTS V", Statement::DropView { name: "V".into(), if_exists: true });
+    check("DROP TABLE T", Statement::DropTable { name: "T".into(), if_exists: false });
+    refused("CREATE VIEW V", "line 1, column 14: expected AS, found the end of the statement");
+    refused("CREATE OR REPLACE VIEW IF NOT EXISTS V AS SELECT 1", "line 1, column 38: OR REPLACE and IF NOT EXISTS");
+    refused("DROP TABLE a, b", "line 1, column 13: expected the end of the statement, found ,");
+    refused("DROP TABLE a.b", "line 1, column 13: the name of a table has one part");
+    refused("CREATE MATERIALIZED VIEW v AS SELECT 1", "line 1, column 1: materialized views are not supported");
+}
+
+#[test]
+fn inserts() {
+    let insert = |columns: &[&str], sql: &str| {
+        let columns = columns.iter().map(|c| c.to_string()).collect();
+        Statement::Insert(Insert { table: "T".into(), columns, query: query(sql) })
+    };
+    check("INSERT INTO T SELECT 1", insert(&[], "SELECT 1"));
+    check("INSERT INTO TABLE T (a, key, `b c`) VALUES (1, 2, 3)", insert(&["a", "key", "b c"], "VALUES (1, 2, 3)"));
+    check("INSERT INTO T (SELECT 1)", insert(&[], "(SELECT 1)"));
+    check("INSERT INTO T WITH x AS (SELECT 1) SELECT * FROM x", insert(&[], "WITH x AS (SELECT 1) SELECT * FROM x"));
+    check("INSERT INTO T SELECT 1 FETCH FIRST 2 ROWS ONLY", insert(&[], "SELECT 1 LIMIT 2"));
+    refused("INSERT OVERWRITE T SELECT 1", "line 1, column 8: INSERT OVERWRITE is not supported");
+    refused("INSERT INTO T PARTITION (d='1') SELECT 1", "line 1, column 15: INSERT … PARTITION");
+    refused("INSERT INTO T (a, a) SELECT 1", "line 1, column 19: the column 'a' is named twice");
+    refused("INSERT INTO a.T SELECT 1", "line 1, column 14: the name of a table has one part");
+    refused("WITH x AS (SELECT 1) INSERT INTO T SELECT * FROM x", "line 1, column 1: WITH … INSERT is not supported");
+    refused("INSERT /*+ OPTIONS('a'='b') */ INTO T SELECT 1", "line 1, column 8: hints are not supported yet");
+}
+
+#[test]
+fn queries_and_what_datafusion_reads() {
+    for sql in ["SELECT 1", "(SELECT 1) UNION ALL SELECT 2", "VALUES (1)", "WITH a AS (SELECT 1) SELECT * FROM a"] {
+        assert_eq!(one(sql), Statement::Query(query(sql)));
+    }
+    assert_eq!(one("SELECT 1 FETCH FIRST 3 ROWS ONLY"), Statement::Query(query("SELECT 1 LIMIT 3")));
+    for sql in [
+        "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '/x'",
+        "COPY (SELECT 1 FETCH FIRST ROW ONLY) TO '/x' STORED AS PARQUET",
+        "CREATE SCHEMA x",
+        "DROP SCHEMA x",
+    ] {
+        assert!(matches!(one(sql), Statement::DataFusion(_)), "{sql}");
+    }
+    refused("REPLACE INTO t SELECT 1", "line 1, column 1: this form is not supported");
+    refused("CREATE GLOBAL TEMPORARY TABLE t (a INT)", "line 1, column 1: this form is not supported");
+}
+
+#[test]
+fn explain() {
+    let explained =
+        |analyze, verbose, sql: &str| Statement::Explain { analyze, verbose, statement: Box::new(one(sql)) };
+    check("EXPLAIN SELECT 1", explained(false, false, "SELECT 1"));
+    check("EXPLAIN PLAN FOR INSERT INTO t SELECT 1", explained(false, false, "INSERT INTO t SELECT 1"));
+    check("EXPLAIN ANALYZE VERBOSE SELECT 1", explained(true, true, "SELECT 1"));
+    check("EXPLAIN (SELECT 1)", explained(false, false, "(SELECT 1)"));
+    refused("EXPLAIN SET 'a' = 'b'", "line 1, column 9: EXPLAIN takes a query or an INSERT");
+    refused("EXPLAIN EXPLAIN SELECT 1", "line 1, column 9: EXPLAIN takes a query or an INSERT");
+    refused("EXPLAIN (ANALYZE) SELECT 1", "line 1, column 9: EXPLAIN takes no options in parentheses");
+    refused("EXPLAIN ESTIMATED_COST FOR SELECT 1", "line 1, column 9: EXPLAIN takes no such option");
+}
+
+#[test]
+fn expressions_and_single_queries() {
+    assert_eq!(
+        parse_expression("a.b + CAST(`c` AS ROW<d INT>) -- x").unwrap().to_string(),
+        "a.b + CAST(`c` AS STRUCT<d INT>)"
+    );
+    for (text, part) in
+        [("", "expected one expression"), ("a b", "column 3: expected the end"), ("a; b", "one expression")]
+    {
+        let error = parse_expression(text).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(parse_query("SET").is_err() && parse_query("SELECT 1; SELECT 2").is_err() && parse_query("").is_err());
+}

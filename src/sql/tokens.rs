@@ -1,0 +1,304 @@
+//! The pass over the tokens, before any parser sees them.
+//!
+//! sqlparser offers no hook for types or comments, but it takes tokens. So here a text becomes one list of tokens for
+//! each statement, in which `ROW<…>` has become `STRUCT<…>` and `TIMESTAMP(3) WITH LOCAL TIME ZONE` has become
+//! `TIMESTAMP_LTZ(3)`. A new token keeps the place of the one it replaces, so that errors point at what was written.
+//!
+//! Two things are refused: hints, which are comments to sqlparser and would be dropped without a word, and nesting or
+//! chains of operators so long that parsing or dropping the tree might overflow the stack. sqlparser's own limit on
+//! recursion does not count nested types, nor operators on one level. And where a syntax error stands within nested
+//! forms such as CAST, sqlparser tries each of them twice, so these have a limit of their own.
+
+use sqlparser::keywords::Keyword;
+use sqlparser::parser::ParserError;
+use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, TokenizerError, Whitespace, Word};
+
+use super::cursor::syntax_error;
+use super::dialect::MillstreamDialect;
+use super::source::location;
+use crate::error::{Error, Result};
+
+/// How deep brackets of all kinds may nest; expressions stop at sqlparser's limit of 50.
+const MAX_NESTING: usize = 64;
+/// How many operators may follow each other between two commas: each makes the tree one level deeper.
+const MAX_CHAIN: usize = 2000;
+/// How deep forms may nest that sqlparser tries twice: at this depth an error still takes well under a second.
+const MAX_FORMS: usize = 16;
+
+/// The tokens of each statement, without white space, comments and semicolons; none of the lists is empty.
+pub(super) fn statements(text: &str) -> Result<Vec<Vec<TokenWithSpan>>> {
+    let tokens = tokenize(text).map_err(|error| syntax_error(ParserError::from(error)))?;
+    let mut statements = vec![Vec::new()];
+    for token in tokens {
+        match &token.token {
+            Token::SemiColon => statements.push(Vec::new()),
+            Token::Whitespace(Whitespace::MultiLineComment(comment)) if comment.starts_with('+') => {
+                return Err(refuse_hint(comment, &token));
+            }
+            Token::Whitespace(_) => {}
+            _ => statements.last_mut().into_iter().for_each(|last| last.push(token.clone())),
+        }
+    }
+    statements.retain(|tokens| !tokens.is_empty());
+    for tokens in &mut statements {
+        rewrite(tokens);
+        limit_depth(tokens)?;
+    }
+    Ok(statements)
+}
+
+/// Whether `text` ends in a `;` that is neither quoted nor in a comment.
+///
+/// Text that no continuation can repair counts as complete, so that a prompt hands it on and its error is seen.
+pub(super) fn ends_in_semicolon(text: &str) -> bool {
+    match tokenize(text) {
+        Ok(tokens) => {
+            let last = tokens.iter().rev().find(|t| !matches!(t.token, Token::Whitespace(_)));
+            last.is_some_and(|t| t.token == Token::SemiColon)
+        }
+        Err(error) => {
+            let open = ["Unterminated", "before EOF", "Unexpected EOF"];
+            !open.iter().any(|sign| error.message.contains(sign))
+        }
+    }
+}
+
+fn tokenize(text: &str) -> Result<Vec<TokenWithSpan>, TokenizerError> {
+    Tokenizer::new(&MillstreamDialect, text).tokenize_with_location()
+}
+
+/// Whether this is the unquoted word, in any case.
+pub(super) fn is_word(token: &Token, word: &str) -> bool {
+    matches!(token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
+}
+
+fn refuse_hint(comment: &str, token: &TokenWithSpan) -> Error {
+    let shown: String = comment.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(40).collect();
+    let error = Error::usage(format!(
+        "hints are not supported yet: /*{shown}*/; put options into the WITH list of the table, or write a plain comment"
+    ));
+    at(error, token)
+}
+
+fn at(error: Error, token: &TokenWithSpan) -> Error {
+    match location(token.span.start) {
+        Some(place) => error.at(place),
+        None => error,
+    }
+}
+
+fn rewrite(tokens: &mut Vec<TokenWithSpan>) {
+    let mut index = 0;
+    while index < tokens.len() {
+        if is_word(&tokens[index].token, "ROW") && next_is(tokens, index, &Token::Lt) {
+            replace_word(&mut tokens[index], "STRUCT", Keyword::STRUCT);
+        } else if is_word(&tokens[index].token, "TIMESTAMP") {
+            rewrite_local_time_zone(tokens, index);
+        }
+        index += 1;
+    }
+}
+
+/// `TIMESTAMP [(p)] WITH LOCAL TIME ZONE`: the words go, and the token before them covers their place.
+fn rewrite_local_time_zone(tokens: &mut Vec<TokenWithSpan>, index: usize) {
+    let last = if next_is(tokens, index, &Token::LParen) { index + 3 } else { index };
+    let words = ["WITH", "LOCAL", "TIME", "ZONE"];
+    let Some(zone) = tokens.get(last + 1..last + 1 + words.len()) else { return };
+    if zone.iter().zip(words).all(|(token, word)| is_word(&token.token, word)) {
+        let end = zone[words.len() - 1].span.end;
+        tokens[last].span.end = end;
+        tokens.drain(last + 1..last + 1 + words.len());
+        replace_word(&mut tokens[index], "TIMESTAMP_LTZ", Keyword::NoKeyword);
+    }
+}
+
+fn next_is(tokens: &[TokenWithSpan], index: usize, token: &Token) -> bool {
+    tokens.get(index + 1).is_some_and(|next| next.token == *token)
+}
+
+fn replace_word(token: &mut TokenWithSpan, word: &str, keyword: Keyword) {
+    token.token = Token::Word(Word { value: word.to_string(), quote_style: None, keyword });
+}
+
+/// What stands between two brackets: whether they belong to a form that is tried twice, open type brackets, operators
+/// since the last comma, set operators.
+#[derive(Default)]
+struct Level {
+    is_form: bool,
+    angles: usize,
+    operators: usize,
+    unions: usize,
+}
+
+fn limit_depth(tokens: &[TokenWithSpan]) -> Result<()> {
+    let mut outer: Vec<Level> = Vec::new();
+    let mut level = Level::default();
+    let (mut angles, mut forms) = (0, 0);
+    for (index, token) in tokens.iter().enumerate() {
+        match &token.token {
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                angles += level.angles;
+                let is_form = index > 0 && is_tried_twice(&tokens[index - 1].token);
+                forms += usize::from(is_form);
+                outer.push(std::mem::replace(&mut level, Level { is_form, ..Level::default() }));
+            }
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                forms -= usize::from(level.is_form);
+                level = outer.pop().unwrap_or_default();
+                angles = angles.saturating_sub(level.angles);
+            }
+            Token::Lt if index > 0 && opens_type(&tokens[index - 1].token) => level.angles += 1,
+            Token::Gt if level.angles > 0 => level.angles -= 1,
+            Token::ShiftRight if level.angles > 0 => level.angles = level.angles.saturating_sub(2),
+            Token::Comma => level.operators = 0,
+            Token::Word(word) => match word.keyword {
+                Keyword::WHEN | Keyword::THEN | Keyword::ELSE => level.operators = 0,
+                Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::MINUS => level.unions += 1,
+                keyword if is_operator(keyword) => level.operators += 1,
+                _ => {}
+            },
+            Token::Number(..) | Token::SingleQuotedString(_) | Token::Period => {}
+            _ => level.operators += 1,
+        }
+        let (depth, max) = match forms > MAX_FORMS {
+            true => (forms, MAX_FORMS),
+            false => (outer.len() + angles + level.angles, MAX_NESTING),
+        };
+        if depth > max {
+            let error = Error::usage(format!(
+                "brackets nest more than {max} deep; break the statement up with views or WITH queries"
+            ));
+            return Err(at(error, token));
+        }
+        if level.operators.max(level.unions) > MAX_CHAIN {
+            let error = Error::usage(format!(
+                "more than {MAX_CHAIN} operators follow each other; use IN (…) or break the statement up with views"
+            ));
+            return Err(at(error, token));
+        }
+    }
+    Ok(())
+}
+
+fn opens_type(token: &Token) -> bool {
+    ["ARRAY", "MAP", "STRUCT"].iter().any(|word| is_word(token, word))
+}
+
+/// The words that sqlparser first reads as a form of their own, and after an error as the name of a function.
+fn is_tried_twice(token: &Token) -> bool {
+    let words = [
+        "CAST",
+        "TRY_CAST",
+        "SAFE_CAST",
+        "CONVERT",
+        "TRY_CONVERT",
+        "EXTRACT",
+        "CEIL",
+        "FLOOR",
+        "POSITION",
+        "SUBSTR",
+        "SUBSTRING",
+        "OVERLAY",
+        "TRIM",
+        "EXISTS",
+        "ARRAY",
+        "STRUCT",
+        "MATCH",
+        "MAP",
+    ];
+    words.iter().any(|word| is_word(token, word))
+}
+
+fn is_operator(keyword: Keyword) -> bool {
+    matches!(
+        keyword,
+        Keyword::AND
+            | Keyword::OR
+            | Keyword::XOR
+            | Keyword::NOT
+            | Keyword::IS
+            | Keyword::IN
+            | Keyword::BETWEEN
+            | Keyword::LIKE
+            | Keyword::ILIKE
+            | Keyword::RLIKE
+            | Keyword::REGEXP
+            | Keyword::SIMILAR
+            | Keyword::MEMBER
+            | Keyword::OVERLAPS
+            | Keyword::OPERATOR
+            | Keyword::DIV
+            | Keyword::COLLATE
+            | Keyword::AT
+            | Keyword::JOIN
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: &[&str]) {
+        let joined: Vec<String> = statements(text)
+            .unwrap()
+            .iter()
+            .map(|tokens| tokens.iter().map(|t| t.token.to_string()).collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(joined, expected, "{text}");
+    }
+
+    #[test]
+    fn statements_end_at_semicolons_outside_quotes_and_comments() {
+        check("a; b", &["a", "b"]);
+        check(";; a ;;", &["a"]);
+        check("a ';' \";\" `;` -- ;\n /* ; /* ' */ ; */ b", &["a ';' \";\" `;` b"]);
+        check("", &[]);
+        check("-- only a comment", &[]);
+    }
+
+    #[test]
+    fn rows_and_local_time_zones_are_rewritten() {
+        check("ROW<a row<b INT>> row", &["STRUCT < a STRUCT < b INT >> row"]);
+        check("row(1) < 2", &["row ( 1 ) < 2"]);
+        check("`ROW`<a", &["`ROW` < a"]);
+        check("timestamp(3) with local time zone x", &["TIMESTAMP_LTZ ( 3 ) x"]);
+        check("TIMESTAMP WITH LOCAL TIME ZONE", &["TIMESTAMP_LTZ"]);
+        check("TIMESTAMP(3) WITH TIME ZONE", &["TIMESTAMP ( 3 ) WITH TIME ZONE"]);
+        check("timestamp(", &["timestamp ("]);
+    }
+
+    #[test]
+    fn hints_are_refused_and_comments_are_not() {
+        let error = statements("SELECT *\nFROM t /*+ OPTIONS('a' = 'b') */").unwrap_err().to_string();
+        assert!(error.starts_with("line 2, column 8: hints are not supported yet: /*+ OPTIONS('a' = 'b')"), "{error}");
+        check("SELECT /* + */ 1", &["SELECT 1"]);
+        check("SELECT '/*+ x */'", &["SELECT '/*+ x */'"]);
+    }
+
+    #[test]
+    fn depth_is_limited_and_length_is_not() {
+        let refused = [
+            "(".repeat(65),
+            "ARRAY<".repeat(65),
+            "ARRAY<(".repeat(40),
+            vec!["1"; 2002].join(" + "),
+            vec!["SELECT 1, 2"; 2002].join(" UNION ALL "),
+        ];
+        for text in refused {
+            assert!(statements(&text).is_err(), "{}", &text[..40]);
+        }
+        let list = vec!["1 + 2"; 10_000].join(", ");
+        let case = "WHEN a = 1 THEN b + 1 ".repeat(5000);
+        for text in [list, case, "() ".repeat(5000), "ARRAY<INT>, ".repeat(500)] {
+            assert!(statements(&text).is_ok(), "{}", &text[..12]);
+        }
+    }
+
+    #[test]
+    fn a_text_is_complete_after_its_semicolon() {
+        let complete = ["a;", "a; -- done", "a;\n/* ; */\n", "';';", ";"];
+        let open = ["", "a", "a; b", "a -- ;", "a /* ;", "a ';", "a \";", "a `;", "a; /* ", "-- ;"];
+        complete.iter().for_each(|text| assert!(ends_in_semicolon(text), "{text}"));
+        open.iter().for_each(|text| assert!(!ends_in_semicolon(text), "{text}"));
+    }
+}
