@@ -33,10 +33,10 @@ listening() { (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 # DIR/ports is written once: Kafka keeps the address of its controller in its data.
 choose_ports() { # --fixed-ports|""
     local base number free
-    [[ -f $dir/ports ]] && return
+    [[ -f $dir/ports ]] && return 0
     if [[ $1 ]]; then
         printf '%s\n' kafka=9092 controller=9093 namesrv=9876 rocketmq=10911 ha=10912 s3=7070 >"$dir/ports"
-        return
+        return 0
     fi
     # Below the ports that the kernel gives to outgoing connections, so that they are still free after a restart. The
     # RocketMQ broker also takes its port less 2.
@@ -177,7 +177,8 @@ pid_of() { # SERVER
     for _ in {1..50}; do
         mapfile -t -d '' arguments 2>/dev/null <"/proc/$pid/cmdline" || return 1
         for argument in ${arguments[@]+"${arguments[@]}"}; do
-            [[ $argument != "$mark" ]] || { echo "$pid"; return; }
+            # The 0 counts: in an EXIT trap, a bare return gives the status that the script ends with.
+            [[ $argument != "$mark" ]] || { echo "$pid"; return 0; }
         done
         # None at all: it has ended, or it is just becoming another program.
         ((${#arguments[@]} == 0)) && ! gone "$pid" || return 1
@@ -194,6 +195,7 @@ launch() { # SERVER COMMAND...
     shift
     setsid "$@" </dev/null >>"$dir/logs/$server.log" 2>&1 &
     echo $! >"$dir/pids/$server"
+    disown
     # Until it is no more a copy of this shell.
     for _ in {1..100}; do
         ! running "$server" || return 0
@@ -293,6 +295,7 @@ end() { # TERM|KILL SERVER...
     done
     for server in "$@"; do
         until [[ ! ${pids[$server]} ]] || gone "${pids[$server]}"; do
+            ((SECONDS < deadline + grace)) || die "$server, process ${pids[$server]}, does not end"
             ((SECONDS < deadline)) || ! running "$server" || kill -KILL "${pids[$server]}" 2>/dev/null || true
             sleep 0.05
         done
@@ -321,7 +324,7 @@ up() { # --fixed-ports|""
 
 start() { # SERVER
     write_configuration
-    running "$1" && return
+    running "$1" && return 0
     launch_server "$1"
     await "$1"
 }
@@ -340,8 +343,8 @@ with() { # COMMAND...
     # Ctrl-C, which background commands are otherwise denied.
     run env --default-signal=INT,QUIT "$@" <&0 &
     child=$!
-    trap 'kill -INT "$child" 2>/dev/null; wait "$child"; exit 130' INT
-    trap 'kill -TERM "$child" 2>/dev/null; wait "$child"; exit 143' TERM
+    trap 'kill -INT "$child" 2>/dev/null || true; wait "$child" || true; exit 130' INT
+    trap 'kill -TERM "$child" 2>/dev/null || true; wait "$child" || true; exit 143' TERM
     wait "$child"
 }
 

@@ -16,7 +16,7 @@ pub struct Clock(Arc<Inner>);
 
 enum Inner {
     System { origin: Instant },
-    Seeded { random: Mutex<StdRng>, now: AtomicI64, ticks: AtomicU64 },
+    Seeded { random: Mutex<Box<StdRng>>, now: AtomicI64, ticks: AtomicU64 },
 }
 
 impl fmt::Debug for Clock {
@@ -44,7 +44,7 @@ impl Clock {
     /// A clock that begins at `start_ms`, moves 1 ms whenever it is read, and draws from `seed`.
     pub fn seeded(seed: u64, start_ms: i64) -> Self {
         Self(Arc::new(Inner::Seeded {
-            random: Mutex::new(StdRng::seed_from_u64(seed)),
+            random: Mutex::new(Box::new(StdRng::seed_from_u64(seed))),
             now: AtomicI64::new(start_ms),
             ticks: AtomicU64::new(0),
         }))

@@ -31,6 +31,7 @@ pub mod console;
 pub mod contract;
 pub mod datagen;
 pub mod files;
+pub mod kafka;
 pub mod memory;
 pub mod messages;
 pub mod outgoing;
@@ -382,6 +383,7 @@ impl Connectors {
             .with(Arc::new(console::PrintConnector::default()))
             .with(Arc::new(datagen::DatagenConnector))
             .with(Arc::new(files::FilesConnector))
+            .with(Arc::new(kafka::KafkaConnector))
     }
 
     /// These and one more.

@@ -129,13 +129,13 @@ pub struct Batch {
 
 /// What there is to do.
 enum Work {
-    Next(Box<Next>),
+    Next(Next),
     None(Step),
 }
 
 /// The next epoch: one that is intended already, or one to intend.
 enum Next {
-    Pending(Batch),
+    Pending(Box<Batch>),
     New { cuts: BTreeMap<String, Cut>, latest: BTreeMap<String, Offsets>, plan_ms: f64 },
 }
 
@@ -305,7 +305,7 @@ impl Query {
             Work::Next(next) => next,
             Work::None(step) => return Ok(step),
         };
-        let mut batch = self.intend(*next).await?;
+        let mut batch = self.intend(next).await?;
         let plan = self.bind(&mut batch).await?;
         self.run(&mut batch, plan).await?;
         let published = self.publish(&mut batch).await?;
@@ -323,7 +323,7 @@ impl Query {
     /// What the next epoch reads.
     async fn plan_offsets(&mut self) -> Result<Work> {
         if let Some(batch) = self.pending.take() {
-            return Ok(Work::Next(Box::new(Next::Pending(*batch))));
+            return Ok(Work::Next(Next::Pending(batch)));
         }
         let start = self.start_us();
         let tables = self.spec.planned.plan.tables().clone();
@@ -349,7 +349,7 @@ impl Query {
             cuts.insert(name.clone(), planning::cut(spans, &all, self.tasks));
         }
         if cuts.values().any(|cut| !cut.is_empty()) {
-            return Ok(Work::Next(Box::new(Next::New { cuts, latest, plan_ms: self.ms_since(start) })));
+            return Ok(Work::Next(Next::New { cuts, latest, plan_ms: self.ms_since(start) }));
         }
         let complete = self.until.is_some() || extents.iter().all(|(_, extent)| extent.complete);
         Ok(Work::None(if complete { Step::Finished } else { Step::Idle }))
@@ -372,7 +372,7 @@ impl Query {
     /// Writes the intent, unless there is one; from here on the epoch's result is decided.
     async fn intend(&mut self, next: Next) -> Result<Batch> {
         let (cuts, latest, plan_ms) = match next {
-            Next::Pending(batch) => return Ok(batch),
+            Next::Pending(batch) => return Ok(*batch),
             Next::New { cuts, latest, plan_ms } => (cuts, latest, plan_ms),
         };
         let start = self.start_us();
@@ -537,7 +537,7 @@ impl Query {
     /// What may follow a commit, now and then; trouble with it is no trouble of the query's.
     async fn settle(&self) {
         let epoch = self.position.epoch;
-        if epoch % HOUSEKEEPING != 0 && epoch != 1 {
+        if !epoch.is_multiple_of(HOUSEKEEPING) && epoch != 1 {
             return;
         }
         if let Err(error) = self.forget().await {

@@ -481,7 +481,9 @@ impl Session {
 
 /// The state that plans epochs: one partition for everything but streams, so that no exchange mixes their rows.
 fn epoch_state(state: SessionState) -> SessionState {
-    let config = state.config().clone().with_target_partitions(1).with_round_robin_repartition(false);
+    // Otherwise the builder would put an empty catalog in the place of the one that both share.
+    let config = state.config().clone().with_create_default_catalog_and_schema(false);
+    let config = config.with_target_partitions(1).with_round_robin_repartition(false);
     SessionStateBuilder::new_from_existing(state).with_config(config).build()
 }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -36,6 +36,7 @@ pub struct Gate {
     calls: AtomicU64,
     stop_at: u64,
     moment: Moment,
+    stopped: AtomicBool,
     tripped: Notify,
     released: Semaphore,
 }
@@ -43,8 +44,8 @@ pub struct Gate {
 impl Gate {
     /// Stops at call number `stop_at`, from 1; 0 never stops.
     pub fn new(stop_at: u64, moment: Moment) -> Arc<Self> {
-        let (calls, tripped) = (AtomicU64::new(0), Notify::new());
-        Arc::new(Self { calls, stop_at, moment, tripped, released: Semaphore::new(0) })
+        let (calls, stopped, tripped) = Default::default();
+        Arc::new(Self { calls, stop_at, moment, stopped, tripped, released: Semaphore::new(0) })
     }
 
     /// Calls so far.
@@ -65,22 +66,29 @@ impl Gate {
     /// Makes a call through the gate.
     pub async fn pass<T>(&self, call: impl Future<Output = T>) -> T {
         let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.stop_at == 0 || number < self.stop_at {
-            return call.await;
-        }
-        if number == self.stop_at && self.moment == Moment::After {
+        let is_the_one = number == self.stop_at;
+        if is_the_one && self.moment == Moment::After {
+            // Calls within this one still pass.
             let answer = call.await;
-            self.hang(number).await;
+            self.stop();
+            self.hang().await;
             return answer;
         }
-        self.hang(number).await;
+        if is_the_one {
+            self.stop();
+        }
+        if self.stopped.load(Ordering::SeqCst) {
+            self.hang().await;
+        }
         call.await
     }
 
-    async fn hang(&self, number: u64) {
-        if number == self.stop_at {
-            self.tripped.notify_one();
-        }
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.tripped.notify_one();
+    }
+
+    async fn hang(&self) {
         // The semaphore is never closed, so this is an answer or no answer at all.
         drop(self.released.acquire().await);
     }

@@ -67,13 +67,15 @@ pub trait Wrap: fmt::Debug + Send + Sync {
 
 /// Opens locations; clones share what is open.
 #[derive(Debug, Clone)]
-pub struct Stores(Arc<Inner>);
+pub struct Stores {
+    open: Arc<Open>,
+    wrap: Option<Arc<dyn Wrap>>,
+}
 
 #[derive(Debug)]
-struct Inner {
+struct Open {
     clock: Clock,
     files: Arc<dyn FileLayer>,
-    wrap: Option<Arc<dyn Wrap>>,
     memory: Mutex<BTreeMap<String, Arc<InMemory>>>,
     s3: Mutex<BTreeMap<String, Arc<AmazonS3>>>,
 }
@@ -81,12 +83,17 @@ struct Inner {
 impl Stores {
     /// Stores over the machine's files and the network.
     pub fn new(clock: Clock) -> Self {
-        Self::with_layers(clock, Arc::new(SystemFiles), None)
+        Self::over(clock, Arc::new(SystemFiles))
     }
 
-    /// Stores over another file layer, or with something in between.
-    pub fn with_layers(clock: Clock, files: Arc<dyn FileLayer>, wrap: Option<Arc<dyn Wrap>>) -> Self {
-        Self(Arc::new(Inner { clock, files, wrap, memory: Mutex::default(), s3: Mutex::default() }))
+    /// Stores over another file layer.
+    pub fn over(clock: Clock, files: Arc<dyn FileLayer>) -> Self {
+        Self { open: Arc::new(Open { clock, files, memory: Mutex::default(), s3: Mutex::default() }), wrap: None }
+    }
+
+    /// The same stores, with something in between.
+    pub fn wrapped(&self, wrap: Arc<dyn Wrap>) -> Self {
+        Self { wrap: Some(wrap), ..self.clone() }
     }
 
     /// The location that `text` names. `settings` are the session's: `s3.*`, and `checkpoint.fsync` = false, which
@@ -102,7 +109,7 @@ impl Stores {
             }
             Some(("memory", rest)) => {
                 let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-                let mut memory = self.0.memory.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut memory = self.open.memory.lock().unwrap_or_else(PoisonError::into_inner);
                 location(Arc::clone(memory.entry(name.into()).or_default()), parse(prefix)?, text)
             }
             Some(("file", path)) => self.local(path, settings)?,
@@ -113,7 +120,7 @@ impl Stores {
             }
             None => self.local(text, settings)?,
         };
-        Ok(match &self.0.wrap {
+        Ok(match &self.wrap {
             Some(wrap) => wrap.wrap(location),
             None => location,
         })
@@ -124,7 +131,7 @@ impl Stores {
         let absolute = std::path::absolute(path).map_err(|e| bad(&e))?;
         let prefix = Path::from_absolute_path(&absolute).map_err(|e| bad(&e))?;
         let sync = settings.get("checkpoint.fsync").is_none_or(|v| v != "false");
-        let store = LocalStore::new(Arc::clone(&self.0.files), sync, self.0.clock.random());
+        let store = LocalStore::new(Arc::clone(&self.open.files), sync, self.open.clock.random());
         Ok(location(Arc::new(store), prefix, &absolute.display().to_string()))
     }
 
@@ -137,7 +144,7 @@ impl Stores {
         let (key, secret) = (of("s3.access-key")?, of("s3.secret-key")?);
         let path_style = of("s3.path.style.access")?;
         let identity = format!("{bucket} {endpoint:?} {region:?} {key:?}");
-        let mut open = self.0.s3.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.s3.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(store) = open.get(&identity) {
             return Ok(Arc::clone(store));
         }

@@ -1,1 +1,12 @@
+//! The tests that need more than one module: crashes in process, and real brokers, real storage, real kills.
+//!
+//! Those that talk to servers find them through `MILLSTREAM_TEST_…` variables, which `make test` sets; without them they
+//! fail and say so.
 
+#![recursion_limit = "512"]
+
+mod cli;
+mod crash;
+mod harness;
+mod kafka;
+mod local_durability;

@@ -1,0 +1,54 @@
+# One target directory for all checkouts, and none inside: a fresh clone finds its dependencies built.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/target
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build quickstart brokers brokers-down topics check test bench
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## compile an optimised millstream
+	scripts/setup.sh build
+	cargo build --locked --release
+	@echo "built $$CARGO_TARGET_DIR/release/millstream"
+
+quickstart: ## a first query, from generated orders into Parquet, then a look at what it wrote (no broker needed)
+	scripts/setup.sh build
+	cargo run --locked --bin millstream -- submit queries/quickstart.sql
+	cargo run --locked --bin millstream -- shell -f queries/quickstart-read.sql
+
+brokers: ## start Kafka, RocketMQ and S3 on their usual ports, with 10,000 orders in a topic of each broker
+	scripts/setup.sh test
+	scripts/brokers.sh up .data/brokers --fixed-ports
+	scripts/seed.sh .data/brokers
+	@echo
+	@echo "Kafka 127.0.0.1:9092 has the topic orders, RocketMQ 127.0.0.1:9876 has OrderTopic."
+	@echo "Next: make topics        (or: cargo run --locked --bin millstream -- submit queries/topics.sql)"
+	@echo "Then: make brokers-down"
+
+brokers-down: ## stop them; their data stays in .data/brokers
+	scripts/brokers.sh down .data/brokers
+
+topics: ## a query over the topics that make brokers filled
+	cargo run --locked --bin millstream -- submit queries/topics.sql
+
+check: ## format, lints, documentation
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+
+# The servers start when all is compiled: the machine may be small.
+test: ## everything: checks, then unit tests, tests against real servers, documentation's examples
+	scripts/setup.sh build
+	$(MAKE) --no-print-directory check
+	scripts/setup.sh test
+	cargo test --locked --no-run
+	@dir=$$(mktemp -d "$${TMPDIR:-/tmp}/millstream-test.XXXXXX"); \
+	echo "scripts/brokers.sh with $$dir -- cargo test --locked"; \
+	scripts/brokers.sh with "$$dir" -- cargo test --locked || { \
+		status=$$?; echo "the servers' logs are in $$dir/logs" >&2; exit $$status; }; \
+	rm -rf "$$dir"
+
+bench: ## measure
+	benches/run.sh

@@ -1,0 +1,125 @@
+//! Kafka topics as tables: `'connector' = 'kafka'`.
+//!
+//! The idea: a topic is a set of logs, which is what the engine calls a source; its offsets are the engine's, its last
+//! stable offsets are the ends, and the query's checkpoint is the only place where positions are kept. No consumer
+//! group is joined.
+//!
+//! What it guarantees: exact spans when reading, also of topics written in transactions. Writing is at-least-once:
+//! every row of an epoch is acknowledged before the epoch counts, and an epoch that failed is written again.
+//!
+//! What it does not promise yet: exactly-once writing, several topics in one table, upserts.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use self::columns::Column;
+use self::options::KafkaOptions;
+use self::sink::KafkaSink;
+use self::source::KafkaSource;
+use super::messages::{Decoding, check_metadata};
+use super::{Connector, Delivery, Environment, Guarantee, MetadataKey, Owner, Role, Sink, Source};
+use crate::catalog::{ColumnKind, TableDefinition};
+use crate::error::{Error, Result};
+
+pub mod options;
+pub mod properties;
+
+mod client;
+mod columns;
+mod producer;
+mod queue;
+mod reader;
+mod rows;
+mod sink;
+mod source;
+
+/// The connector `kafka`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KafkaConnector;
+
+#[async_trait]
+impl Connector for KafkaConnector {
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn metadata(&self) -> Vec<MetadataKey> {
+        Column::ALL.into_iter().map(Column::describe).collect()
+    }
+
+    fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
+        let options = KafkaOptions::take(table)?;
+        check_metadata(table, &self.metadata(), role == Role::Sink)?;
+        let refuse = |text: &str| Err(Error::usage(format!("table {}: {text}", table.name)));
+        if !table.partitioned_by.is_empty() {
+            return refuse("PARTITIONED BY is for directories; a topic is partitioned by its messages' keys");
+        }
+        match role {
+            Role::Source if !table.primary_key.is_empty() => refuse(
+                "a PRIMARY KEY makes the messages of a topic updates of rows, which is not supported yet; leave it out to \
+                 read every message as a row",
+            ),
+            Role::Source => {
+                let all: Vec<usize> = (0..table.stored_columns().count()).collect();
+                Decoding::try_new(table, &options.format, &all).map(drop).map_err(|e| blame(table, e))
+            }
+            Role::Sink if table.options.contains_key("key.fields") && writes_key(table) => {
+                refuse("the message's key is given twice: by 'key.fields' and by the metadata column 'key'; drop one")
+            }
+            Role::Sink => rows::Rows::try_new(table, &options).map(drop).map_err(|e| blame(table, e)),
+        }
+    }
+
+    fn identity(&self, table: &TableDefinition) -> Result<String> {
+        Ok(format!("kafka topic {}", KafkaOptions::take(table)?.topic))
+    }
+
+    fn guarantee(&self, table: &TableDefinition) -> Result<Guarantee> {
+        KafkaOptions::take(table).map(|_| guarantee())
+    }
+
+    fn is_operational(&self, option: &str) -> bool {
+        option.starts_with("properties.") || matches!(option, "format.on-error" | "scan.max-rows-per-epoch")
+    }
+
+    async fn source(
+        &self,
+        table: Arc<TableDefinition>,
+        environment: &Environment,
+        _owner: Option<&Owner>,
+    ) -> Result<Arc<dyn Source>> {
+        let options = KafkaOptions::take(&table)?;
+        let source = KafkaSource::try_new(Arc::clone(&table), options, environment.parallelism);
+        Ok(Arc::new(source.map_err(|e| blame(&table, e))?))
+    }
+
+    async fn sink(
+        &self,
+        table: Arc<TableDefinition>,
+        _environment: &Environment,
+        _owner: &Owner,
+    ) -> Result<Arc<dyn Sink>> {
+        let options = KafkaOptions::take(&table)?;
+        Ok(Arc::new(KafkaSink::new(table, options)))
+    }
+}
+
+fn blame(table: &TableDefinition, error: Error) -> Error {
+    error.context(format_args!("table {}", table.name))
+}
+
+/// Whether a writable metadata column is the message's key.
+fn writes_key(table: &TableDefinition) -> bool {
+    table.writable_columns().any(|c| matches!(&c.kind, ColumnKind::Metadata { key, .. } if key == "key"))
+}
+
+fn guarantee() -> Guarantee {
+    Guarantee {
+        delivery: Delivery::AtLeastOnce,
+        reason:
+            "every row is acknowledged by all replicas in sync before its epoch counts, and the rows of an epoch that \
+                 failed half-way are written again; rows with the same key keep their order"
+                .into(),
+    }
+}

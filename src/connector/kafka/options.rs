@@ -1,0 +1,253 @@
+//! The options of a Kafka table, for both of its roles.
+//!
+//! The idea: one table may be read and written, so all options are taken at once, and each role uses its own.
+//!
+//! Guarantee: what is unknown, malformed, contradictory or not supported yet is refused by name, without any I/O.
+
+use std::collections::BTreeMap;
+
+use super::properties::Properties;
+use crate::catalog::{Column, ColumnKind, TableDefinition};
+use crate::error::{Error, Result};
+use crate::format::FormatOptions;
+use crate::sql::options::{OptionReader, did_you_mean};
+
+/// Where a new query starts reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Startup {
+    /// At the first offset that is there.
+    Earliest,
+    /// Behind the last offset that is there.
+    Latest,
+    /// At these offsets; partitions that are not listed at their first.
+    Specific(BTreeMap<u32, u64>),
+}
+
+/// All options of a Kafka table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaOptions {
+    /// `topic`.
+    pub topic: String,
+    /// `properties.*`.
+    pub properties: Properties,
+    /// `format` and its own.
+    pub format: FormatOptions,
+    /// `scan.startup.mode` and `scan.startup.specific-offsets`.
+    pub startup: Startup,
+    /// `key.fields`, or else the primary key: what a written message's key is made of.
+    pub key_fields: Vec<String>,
+}
+
+impl KafkaOptions {
+    /// Takes them from a table's `WITH` list.
+    pub fn take(table: &TableDefinition) -> Result<Self> {
+        let mut reader = OptionReader::new(table);
+        let format = FormatOptions::take(&mut reader)?;
+        let given = Given {
+            topic: reader.text("topic")?,
+            topic_pattern: reader.text("topic-pattern")?,
+            startup_mode: reader.text("scan.startup.mode")?,
+            startup_offsets: reader.with(
+                STARTUP_OFFSETS,
+                "a list such as 'partition:0,offset:42;partition:1,offset:300'",
+                offsets,
+            )?,
+            key_format: reader.text("key.format")?,
+            key_fields: reader.text("key.fields")?,
+            partitioner: reader.text("sink.partitioner")?,
+            guarantee: reader.text("sink.delivery-guarantee")?,
+            properties: reader.prefixed("properties.")?,
+        };
+        // The engine's own: read elsewhere, known here.
+        reader.text("scan.max-rows-per-epoch")?;
+        let options = given.judge(table, format).map_err(|error| reader.blame(error))?;
+        reader.finish()?;
+        Ok(options)
+    }
+}
+
+const STARTUP_OFFSETS: &str = "scan.startup.specific-offsets";
+
+/// What was written, before it is judged.
+struct Given {
+    topic: Option<String>,
+    topic_pattern: Option<String>,
+    startup_mode: Option<String>,
+    startup_offsets: Option<BTreeMap<u32, u64>>,
+    key_format: Option<String>,
+    key_fields: Option<String>,
+    partitioner: Option<String>,
+    guarantee: Option<String>,
+    properties: BTreeMap<String, String>,
+}
+
+impl Given {
+    fn judge(self, table: &TableDefinition, format: FormatOptions) -> Result<KafkaOptions> {
+        let unsupported = [
+            (&self.topic_pattern, "topic-pattern", "name one topic with 'topic'"),
+            (&self.key_format, "key.format", "without it, keys are written as JSON objects"),
+            (&self.partitioner, "sink.partitioner", "without it, the hash of a key decides, as with Java's client"),
+        ];
+        for (given, key, instead) in unsupported {
+            if given.is_some() {
+                return Err(Error::usage(format!("option '{key}' is not supported yet; {instead}")));
+            }
+        }
+        check_guarantee(self.guarantee.as_deref())?;
+        Ok(KafkaOptions {
+            topic: topic(self.topic)?,
+            properties: Properties::try_new(self.properties)?,
+            format,
+            startup: startup(self.startup_mode.as_deref(), self.startup_offsets)?,
+            key_fields: key_fields(table, self.key_fields.as_deref())?,
+        })
+    }
+}
+
+fn topic(given: Option<String>) -> Result<String> {
+    let topic = given.ok_or_else(|| Error::usage("the option 'topic' is missing"))?;
+    if topic.contains(';') {
+        return Err(Error::usage("option 'topic': several topics in one table are not supported yet; name one"));
+    }
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if topic.is_empty() || topic.len() > 249 || !topic.chars().all(legal) || matches!(topic.as_str(), "." | "..") {
+        return Err(Error::usage(format!(
+            "option 'topic': '{topic}' cannot be a topic; a name has 1 to 249 letters, digits, '.', '_' or '-'"
+        )));
+    }
+    Ok(topic)
+}
+
+fn check_guarantee(given: Option<&str>) -> Result<()> {
+    let key = "sink.delivery-guarantee";
+    match given {
+        None | Some("at-least-once") => Ok(()),
+        Some(word @ ("exactly-once" | "none")) => {
+            Err(Error::usage(format!("option '{key}': '{word}' is not supported yet; say 'at-least-once'")))
+        }
+        Some(word) => {
+            let hint = did_you_mean(word, ["at-least-once"].into_iter());
+            Err(Error::usage(format!("option '{key}': '{word}' is no choice{hint}")))
+        }
+    }
+}
+
+fn startup(mode: Option<&str>, offsets: Option<BTreeMap<u32, u64>>) -> Result<Startup> {
+    const MODES: [&str; 3] = ["earliest-offset", "latest-offset", "specific-offsets"];
+    let key = "scan.startup.mode";
+    match (mode, offsets) {
+        (Some("specific-offsets"), Some(offsets)) => Ok(Startup::Specific(offsets)),
+        (Some("specific-offsets"), None) => {
+            Err(Error::usage(format!("'{key}' = 'specific-offsets' needs the option '{STARTUP_OFFSETS}'")))
+        }
+        (_, Some(_)) => Err(Error::usage(format!("option '{STARTUP_OFFSETS}' needs '{key}' = 'specific-offsets'"))),
+        (None | Some("earliest-offset"), None) => Ok(Startup::Earliest),
+        (Some("latest-offset"), None) => Ok(Startup::Latest),
+        (Some(word @ ("group-offsets" | "timestamp")), None) => {
+            Err(Error::usage(format!("option '{key}': '{word}' is not supported yet; say {}", MODES.join(" or "))))
+        }
+        (Some(word), None) => {
+            let hint = did_you_mean(word, MODES.into_iter());
+            Err(Error::usage(format!("option '{key}': '{word}' is no choice{hint}")))
+        }
+    }
+}
+
+/// `partition:0,offset:42;partition:1,offset:300`, each partition once.
+fn offsets(text: &str) -> Option<BTreeMap<u32, u64>> {
+    let mut offsets = BTreeMap::new();
+    for entry in text.split(';').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (partition, offset) = entry.split_once(',')?;
+        let partition = partition.trim().strip_prefix("partition:")?.trim().parse().ok()?;
+        let offset = offset.trim().strip_prefix("offset:")?.trim().parse().ok()?;
+        if i32::try_from(partition).is_err() || offsets.insert(partition, offset).is_some() {
+            return None;
+        }
+    }
+    (!offsets.is_empty()).then_some(offsets)
+}
+
+fn key_fields(table: &TableDefinition, given: Option<&str>) -> Result<Vec<String>> {
+    let Some(given) = given else { return Ok(table.primary_key.clone()) };
+    let physical = |column: &&Column| matches!(column.kind, ColumnKind::Physical);
+    let known = || table.columns.iter().filter(physical).map(|column| column.name.as_str());
+    let names = given.split(';').map(str::trim).map(|name| match known().any(|column| column == name) {
+        true => Ok(name.to_string()),
+        false => {
+            let hint = did_you_mean(name, known());
+            Err(Error::usage(format!("option 'key.fields': there is no physical column '{name}'{hint}")))
+        }
+    });
+    names.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::DataType;
+
+    use super::*;
+
+    fn take(options: &[(&str, &str)]) -> Result<KafkaOptions> {
+        let base = [("connector", "kafka"), ("format", "json"), ("properties.bootstrap.servers", "a:1")];
+        let all = base.iter().chain([("topic", "t")].iter()).chain(options);
+        KafkaOptions::take(&TableDefinition {
+            name: "orders".into(),
+            columns: vec![Column::physical("id", DataType::Int64)],
+            primary_key: vec![],
+            watermark: None,
+            partitioned_by: vec![],
+            options: all.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        })
+    }
+
+    fn refusal(options: &[(&str, &str)]) -> String {
+        take(options).unwrap_err().chain()
+    }
+
+    #[test]
+    fn offsets_are_listed_as_in_flink() {
+        let options = [
+            ("scan.startup.mode", "specific-offsets"),
+            ("scan.startup.specific-offsets", "partition:0,offset:42; partition:1,offset:300"),
+        ];
+        assert_eq!(take(&options).unwrap().startup, Startup::Specific(BTreeMap::from([(0, 42), (1, 300)])));
+        assert!(refusal(&options[1..]).contains("needs 'scan.startup.mode' = 'specific-offsets'"));
+        for wrong in ["", "0:42", "partition:0,offset:-1", "partition:0,offset:1;partition:0,offset:2"] {
+            assert!(offsets(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_yet_is_refused_by_name() {
+        for (key, value) in [
+            ("topic", "a;b"),
+            ("topic-pattern", "t.*"),
+            ("key.format", "json"),
+            ("sink.partitioner", "fixed"),
+            ("sink.delivery-guarantee", "exactly-once"),
+            ("scan.startup.mode", "group-offsets"),
+        ] {
+            let text = refusal(&[(key, value)]);
+            assert!(text.starts_with("table orders: option") && text.contains("not supported yet"), "{text}");
+        }
+    }
+
+    #[test]
+    fn properties_are_checked_and_their_values_kept_secret() {
+        let text = refusal(&[("properties.enable.auto.commit", "true")]);
+        assert!(text.contains("'properties.enable.auto.commit' is not yours to set"), "{text}");
+        let text = refusal(&[("properties.max.poll.records", "5")]);
+        assert!(text.contains("'properties.max.poll.records': librdkafka has no such property"), "{text}");
+        let text = refusal(&[("properties.linger.ms", "soon")]);
+        assert!(text.starts_with("table orders: option 'properties.linger.ms'"), "{text}");
+        let options = take(&[("properties.sasl.password", "hunter2"), ("properties.group.id", "g")]).unwrap();
+        assert!(!format!("{options:?}").contains("hunter2"), "{options:?}");
+        assert!(options.properties.consumer().get("group.id").is_none());
+    }
+
+    #[test]
+    fn keys_are_physical_columns() {
+        assert_eq!(take(&[("key.fields", "id")]).unwrap().key_fields, ["id"]);
+        assert!(refusal(&[("key.fields", "id;ID")]).contains("no physical column 'ID'"));
+    }
+}

@@ -1,0 +1,208 @@
+//! Sends messages and waits for their receipts.
+//!
+//! The idea: librdkafka batches, compresses and retries in its own threads, in order (idempotently); here is only the
+//! count of what was sent and what came back. One failed message fails the epoch.
+//!
+//! Guarantee: [`finish`](Producer::finish) returns when every message since [`begin`](Producer::begin) is acknowledged.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+
+use super::client::{Events, is_refusal, unusable};
+use super::rows::Messages;
+use crate::error::{Error, Result};
+
+/// How long to wait for receipts before looking around.
+const WAIT: Duration = Duration::from_millis(50);
+
+/// After how many messages to look for failures.
+const STRIDE: usize = 1024;
+
+/// Counts receipts.
+#[derive(Debug, Default)]
+struct Receipts {
+    events: Events,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    received: usize,
+    /// Whoever waits wants to know at this count.
+    awaited: usize,
+    failure: Option<Failure>,
+}
+
+/// A message that did not arrive.
+#[derive(Debug, Clone)]
+struct Failure {
+    code: Option<Code>,
+    text: String,
+    row: usize,
+    partition: Option<i32>,
+    size: usize,
+}
+
+impl Receipts {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for `awaited` receipts, a failure, or the time to pass.
+    fn wait(&self, awaited: usize) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        if state.received < awaited && state.failure.is_none() {
+            state.awaited = awaited;
+            state = self.changed.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state
+    }
+}
+
+impl ClientContext for Receipts {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.events.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.events.error(error, reason);
+    }
+}
+
+impl ProducerContext for Receipts {
+    /// The message's ordinal in its epoch.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, receipt: &DeliveryResult<'_>, row: usize) {
+        let mut state = self.state();
+        state.received += 1;
+        if let Err((error, message)) = receipt {
+            state.failure.get_or_insert_with(|| Failure {
+                code: error.rdkafka_error_code(),
+                text: error.to_string(),
+                row,
+                partition: (message.partition() >= 0).then(|| message.partition()),
+                size: message.payload_len() + message.key_len(),
+            });
+        }
+        if state.failure.is_some() || state.received >= state.awaited {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// A producer for one topic.
+pub(super) struct Producer {
+    inner: ThreadedProducer<Receipts>,
+    topic: String,
+    limit: String,
+    epoch: u64,
+    sent: usize,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+impl Producer {
+    /// A producer of this configuration. It connects when it has something to send.
+    pub(super) fn try_new(config: &ClientConfig, topic: &str) -> Result<Self> {
+        let limit = config.create_native_config().and_then(|c| c.get("message.max.bytes")).map_err(unusable)?;
+        let inner = config.create_with_context(Receipts::default()).map_err(unusable)?;
+        Ok(Self { inner, topic: topic.to_string(), limit, epoch: 0, sent: 0 })
+    }
+
+    fn receipts(&self) -> &Receipts {
+        self.inner.context()
+    }
+
+    /// Begins an epoch. Everything of the last one has come back, or this would be another producer.
+    pub(super) fn begin(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.sent = 0;
+        *self.receipts().state() = State::default();
+    }
+
+    /// Sends these messages, waiting where the queue is full.
+    pub(super) fn send(&mut self, messages: &Messages<'_>) -> Result<()> {
+        for row in 0..messages.len() {
+            let mut record = BaseRecord::with_opaque_to(&self.topic, self.sent);
+            (record.payload, record.key) = (messages.payload(row), messages.key(row));
+            (record.timestamp, record.headers) = (messages.timestamp(row), messages.headers(row));
+            while let Err((error, refused)) = self.inner.send(record) {
+                let code = error.rdkafka_error_code();
+                if code != Some(Code::QueueFull) {
+                    let size = refused.payload.map_or(0, <[u8]>::len) + refused.key.map_or(0, <[u8]>::len);
+                    let failure = Failure { code, text: error.to_string(), row: self.sent, partition: None, size };
+                    return Err(self.explain(failure));
+                }
+                let received = self.receipts().state().received;
+                self.check(received + 1)?;
+                record = refused;
+            }
+            self.sent += 1;
+            if self.sent.is_multiple_of(STRIDE) {
+                self.check(0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all messages are acknowledged, or `wanted` says that nobody cares any more.
+    pub(super) fn finish(&self, wanted: impl Fn() -> bool) -> Result<()> {
+        while self.check(self.sent)? < self.sent {
+            if !wanted() {
+                return Err(Error::transient(format!("epoch {} was abandoned", self.epoch)));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many were received, after waiting a moment for `awaited` of them.
+    fn check(&self, awaited: usize) -> Result<usize> {
+        let state = self.receipts().wait(awaited);
+        match state.failure.clone() {
+            None => Ok(state.received),
+            Some(failure) => {
+                drop(state);
+                Err(self.explain(failure))
+            }
+        }
+    }
+
+    fn explain(&self, failure: Failure) -> Error {
+        let Failure { code, text, row, partition, size } = failure;
+        let partition = partition.map(|number| format!(" partition {number}")).unwrap_or_default();
+        let row = format!("row {} of epoch {} for topic {}{partition}", row + 1, self.epoch, self.topic);
+        match code {
+            Some(Code::MessageSizeTooLarge) => Error::data(format!(
+                "{row} is too large: it has {size} bytes, and a message may have {} with 'properties.message.max.bytes' \
+                 unless the topic's own max.message.bytes is smaller; raise both, or leave such rows out",
+                self.limit
+            )),
+            Some(Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation) => Error::data(format!(
+                "{row} was refused: {text}; a compacted topic needs a key, and timestamps must be within the topic's \
+                 limits"
+            )),
+            Some(code) if is_refusal(code) => {
+                Error::refused(format!("{row} was refused: {text}; check the cluster's access lists"))
+            }
+            _ => match self.receipts().events.refusal() {
+                Some(refusal) => refusal,
+                None => {
+                    Error::transient(format!("{row} was not acknowledged: {text}{}", self.receipts().events.reason()))
+                }
+            },
+        }
+    }
+}

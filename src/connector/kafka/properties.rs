@@ -1,0 +1,125 @@
+//! `properties.*`: what is handed to librdkafka, and what is not.
+//!
+//! Guarantee: properties that would break a promise of Millstream are refused with what to do instead, unknown ones by
+//! name. Values are never printed. A table's properties go to both of its roles; librdkafka ignores the other's.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+
+use crate::error::{Error, Result};
+use crate::sql::options::is_secret;
+
+/// What the user tells librdkafka. Its values may be secrets, so only its keys are ever printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Properties(BTreeMap<String, String>);
+
+impl fmt::Debug for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// Properties that Millstream decides, and what to do instead.
+const OWNED: [(&str, &str); 12] = [
+    ("enable.auto.commit", "offsets are kept in the query's checkpoint"),
+    ("auto.commit.enable", "offsets are kept in the query's checkpoint"),
+    ("enable.auto.offset.store", "offsets are kept in the query's checkpoint"),
+    ("offset.store.method", "offsets are kept in the query's checkpoint"),
+    ("auto.offset.reset", "use 'scan.startup.mode'; offsets that are gone later on are an error"),
+    ("enable.partition.eof", "leave it out"),
+    ("enable.idempotence", "it is always on, so that the order of a key's rows is kept"),
+    ("acks", "every row is acknowledged by all replicas in sync"),
+    ("request.required.acks", "every row is acknowledged by all replicas in sync"),
+    ("transactional.id", "leave it out"),
+    ("log.queue", "leave it out"),
+    ("plugin.library.paths", "libraries are not loaded on behalf of SQL"),
+];
+
+impl Properties {
+    /// Checks them; nothing is connected to.
+    pub(super) fn try_new(mut given: BTreeMap<String, String>) -> Result<Self> {
+        for (key, instead) in OWNED {
+            if given.contains_key(key) {
+                return Err(Error::usage(format!("option 'properties.{key}' is not yours to set: {instead}")));
+            }
+        }
+        if given.get("bootstrap.servers").is_none_or(|servers| servers.trim().is_empty()) {
+            return Err(Error::usage("the option 'properties.bootstrap.servers' is missing, such as 'host:9092'"));
+        }
+        // Everyone who comes from Flink sets it. Without a group there is no coordinator to wait for, and no permission
+        // on groups to ask for.
+        given.remove("group.id");
+        let properties = Self(given);
+        let scratch: ClientConfig = properties.0.clone().into_iter().collect();
+        scratch.create_native_config().map_err(refused_property)?;
+        Ok(properties)
+    }
+
+    /// The servers to begin with.
+    pub fn servers(&self) -> &str {
+        self.0.get("bootstrap.servers").map_or("", String::as_str)
+    }
+
+    /// How to read: small queues and short waits, because the next epoch's messages are wanted now; at most about
+    /// 20 MB for each partition.
+    pub(super) fn consumer(&self) -> ClientConfig {
+        let defaults = [
+            ("isolation.level", "read_committed"),
+            ("fetch.wait.max.ms", "10"),
+            ("fetch.queue.backoff.ms", "5"),
+            ("max.partition.fetch.bytes", "4194304"),
+            ("queued.min.messages", "10000"),
+            ("queued.max.messages.kbytes", "16384"),
+        ];
+        let owned = [
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("enable.partition.eof", "true"),
+            ("auto.offset.reset", "error"),
+            ("allow.auto.create.topics", "false"),
+        ];
+        self.config(&defaults, &owned)
+    }
+
+    /// How to write: nothing is lost, a key's rows keep their order, and a key goes where Java's client would send it.
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut defaults = vec![("linger.ms", "20"), ("queue.buffering.max.kbytes", "65536")];
+        if !self.0.contains_key("delivery.timeout.ms") {
+            defaults.push(("message.timeout.ms", "60000"));
+        }
+        defaults.push(("partitioner", "murmur2_random"));
+        self.config(&defaults, &[("enable.idempotence", "true"), ("acks", "all")])
+    }
+
+    fn config(&self, defaults: &[(&str, &str)], owned: &[(&str, &str)]) -> ClientConfig {
+        let text = |(key, value): &(&str, &str)| (key.to_string(), value.to_string());
+        let mut config: ClientConfig = defaults.iter().map(text).collect();
+        config.extend(self.0.clone());
+        config.extend(owned.iter().map(text));
+        config
+    }
+}
+
+/// Why librdkafka does not take a property; the value of a secret is not repeated.
+fn refused_property(error: KafkaError) -> Error {
+    match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _) => {
+            let advice = match key.as_str() {
+                "sasl.jaas.config" => "say 'properties.sasl.username' and 'properties.sasl.password' instead",
+                _ => "its names are in https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md",
+            };
+            Error::usage(format!("option 'properties.{key}': librdkafka has no such property; {advice}"))
+        }
+        KafkaError::ClientConfig(_, reason, key, _) if !is_secret(&key) => {
+            Error::usage(format!("option 'properties.{key}': {}", reason.trim_end_matches('.')))
+        }
+        KafkaError::ClientConfig(_, _, key, _) => {
+            Error::usage(format!("option 'properties.{key}': librdkafka does not take this value"))
+        }
+        other => Error::usage(format!("the 'properties.*' options are not a configuration: {other}")),
+    }
+}

@@ -1,0 +1,173 @@
+//! Questions about topics: which queues there are, and which topics; and the private groups that reading needs.
+//!
+//! Only the name server's route tells a topic that does not exist from a name server that does not answer. It cannot tell
+//! a missing topic from one whose only broker is down: both have no route, so whoever asks decides what that means.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use rocketmq_client_rust::{ConsumerAdmin, DefaultMQAdminExt, TopicAdmin};
+use rocketmq_protocol::protocol::route::topic_route_data::TopicRouteData;
+use rocketmq_protocol::protocol::subscription::subscription_group_config::SubscriptionGroupConfig;
+use tokio::sync::{RwLock, RwLockReadGuard};
+
+use super::calls::{ANSWER, call};
+use super::options::Credentials;
+use super::runtime::{Runtime, detach};
+use crate::connector::Partition;
+use crate::error::{Error, Result};
+use crate::sql::options::did_you_mean;
+
+/// The id of a broker that takes writes.
+const MASTER: u64 = 0;
+const WRITABLE: u32 = 2;
+const READABLE: u32 = 4;
+
+/// Where a topic is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Route {
+    /// The queues that can be read, in order.
+    pub(super) readable: Vec<Partition>,
+    /// The queues that can be written, in order.
+    pub(super) writable: Vec<Partition>,
+    /// The addresses of the brokers' masters, by broker.
+    pub(super) masters: BTreeMap<String, String>,
+}
+
+impl Route {
+    fn of(data: &TopicRouteData) -> Self {
+        let master = |broker: &rocketmq_protocol::protocol::route::route_data_view::BrokerData| {
+            Some((broker.broker_name().to_string(), broker.broker_addrs().get(&MASTER)?.to_string()))
+        };
+        let masters: BTreeMap<_, _> = data.broker_datas.iter().filter_map(master).collect();
+        let (mut readable, mut writable) = (BTreeSet::new(), BTreeSet::new());
+        for queues in &data.queue_datas {
+            let broker: Arc<str> = queues.broker_name().as_str().into();
+            let all = |number| (0..number).map(|queue| Partition::new(Arc::clone(&broker), queue));
+            if queues.perm() & READABLE != 0 {
+                readable.extend(all(queues.read_queue_nums()));
+            }
+            if queues.perm() & WRITABLE != 0 && masters.contains_key(&*broker) {
+                writable.extend(all(queues.write_queue_nums()));
+            }
+        }
+        Self { readable: readable.into_iter().collect(), writable: writable.into_iter().collect(), masters }
+    }
+}
+
+/// A client that asks about topics; its own connections, until it is closed.
+pub(super) struct Admin {
+    client: RwLock<Option<DefaultMQAdminExt>>,
+    name_server: String,
+    // Behind the client, so that it is let go last.
+    _runtime: Arc<Runtime>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("name_server", &self.name_server).finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// Connects to `name_server`. No two clients of a process may have the same `instance`.
+    pub(super) async fn connect(name_server: &str, credentials: Option<&Credentials>, instance: &str) -> Result<Self> {
+        let runtime = Runtime::shared()?;
+        let group = format!("{instance}-admin");
+        let mut client = match credentials {
+            Some(credentials) => DefaultMQAdminExt::with_admin_ext_group_rpc_hook_and_timeout(
+                runtime.clients(),
+                group.as_str(),
+                credentials.hook(),
+                ANSWER,
+            ),
+            None => DefaultMQAdminExt::with_admin_ext_group_and_timeout(runtime.clients(), group.as_str(), ANSWER),
+        };
+        client.set_namesrv_addr(name_server);
+        client.client_config_mut().set_instance_name(group.into());
+        call(format!("connecting to name server {name_server}"), ANSWER, client.start()).await?;
+        Ok(Self { client: RwLock::new(Some(client)), name_server: name_server.into(), _runtime: runtime })
+    }
+
+    /// Where `topic` is; none if it does not exist, or no broker that has it is up.
+    pub(super) async fn route(&self, topic: &str) -> Result<Option<Route>> {
+        let client = self.client().await?;
+        let asked = TopicAdmin::examine_topic_route_info(&*client, topic.into());
+        let what = format!("asking name server {} for topic {topic}", self.name_server);
+        Ok(call(&what, ANSWER, asked).await?.map(|data| Route::of(&data)))
+    }
+
+    /// Every topic that the name server knows.
+    async fn topics(&self) -> Result<BTreeSet<String>> {
+        let client = self.client().await?;
+        let what = format!("asking name server {} for its topics", self.name_server);
+        let topics = call(&what, ANSWER, TopicAdmin::fetch_all_topic_list(&*client)).await?;
+        Ok(topics.topic_list.iter().map(ToString::to_string).collect())
+    }
+
+    /// The error for a topic without a route, with the nearest names that have one.
+    pub(super) async fn missing(&self, topic: &str) -> Error {
+        let known = self.topics().await.unwrap_or_default();
+        let internal =
+            |name: &&str| name.starts_with('%') || name.starts_with("RMQ_SYS_") || name.starts_with("rmq_sys_");
+        let hint = did_you_mean(topic, known.iter().map(String::as_str).filter(|name| !internal(name)));
+        Error::usage(format!(
+            "there is no topic {topic} at name server {}, or no broker that has it is up{hint}; create it, or correct \
+             'topic'",
+            self.name_server
+        ))
+    }
+
+    /// Creates the consumer group on every broker of `route`.
+    pub(super) async fn create_group(&self, group: &str, route: &Route) -> Result<()> {
+        let client = self.client().await?;
+        for (broker, address) in &route.masters {
+            let config = SubscriptionGroupConfig::new(group.into());
+            let created =
+                ConsumerAdmin::create_and_update_subscription_group_config(&*client, address.as_str().into(), config);
+            call(format!("creating the private consumer group {group} on {broker}"), ANSWER, created).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a consumer group and the retry topic that the broker gave it.
+    pub(super) async fn remove_group(&self, group: &str, route: &Route) -> Result<()> {
+        let client = self.client().await?;
+        for (broker, address) in &route.masters {
+            let what = format!("removing the private consumer group {group} from {broker}");
+            let removed =
+                ConsumerAdmin::delete_subscription_group(&*client, address.as_str().into(), group.into(), Some(true));
+            call(&what, ANSWER, removed).await?;
+            let retries = format!("%RETRY%{group}");
+            let brokers = [address.as_str().into()].into_iter().collect();
+            call(&what, ANSWER, TopicAdmin::delete_topic_in_broker(&*client, brokers, retries.into())).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives its connections back; asking after it is an error.
+    pub(super) async fn close(&self) {
+        let client = self.client.write().await.take();
+        if let Some(mut client) = client {
+            Box::pin(client.shutdown()).await;
+        }
+    }
+
+    async fn client(&self) -> Result<RwLockReadGuard<'_, DefaultMQAdminExt>> {
+        RwLockReadGuard::try_map(self.client.read().await, Option::as_ref)
+            .map_err(|_| Error::transient("the connection to RocketMQ is closed already"))
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        if let Some(mut client) = self.client.get_mut().take() {
+            let runtime = Arc::clone(&self._runtime);
+            detach(async move {
+                Box::pin(client.shutdown()).await;
+                drop(runtime);
+            });
+        }
+    }
+}

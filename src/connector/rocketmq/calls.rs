@@ -1,0 +1,121 @@
+//! Calls of the client library: bounded in time, with errors that say what to do, and retried with patience.
+//!
+//! The library's futures are huge, so each is boxed, once, in [`call`]. Its errors redact what the broker said and keep a
+//! code; [`explained`] turns that into one of our kinds. After five failed dials to an address the library does not dial
+//! it for 30 s and fails at once instead, which is why [`Patience`] always pauses, and lasts longer than that.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use rocketmq_client_rust::{ClientError, ClientResult};
+
+use crate::error::{Error, Kind, Result};
+
+/// What an ordinary answer may take.
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
+
+/// Pauses between tries of one call: 45 s together.
+const PAUSES: [Duration; 8] = [
+    Duration::from_secs(1),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(5),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(10),
+    Duration::from_secs(10),
+];
+
+/// Awaits a call of the library for at most `limit`; `what` says what was tried and where, as in "reading topic x".
+pub(super) async fn call<T>(
+    what: impl Display,
+    limit: Duration,
+    future: impl Future<Output = ClientResult<T>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, Box::pin(future)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(explained(what, error)),
+        Err(_) => Err(Error::transient(format!(
+            "{what}: no answer within {} s; check that name server and broker can be reached",
+            limit.as_secs()
+        ))),
+    }
+}
+
+/// The library's error as one of ours.
+pub(super) fn explained(what: impl Display, error: ClientError) -> Error {
+    let code = error.broker_response_code();
+    let (kind, advice) = match (code, error.descriptor().code().as_str()) {
+        (Some(16), _) | (None, "auth.permission.denied" | "auth.credentials.invalid" | "auth.user.not_found") => {
+            (Kind::Refused, "access denied; check 'access-key' and 'secret-key', and what that user may do")
+        }
+        (Some(17), _) | (None, "broker.topic.not_found") => {
+            (Kind::Usage, "the broker does not have the topic; create it, or correct 'topic'")
+        }
+        (Some(13), _) | (None, "broker.message.invalid" | "broker.message.too_large") => {
+            (Kind::Data, "the broker refuses a message, most likely for its size; look at its maxMessageSize")
+        }
+        (Some(26), _) | (None, "broker.subscription_group.not_found") => {
+            (Kind::Refused, "the consumer group does not exist, and the broker creates none by itself")
+        }
+        (Some(22), _) | (None, "broker.query.not_found") => (Kind::Transient, "the broker found nothing"),
+        (Some(2 | 14), _) => (Kind::Transient, "the broker is too busy, or cannot serve now"),
+        (None, "transport.dns.failed") => (Kind::Transient, "the host name is unknown; check 'name-server'"),
+        (None, "route.topic.not_found" | "broker.lookup.not_found" | "rpc.broker_address.not_found") => {
+            (Kind::Transient, "no broker that has the topic is known to the name server now")
+        }
+        (None, code) if code.starts_with("transport.") || code.ends_with("timed_out") => {
+            (Kind::Transient, "name server or broker cannot be reached, or do not answer")
+        }
+        (None, "core.argument.invalid") => (Kind::Transient, "the client could not carry it out"),
+        _ => (Kind::Transient, "it failed"),
+    };
+    let code = code.map(|code| format!(" (code {code})")).unwrap_or_default();
+    Error::new(kind, format!("{what}: {advice}{code}")).caused_by(error)
+}
+
+/// How often a call that failed is tried again, and the pauses between.
+#[derive(Debug, Clone)]
+pub(super) struct Patience(std::slice::Iter<'static, Duration>);
+
+impl Patience {
+    /// For one call, or for a run of calls of which each success starts anew.
+    pub(super) fn new() -> Self {
+        Self(PAUSES.iter())
+    }
+
+    /// Pauses after a transient error, unless patience is at its end; other errors come straight back.
+    pub(super) async fn pause(&mut self, error: Error) -> Result<()> {
+        let next = if error.kind() == Kind::Transient { self.0.next() } else { None };
+        let Some(pause) = next else { return Err(error) };
+        tracing::warn!(error = %error.chain(), "RocketMQ: trying again in {} s", pause.as_secs());
+        tokio::time::sleep(*pause).await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_outlasts_the_circuit_breaker() {
+        assert!(PAUSES.iter().sum::<Duration>() >= Duration::from_secs(40));
+        assert!(PAUSES.iter().all(|pause| *pause >= Duration::from_secs(1)));
+    }
+
+    #[tokio::test]
+    async fn only_transient_errors_are_waited_for() {
+        let error = Patience::new().pause(Error::data_loss("gone")).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::DataLoss);
+    }
+
+    #[test]
+    fn codes_become_kinds() {
+        let kind = |code| explained("x", ClientError::broker_operation_failed("PULL", code, "")).kind();
+        assert_eq!([kind(16), kind(17), kind(13), kind(26)], [Kind::Refused, Kind::Usage, Kind::Data, Kind::Refused]);
+        assert_eq!(kind(1), Kind::Transient);
+        let error = explained("table t: topic x", ClientError::broker_operation_failed("PULL", 16, ""));
+        assert!(error.to_string().starts_with("table t: topic x: access denied;"), "{error}");
+    }
+}

@@ -1,0 +1,87 @@
+//! RocketMQ topics: read from exact offsets, written at least once.
+//!
+//! A source's partition is a queue of a broker, `broker:queue`, whose offsets are dense; see [`source`](self::source) for
+//! reading and [`sink`](self::sink) for writing. The client library's quirks end here: `calls` bounds and explains what it
+//! does, `runtime` owns its threads, and `compression` undoes what it would lose.
+//!
+//! What it does not promise: exactly-once delivery, which the broker cannot give; reading batch consume queues and
+//! compacted topics, which are refused; and filters on the broker.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::messages::check_metadata;
+use super::{Connector, Environment, Guarantee, MetadataKey, Owner, Role, Sink, Source};
+use crate::catalog::TableDefinition;
+use crate::error::Result;
+
+pub use options::RocketmqOptions;
+pub use sink::RocketmqSink;
+pub use source::RocketmqSource;
+
+pub mod options;
+pub mod runtime;
+pub mod sink;
+pub mod source;
+
+mod admin;
+mod calls;
+mod compression;
+mod consumer;
+mod message;
+mod metadata;
+mod producer;
+mod reader;
+
+/// `'connector' = 'rocketmq'`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RocketmqConnector;
+
+#[async_trait]
+impl Connector for RocketmqConnector {
+    fn name(&self) -> &'static str {
+        "rocketmq"
+    }
+
+    fn metadata(&self) -> Vec<MetadataKey> {
+        metadata::offered()
+    }
+
+    fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
+        let options = RocketmqOptions::take(table)?;
+        options.format.check(table)?;
+        check_metadata(table, &self.metadata(), role == Role::Sink)
+    }
+
+    fn identity(&self, table: &TableDefinition) -> Result<String> {
+        Ok(format!("rocketmq topic {}", RocketmqOptions::take(table)?.topic))
+    }
+
+    fn guarantee(&self, table: &TableDefinition) -> Result<Guarantee> {
+        RocketmqOptions::take(table)?;
+        Ok(sink::guarantee())
+    }
+
+    fn is_operational(&self, option: &str) -> bool {
+        options::OPERATIONAL.contains(&option)
+    }
+
+    async fn source(
+        &self,
+        table: Arc<TableDefinition>,
+        environment: &Environment,
+        owner: Option<&Owner>,
+    ) -> Result<Arc<dyn Source>> {
+        Ok(Arc::new(RocketmqSource::try_new(table, &environment.clock, owner)?))
+    }
+
+    async fn sink(
+        &self,
+        table: Arc<TableDefinition>,
+        environment: &Environment,
+        owner: &Owner,
+    ) -> Result<Arc<dyn Sink>> {
+        Ok(Arc::new(RocketmqSink::try_new(table, &environment.clock, owner)?))
+    }
+}

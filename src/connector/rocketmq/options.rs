@@ -1,0 +1,233 @@
+//! The options of a RocketMQ table, of both roles: the same table may be read and written.
+//!
+//! What is not supported yet is refused by its name, so that nobody takes a filter or a guarantee for granted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rocketmq_client_rust::{AclClientRPCHook, SessionCredentials};
+
+use crate::catalog::TableDefinition;
+use crate::connector::Partition;
+use crate::error::{Error, Result};
+use crate::format::FormatOptions;
+use crate::sql::options::OptionReader;
+
+/// Options whose change applies at once: how to connect, and what to do with trouble.
+pub(super) const OPERATIONAL: &[&str] =
+    &["name-server", "access-key", "secret-key", "group", "format.on-error", "scan.max-rows-per-epoch"];
+
+/// The longest name the broker takes.
+const LONGEST_TOPIC: usize = 127;
+
+/// Where a query that never ran starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Startup {
+    /// At the first message that each queue holds.
+    Earliest,
+    /// Behind the last.
+    Latest,
+    /// At these offsets, and at the first message of queues that are not listed.
+    Specific(BTreeMap<Partition, u64>),
+}
+
+/// Name and secret of a user (ACL).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    access_key: String,
+    secret_key: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials")
+    }
+}
+
+impl Credentials {
+    /// What signs every request.
+    pub(super) fn hook(&self) -> Arc<AclClientRPCHook> {
+        Arc::new(AclClientRPCHook::new(SessionCredentials::with_keys(&*self.access_key, &*self.secret_key)))
+    }
+}
+
+/// The options of a table, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RocketmqOptions {
+    /// Name servers, `host:port` joined by semicolons.
+    pub name_server: String,
+    /// The topic.
+    pub topic: String,
+    /// The group under which people look for this query's offsets; reading itself uses a private one.
+    pub group: Option<String>,
+    /// Who asks; nobody in particular without ACL.
+    pub credentials: Option<Credentials>,
+    /// Where a query that never ran starts.
+    pub startup: Startup,
+    /// How payloads are read and written.
+    pub format: FormatOptions,
+}
+
+impl RocketmqOptions {
+    /// Takes every option of the table; unknown and unsupported ones are errors.
+    pub fn take(table: &TableDefinition) -> Result<Self> {
+        let mut reader = OptionReader::new(table);
+        let name_server = reader.required("name-server")?;
+        let name_server = name_servers(&name_server).map_err(|e| reader.blame(e))?;
+        let topic = reader.required("topic")?;
+        check_name("topic", &topic).map_err(|e| reader.blame(e))?;
+        let group = reader.text("group")?;
+        if let Some(group) = &group {
+            check_name("group", group).map_err(|e| reader.blame(e))?;
+        }
+        let credentials = match (reader.text("access-key")?, reader.text("secret-key")?) {
+            (Some(access_key), Some(secret_key)) => Some(Credentials { access_key, secret_key }),
+            (None, None) => None,
+            (Some(_), None) => return Err(reader.blame(Error::usage("'access-key' needs 'secret-key' beside it"))),
+            (None, Some(_)) => return Err(reader.blame(Error::usage("'secret-key' needs 'access-key' beside it"))),
+        };
+        let startup = startup(&mut reader)?;
+        // How much an epoch may hold is planned by the engine; here it is only known.
+        reader.parsed::<u64>("scan.max-rows-per-epoch", "a number of rows")?;
+        for filter in ["filter.tag", "filter.sql"] {
+            if reader.text(filter)?.is_some() {
+                let advice = format!("'{filter}' is not supported yet; filter in a WHERE clause instead");
+                return Err(reader.blame(Error::usage(advice)));
+            }
+        }
+        let delivery = reader.text("sink.delivery-guarantee")?;
+        check_delivery(delivery.as_deref()).map_err(|e| reader.blame(e))?;
+        let format = FormatOptions::take(&mut reader)?;
+        reader.finish()?;
+        Ok(Self { name_server, topic, group, credentials, startup, format })
+    }
+}
+
+fn startup(reader: &mut OptionReader<'_>) -> Result<Startup> {
+    const OFFSETS: &str = "scan.startup.specific-offsets";
+    let form = "a list such as 'broker:broker-a,queue:0,offset:42;broker:broker-a,queue:1,offset:7'";
+    let offsets = reader.with(OFFSETS, form, parse_offsets)?;
+    let mode = reader.text("scan.startup.mode")?;
+    match (mode.as_deref().unwrap_or("earliest-offset"), offsets) {
+        ("specific-offsets", Some(offsets)) => Ok(Startup::Specific(offsets)),
+        ("specific-offsets", None) => {
+            Err(reader.blame(Error::usage(format!("'scan.startup.mode' = 'specific-offsets' needs '{OFFSETS}'"))))
+        }
+        (other, Some(_)) => Err(reader.blame(Error::usage(format!(
+            "'{OFFSETS}' goes with 'scan.startup.mode' = 'specific-offsets', not with '{other}'"
+        )))),
+        ("earliest-offset", None) => Ok(Startup::Earliest),
+        ("latest-offset", None) => Ok(Startup::Latest),
+        (known @ ("timestamp" | "group-offsets"), None) => Err(reader.blame(Error::usage(format!(
+            "'scan.startup.mode' = '{known}' is not supported yet; earliest-offset, latest-offset and \
+             specific-offsets are"
+        )))),
+        (other, None) => {
+            let modes = ["earliest-offset", "latest-offset", "specific-offsets"];
+            let hint = crate::sql::options::did_you_mean(other, modes.into_iter());
+            Err(reader.blame(Error::usage(format!("option 'scan.startup.mode': '{other}' is no choice{hint}"))))
+        }
+    }
+}
+
+/// Parses `broker:broker-a,queue:0,offset:42;…`; a queue named twice is none.
+fn parse_offsets(text: &str) -> Option<BTreeMap<Partition, u64>> {
+    let mut offsets = BTreeMap::new();
+    for entry in text.split(';').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (mut broker, mut queue, mut offset) = (None, None, None);
+        for part in entry.split(',') {
+            let (key, value) = part.split_once(':')?;
+            let value = value.trim();
+            match key.trim() {
+                "broker" => broker = Some(value).filter(|broker| !broker.is_empty()),
+                "queue" => queue = value.parse::<u32>().ok(),
+                "offset" => offset = value.parse::<u64>().ok(),
+                _ => return None,
+            }
+        }
+        if offsets.insert(Partition::new(broker?, queue?), offset?).is_some() {
+            return None;
+        }
+    }
+    (!offsets.is_empty()).then_some(offsets)
+}
+
+fn check_delivery(guarantee: Option<&str>) -> Result<()> {
+    match guarantee {
+        None | Some("at-least-once") => Ok(()),
+        Some(known @ ("effectively-once" | "exactly-once")) => Err(Error::usage(format!(
+            "'sink.delivery-guarantee' = '{known}' is not supported yet for RocketMQ; at-least-once is"
+        ))),
+        Some(other) => {
+            let known = ["at-least-once", "effectively-once", "exactly-once"].into_iter();
+            let hint = crate::sql::options::did_you_mean(other, known);
+            Err(Error::usage(format!("option 'sink.delivery-guarantee': '{other}' is no choice{hint}")))
+        }
+    }
+}
+
+/// `host:port` entries, divided by semicolons or commas, in the library's spelling.
+fn name_servers(text: &str) -> Result<String> {
+    let mut servers = Vec::new();
+    for server in text.split([';', ',']).map(str::trim).filter(|server| !server.is_empty()) {
+        let port = server.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
+        if !matches!(port, Some(Ok(1..))) {
+            return Err(Error::usage(format!("option 'name-server': '{server}' is not host:port")));
+        }
+        servers.push(server);
+    }
+    if servers.is_empty() {
+        return Err(Error::usage("option 'name-server' is empty; say 'host:9876'"));
+    }
+    Ok(servers.join(";"))
+}
+
+/// Names as brokers take them.
+fn check_name(option: &str, name: &str) -> Result<()> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '%' | '|');
+    if name.is_empty() || name.len() > LONGEST_TOPIC || !name.chars().all(fits) {
+        return Err(Error::usage(format!(
+            "option '{option}': '{name}' is no name: 1 to {LONGEST_TOPIC} letters, digits, '_', '-', '%' or '|'"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_name_broker_queue_and_offset() {
+        let parsed = parse_offsets("broker:broker-a,queue:0,offset:42; queue:1, broker:b:c, offset:7;").unwrap();
+        assert_eq!(parsed[&Partition::new("broker-a", 0)], 42);
+        assert_eq!(parsed[&Partition::new("b:c", 1)], 7);
+        for wrong in ["", "queue:0,offset:1", "broker:a,queue:-1,offset:1", "broker:a,queue:0,offset:x", "0:5"] {
+            assert_eq!(parse_offsets(wrong), None, "{wrong}");
+        }
+        assert_eq!(parse_offsets("broker:a,queue:0,offset:1;broker:a,queue:0,offset:2"), None);
+    }
+
+    #[test]
+    fn name_servers_are_host_and_port() {
+        assert_eq!(name_servers("a:9876, b:9876").unwrap(), "a:9876;b:9876");
+        for wrong in ["a", "a:", ":9876", "a:0", "a:99999", " ; "] {
+            assert!(name_servers(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_are_checked_before_a_broker_sees_them() {
+        assert!(check_name("topic", "Order_Topic-1").is_ok());
+        assert!(check_name("topic", "orders.eu").is_err());
+        assert!(check_name("topic", "").is_err());
+    }
+
+    #[test]
+    fn stronger_guarantees_are_refused_by_name() {
+        let error = check_delivery(Some("exactly-once")).unwrap_err().to_string();
+        assert!(error.contains("'exactly-once' is not supported yet"), "{error}");
+        assert!(check_delivery(Some("at-most-once")).is_err());
+    }
+}

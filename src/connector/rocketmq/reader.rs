@@ -1,0 +1,258 @@
+//! The messages of exactly one span, the same every time.
+//!
+//! Offsets of a queue are dense, and what the broker answers is held against that: a response must bring every offset
+//! from the one asked for up to the next it names. Anything else is an error, never a silent gap. An answer without
+//! messages is not believed at once, since a replica may lag behind: the master is asked for the queue's bounds, and says
+//! whether the span is gone (an error for good) or only late (patience, then a transient error).
+//!
+//! What it does not read: batch consume queues, whose messages share an offset, and compacted topics, which have holes.
+
+use std::sync::Arc;
+
+use arrow::array::{BinaryArray, BinaryBuilder};
+use datafusion::common::runtime::SpawnedTask;
+use futures::{Stream, StreamExt, stream};
+use rocketmq_client_rust::{PullResult, PullStatus};
+use rocketmq_model::common::message::message_ext::MessageExt;
+use tokio::sync::mpsc;
+
+use super::calls::Patience;
+use super::compression::append_body;
+use super::consumer::Consumer;
+use super::metadata::Column;
+use super::source::Connection;
+use crate::connector::messages::MessageBatch;
+use crate::connector::{Bounds, Fingerprint, Span};
+use crate::error::{Error, Result};
+use crate::format::OnError;
+
+/// What is gathered into one batch: stock brokers give 32 messages a pull, decoding likes thousands.
+const BATCH_MESSAGES: usize = 8192;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Batches that wait for decoding while the next one is pulled.
+const AHEAD: usize = 2;
+
+/// The bits of a message that share its offset with others (a batch consume queue).
+const INNER_BATCH: i32 = 0xC0;
+
+/// Reads one span.
+#[derive(Debug)]
+pub(super) struct SpanReader {
+    /// The table's name, for errors.
+    pub(super) table: String,
+    /// The topic.
+    pub(super) topic: String,
+    /// What to read.
+    pub(super) span: Span,
+    /// The metadata to bring, in order.
+    pub(super) metadata: Vec<String>,
+    /// What to do with a message that cannot be decompressed.
+    pub(super) on_error: OnError,
+    /// The table's connection.
+    pub(super) connection: Arc<Connection>,
+}
+
+impl SpanReader {
+    /// The messages, in offset order, pulled by a task of its own that runs a little ahead.
+    pub(super) fn messages(self) -> impl Stream<Item = Result<MessageBatch>> + Send {
+        let start = async move {
+            let (sender, receiver) = mpsc::channel(AHEAD);
+            let name = self.place(self.span.from);
+            let task = SpawnedTask::spawn(async move {
+                tokio::select! {
+                    () = sender.closed() => Ok(()),
+                    done = self.run(&sender) => done,
+                }
+            });
+            stream::unfold((receiver, Some(task), name), |(mut receiver, mut task, name)| async move {
+                let next = match receiver.recv().await {
+                    Some(batch) => Ok(batch),
+                    // The end of the channel is the end of the task, which says how it went.
+                    None => match task.take()?.join().await {
+                        Ok(Ok(())) => return None,
+                        Ok(Err(error)) => Err(error),
+                        Err(error) => Err(Error::internal(format!("{name}: the reader broke off")).caused_by(error)),
+                    },
+                };
+                Some((next, (receiver, task, name)))
+            })
+        };
+        stream::once(start).flatten()
+    }
+
+    async fn run(&self, sender: &mpsc::Sender<MessageBatch>) -> Result<()> {
+        let span = &self.span;
+        // Trouble with a connection that worked is waited for; a first one that fails says so at once.
+        let consumer = self.connection.consumer().await.map_err(|e| self.blame(e))?;
+        let mut gathered = Gathered::new(self)?;
+        let mut patience = Patience::new();
+        let mut at = span.from;
+        while at < span.to {
+            match self.pull(&consumer, at, &mut gathered).await {
+                Ok(next) => {
+                    at = next;
+                    patience = Patience::new();
+                }
+                Err(error) => patience.pause(error).await?,
+            }
+            if gathered.is_full() || at >= span.to {
+                let Some(batch) = gathered.finish() else { continue };
+                if sender.send(batch).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pulls once, takes what belongs to the span, and returns the next offset; without progress, it is an error.
+    async fn pull(&self, consumer: &Consumer, at: u64, gathered: &mut Gathered) -> Result<u64> {
+        let queue = &self.span.partition;
+        let pulled = consumer.pull(queue, at, self.span.to - at).await.map_err(|e| self.blame(e))?;
+        if *pulled.pull_status() == PullStatus::Found {
+            let next = self.take(at, &pulled, gathered)?;
+            if next > at {
+                return Ok(next);
+            }
+        }
+        let bounds = consumer.bounds(queue).await.map_err(|e| self.blame(e))?;
+        Err(self.nothing(at, &pulled, bounds))
+    }
+
+    fn take(&self, at: u64, pulled: &PullResult, gathered: &mut Gathered) -> Result<u64> {
+        let mut expected = at;
+        let end = pulled.next_begin_offset().min(self.span.to);
+        for message in pulled.msg_found_list().unwrap_or_default() {
+            let offset = message.queue_offset as u64;
+            if message.sys_flag & INNER_BATCH != 0 {
+                return Err(Error::refused(format!(
+                    "{}: messages share an offset there (queue.type=BatchCQ), which is not supported yet; use a topic \
+                     with queue.type=SimpleCQ",
+                    self.place(offset)
+                )));
+            }
+            if offset >= self.span.to {
+                break;
+            }
+            if offset != expected {
+                return Err(self.hole(expected, offset));
+            }
+            gathered.append(message, self)?;
+            expected += 1;
+        }
+        if expected < end { Err(self.hole(expected, end)) } else { Ok(expected) }
+    }
+
+    /// Offsets that the broker passed over.
+    fn hole(&self, from: u64, to: u64) -> Error {
+        Error::data_loss(format!(
+            "{}: the broker skips from there to offset {to}; either those messages are gone, or one of them cannot be \
+             decoded; topics that are compacted (cleanup.policy=COMPACTION) cannot be read",
+            self.place(from)
+        ))
+    }
+
+    /// Why there is nothing at `at`, given what the queue's master holds.
+    fn nothing(&self, at: u64, pulled: &PullResult, bounds: Bounds) -> Error {
+        let (span, Bounds { earliest, latest }) = (&self.span, bounds);
+        let advice = "a new query can start from what is there";
+        if at < earliest {
+            return Error::data_loss(format!(
+                "{}: offsets {at}..{} were to be read and are gone: the broker keeps {earliest}..{latest} now (its \
+                 retention was faster); {advice}",
+                self.place(at),
+                earliest.min(span.to)
+            ));
+        }
+        if span.to > latest {
+            return Error::data_loss(format!(
+                "{}: offsets {at}..{} were to be read, but the queue ends at {latest} (it has {earliest}..{latest}): the \
+                 topic was created anew, or its broker lost messages; {advice}",
+                self.place(at),
+                span.to
+            ));
+        }
+        Error::transient(format!(
+            "{}: the broker gives no messages ({}), though it says that it has {earliest}..{latest}; a replica may lag \
+             behind",
+            self.place(at),
+            pulled.pull_status()
+        ))
+    }
+
+    fn blame(&self, error: Error) -> Error {
+        error.context(format_args!("table {}", self.table))
+    }
+
+    fn place(&self, offset: u64) -> String {
+        format!("table {}: topic {} {} offset {offset}", self.table, self.topic, self.span.partition)
+    }
+}
+
+/// Messages on their way into a batch.
+#[derive(Debug)]
+struct Gathered {
+    payloads: BinaryBuilder,
+    offsets: Vec<u64>,
+    metadata: Vec<Column>,
+    last: Option<Fingerprint>,
+    body: Vec<u8>,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn new(reader: &SpanReader) -> Result<Self> {
+        let column = |key: &String| {
+            Column::new(key, &reader.topic, &reader.span.partition)
+                .ok_or_else(|| Error::internal(format!("table {}: there is no metadata '{key}'", reader.table)))
+        };
+        let metadata = reader.metadata.iter().map(column).collect::<Result<_>>()?;
+        let payloads = BinaryBuilder::new();
+        Ok(Self { payloads, offsets: Vec::new(), metadata, last: None, body: Vec::new(), bytes: 0 })
+    }
+
+    fn append(&mut self, message: &MessageExt, reader: &SpanReader) -> Result<()> {
+        let offset = message.queue_offset as u64;
+        self.body.clear();
+        match message.body().map(|body| append_body(message.sys_flag, &body, &mut self.body)) {
+            None => self.payloads.append_null(),
+            Some(Ok(())) => self.payloads.append_value(&self.body),
+            Some(Err(reason)) if reader.on_error == OnError::Fail => {
+                return Err(Error::data(format!(
+                    "{}: the message cannot be read: {reason}; set 'format.on-error' = 'skip' to leave such messages out",
+                    reader.place(offset)
+                )));
+            }
+            // A message without payload is a bad one to every format, and is skipped and counted there.
+            Some(Err(reason)) => {
+                tracing::warn!("{}: skipping the message: {reason}", reader.place(offset));
+                self.payloads.append_null();
+            }
+        }
+        self.bytes += self.body.len();
+        for column in &mut self.metadata {
+            column.append(message)?;
+        }
+        self.offsets.push(offset);
+        self.last = Some(Fingerprint {
+            offset,
+            timestamp: Some(message.store_timestamp),
+            id: Some(message.msg_id().to_string()),
+        });
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.offsets.len() >= BATCH_MESSAGES || self.bytes >= BATCH_BYTES
+    }
+
+    fn finish(&mut self) -> Option<MessageBatch> {
+        let last = self.last.take()?;
+        let offsets = std::mem::take(&mut self.offsets);
+        let metadata = self.metadata.iter_mut().map(|column| column.finish(&offsets)).collect();
+        let payloads: BinaryArray = self.payloads.finish();
+        self.bytes = 0;
+        Some(MessageBatch { payloads, offsets, metadata, last })
+    }
+}

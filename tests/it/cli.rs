@@ -1,0 +1,181 @@
+//! The binary, as people run it: files, exit codes, messages, the shell from a pipe. No broker is needed here.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn millstream() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_millstream"))
+}
+
+fn submit(dir: &Path, sql: &str, more: &[&str]) -> Output {
+    let file = dir.join("job.sql");
+    std::fs::write(&file, sql).unwrap();
+    let out = format!("out={}", dir.display());
+    millstream().arg("submit").arg(&file).args(["--var", &out]).args(more).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+const JOB: &str = "SET 'checkpoint.location' = '${out}/ck';
+CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '1000',
+  'rows-per-second' = '1000000', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1');
+CREATE TABLE big (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '${out}/big', 'format' = 'parquet');
+INSERT INTO big SELECT n FROM numbers WHERE n > 10;";
+
+#[test]
+fn a_file_runs_to_its_end_and_again_adds_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let output = submit(dir.path(), JOB, &["--trigger", "continuous"]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+    let read = format!(
+        "CREATE EXTERNAL TABLE big STORED AS PARQUET LOCATION '{}/big/'; SELECT count(*) c, count(DISTINCT n) d FROM big;",
+        dir.path().display()
+    );
+    let output = millstream().args(["shell", "-e", &read]).output().unwrap();
+    assert!(text(&output.stdout).contains("| 990 | 990 |"), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn explain_shows_plan_and_guarantee_and_runs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = submit(dir.path(), JOB, &["--explain"]);
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for part in ["query job/big", "exactly-once", "Filter: numbers.n > Int64(10)", "ScanExec: numbers"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    assert!(!dir.path().join("ck").exists() && !dir.path().join("big").exists());
+}
+
+/// What a wrong file is told; exit code 1.
+fn check_error(sql: &str, expected: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let output = submit(dir.path(), sql, &[]);
+    assert_eq!(output.status.code(), Some(1), "{sql}");
+    let message = text(&output.stderr);
+    assert!(message.contains(expected), "{sql}\n  says  {message}\n  not   {expected}");
+}
+
+#[test]
+fn errors_say_what_where_and_what_next() {
+    check_error("SELECT 1", "has no INSERT INTO");
+    check_error(
+        "SET 'checkpoint.locaton' = 'x'",
+        "line 1: there is no setting 'checkpoint.locaton'; did you mean 'checkpoint.location'?",
+    );
+    check_error("SELECT ${nme}", "nme");
+    check_error(
+        &JOB.replace("'number-of-rows'", "'number-of-row'"),
+        "line 2: table numbers: there is no option 'number-of-row'; did you mean 'number-of-rows'?",
+    );
+    check_error(&JOB.replace("'datagen'", "'datagn'"), "there is no connector 'datagn'; did you mean 'datagen'?");
+    check_error(&JOB.replace("SELECT n FROM", "SELECT m FROM"), "line 5, column 24");
+    check_error(&JOB.replace("SELECT n FROM numbers", "SELECT N FROM numbers"), "Did you mean");
+    check_error(
+        &JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT count(*) FROM numbers"),
+        "GROUP BY or an aggregate function over a stream",
+    );
+    check_error(
+        &JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT DISTINCT n FROM numbers"),
+        "DISTINCT over a stream",
+    );
+    check_error(
+        &JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT n FROM numbers LIMIT 3"),
+        "LIMIT over a stream",
+    );
+    check_error(&JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT random() FROM numbers"), "random()");
+    check_error(
+        &JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT n, n FROM numbers"),
+        "the SELECT has 2 columns, and big takes 1: n",
+    );
+    check_error(&format!("{JOB}\nINSERT INTO big SELECT n FROM numbers"), "line 6: there is a query job/big already");
+    check_error(&JOB.replace("SET 'checkpoint.location' = '${out}/ck';", ""), "needs a checkpoint");
+    check_error(&JOB.replace("INSERT INTO big", "INSERT INTO bigg"), "did you mean 'big'?");
+}
+
+#[test]
+fn a_secret_appears_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let sql = format!("SET 's3.secret-key' = 'hunter2'; SET 's3.access-key' = 'hunter2';\nSET;\n{JOB}");
+    let output = submit(dir.path(), &sql, &["--trigger", "continuous"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(!text(&output.stdout).contains("hunter2") && !text(&output.stderr).contains("hunter2"));
+    let found = Command::new("grep").args(["-r", "hunter2"]).arg(dir.path().join("ck")).output().unwrap();
+    assert_eq!(text(&found.stdout), "");
+}
+
+#[test]
+fn a_changed_query_goes_on_where_that_is_safe_and_is_refused_where_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |sql: &str| submit(dir.path(), sql, &["--trigger", "continuous"]);
+    assert_eq!(run(JOB).status.code(), Some(0));
+    let changed = run(&JOB.replace("n > 10", "n > 20"));
+    assert_eq!(changed.status.code(), Some(0), "{}", text(&changed.stderr));
+    let refused = run(&JOB.replace("${out}/big'", "${out}/elsewhere'"));
+    assert_eq!(refused.status.code(), Some(1));
+    let message = text(&refused.stderr);
+    assert!(message.contains("belongs to another target") && message.contains("elsewhere"), "{message}");
+}
+
+#[test]
+fn one_querys_end_leaves_the_others_running() {
+    let dir = tempfile::tempdir().unwrap();
+    let sql = format!(
+        "{JOB}\nCREATE TABLE small (n TINYINT) WITH ('connector' = 'filesystem', 'path' = '${{out}}/small', 'format' = 'parquet');
+         INSERT INTO small SELECT CAST(CAST(n AS STRING) || 'x' AS TINYINT) FROM numbers;"
+    );
+    let output = submit(dir.path(), &sql, &["--trigger", "continuous"]);
+    let events = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{events}");
+    assert!(events.contains(r#"{"event":"finished","query":"job/big""#), "{events}");
+    assert!(events.contains(r#"{"event":"failed","query":"job/small""#), "{events}");
+}
+
+#[test]
+fn the_shell_works_from_a_pipe() {
+    let mut shell =
+        millstream().arg("shell").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let sql = "CREATE TABLE t (n BIGINT, m AS n * 2) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence',
+                 'fields.n.start' = '1', 'rows-per-second' = '1000000');
+               SELECT m, n FROM t WHERE n > 2
+                 LIMIT 2; SHOW TABLES; DESCRIBE t;";
+    shell.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+    let output = shell.wait_with_output().unwrap();
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for part in ["| 6 | 3 |", "| 8 | 4 |", "\nt\n", "m BIGINT AS n * 2"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+}
+
+#[test]
+fn sigterm_finishes_the_epoch_and_leaves_with_0() {
+    let dir = tempfile::tempdir().unwrap();
+    let sql = JOB.replace("'number-of-rows' = '1000',", "").replace("'1000000'", "'1000'");
+    let file = dir.path().join("job.sql");
+    std::fs::write(&file, sql).unwrap();
+    let out = format!("out={}", dir.path().display());
+    let mut running = millstream()
+        .arg("submit")
+        .arg(&file)
+        .args(["--var", &out, "--trigger", "continuous"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while std::fs::read_dir(dir.path().join("big")).map_or(0, Iterator::count) < 3 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").args(["-TERM", &running.id().to_string()]).status().unwrap().success());
+    assert_eq!(running.wait().unwrap().code(), Some(0));
+    let root = dir.path().join("ck/job/big/00000000000000000001");
+    let count = |folder: &str| {
+        let names = std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".json")).count()
+    };
+    assert_eq!(count("intents"), count("commits"));
+}

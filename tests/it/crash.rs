@@ -1,0 +1,196 @@
+//! The main test: a crash between any two writes, or a run that sleeps through its successor's life, changes no answer.
+//!
+//! Everything is real but the network and the disk: stores and topics live in memory, so that every call can be counted
+//! and stopped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use millstream::error::Kind;
+use millstream::query::progress::Reporter;
+use millstream::query::{Query, Step};
+use millstream::storage::faults::{Gate, Moment};
+
+use crate::harness::{World, finish, run_to_end};
+
+const ROWS: i64 = 9;
+
+/// A filter from a topic of three partitions, seven rows an epoch.
+fn script(target: &str) -> String {
+    format!(
+        "SET 'checkpoint.location' = 'memory://ck'; SET 'parallelism' = '2'; SET 'epoch.trigger' = 'available-now';
+         CREATE TABLE input (n BIGINT)
+           WITH ('connector' = 'memory', 'topic' = 'input', 'scan.max-rows-per-epoch' = '7');
+         CREATE TABLE output (n BIGINT) WITH ({target});
+         INSERT INTO output SELECT n FROM input WHERE n % 3 <> 0;"
+    )
+}
+
+const FILES: &str = "'connector' = 'filesystem', 'path' = 'memory://lake/out', 'format' = 'parquet'";
+const MEMORY: &str = "'connector' = 'memory', 'topic' = 'output'";
+
+fn world() -> World {
+    let world = World::new();
+    (0..3u32).for_each(|p| world.append("input", p, i64::from(p) * 1000..i64::from(p) * 1000 + ROWS));
+    world
+}
+
+/// What DataFusion's batch answer is: the filter over all rows, as a sorted list.
+async fn oracle() -> Vec<i64> {
+    let context = datafusion::prelude::SessionContext::new();
+    let sql = format!(
+        "SELECT n FROM (SELECT p * 1000 + i AS n FROM generate_series(0, 2) AS a(p), generate_series(0, {}) AS b(i)) \
+         WHERE n % 3 <> 0 ORDER BY n",
+        ROWS - 1
+    );
+    let batches = context.sql(&sql).await.unwrap().collect().await.unwrap();
+    batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
+}
+
+/// What a reader sees, as a sorted list.
+async fn visible(world: &World, target: &str) -> Vec<i64> {
+    let mut rows: Vec<i64> = if target == FILES {
+        world.parquet("memory://lake/out").await.into_iter().flat_map(|(_, rows)| rows).collect()
+    } else {
+        let batches = world.memory.rows("output");
+        batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
+    };
+    rows.sort_unstable();
+    rows
+}
+
+/// Runs until the gate stops a call; whether it did.
+async fn crash(world: &World, script: &str, gate: &Arc<Gate>) -> bool {
+    let spec = world.plan(script, Some(gate)).await;
+    let running = tokio::spawn(run_to_end(spec));
+    let abort = running.abort_handle();
+    tokio::select! {
+        () = gate.tripped() => {
+            abort.abort();
+            true
+        }
+        ended = running => {
+            ended.unwrap().unwrap();
+            false
+        }
+    }
+}
+
+async fn stop_at_every_call(target: &str) {
+    let expected = oracle().await;
+    let script = script(target);
+    let mut stops = 0;
+    for moment in [Moment::Before, Moment::After] {
+        for k in 1.. {
+            let world = world();
+            let gate = Gate::new(k, moment);
+            if !crash(&world, &script, &gate).await {
+                break;
+            }
+            stops += 1;
+            run_to_end(world.plan(&script, None).await).await.unwrap();
+            assert_eq!(visible(&world, target).await, expected, "stopped {moment:?} call {k}");
+        }
+    }
+    assert!(stops > 60, "only {stops} calls were stopped: the gate sees too little");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_at_any_call_changes_nothing_in_files() {
+    stop_at_every_call(FILES).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_at_any_call_changes_nothing_in_a_sink_that_remembers() {
+    stop_at_every_call(MEMORY).await;
+}
+
+/// A is stopped at its k-th call and B goes on, far enough to prune; then A wakes.
+async fn a_sleeper_wakes(target: &str, moment: Moment, k: u64) -> bool {
+    let script = script(target).replace("'7'", "'1'");
+    let world = world();
+    for p in 0..3u32 {
+        world.append("input", p, i64::from(p) * 1000 + ROWS..i64::from(p) * 1000 + 60);
+    }
+    let gate = Gate::new(k, moment);
+    let spec = world.plan(&script, Some(&gate)).await;
+    let mut sleeper = tokio::spawn(async move {
+        let (_stop, stopped) = tokio::sync::watch::channel(false);
+        match Query::open(spec, Reporter::silent()).await {
+            Ok(query) => query.run_until(stopped).await.map(drop),
+            Err(e) => Err(e),
+        }
+    });
+    let slept = tokio::select! {
+        () = gate.tripped() => true,
+        _ = &mut sleeper => false,
+    };
+    if !slept {
+        return false;
+    }
+    let mut successor = Query::open(world.plan(&script, None).await, Reporter::silent()).await.unwrap();
+    // 180 epochs of one row; 160 of them are enough to prune twice.
+    for _ in 0..160 {
+        assert!(matches!(successor.step().await.unwrap(), Step::Committed(_)));
+    }
+    gate.release();
+    let ended = tokio::time::timeout(Duration::from_secs(60), sleeper).await.expect("the sleeper ends").unwrap();
+    // A run that slept before it registered is the newer one, and takes over; else it is fenced.
+    match ended {
+        Err(error) => assert_eq!(error.kind(), Kind::Fenced, "{moment:?} {k}: {}", error.chain()),
+        Ok(()) => {
+            let error = finish(&mut successor).await.expect_err("two runs went on side by side");
+            assert_eq!(error.kind(), Kind::Fenced, "{moment:?} {k}: {}", error.chain());
+        }
+    }
+    drop(successor);
+    run_to_end(world.plan(&script, None).await).await.unwrap();
+    let rows = visible(&world, target).await;
+    let mut once = rows.clone();
+    once.dedup();
+    assert_eq!(rows, once, "{moment:?} {k}: twice");
+    let filter = |n: &i64| n % 3 != 0;
+    let expected: Vec<i64> = (0..3).flat_map(|p| p * 1000..p * 1000 + 60).filter(filter).collect();
+    assert_eq!(rows, expected, "{moment:?} {k}");
+    true
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_slept_through_its_successor_changes_nothing() {
+    let mut slept = 0;
+    for target in [FILES, MEMORY] {
+        for (moment, first) in [(Moment::Before, 1), (Moment::After, 2)] {
+            // Some calls of the first epochs, for each moment others.
+            for k in (first..32).step_by(7) {
+                slept += u32::from(a_sleeper_wakes(target, moment, k).await);
+            }
+        }
+    }
+    assert!(slept > 15, "only {slept} sleeps");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_epoch_that_is_run_again_writes_the_same_files_row_by_row() {
+    let world = world();
+    let target = format!("{FILES}, 'sink.rolling-policy.rows' = '2'");
+    let script = script(&target);
+    run_to_end(world.plan(&script, None).await).await.unwrap();
+    let first = world.parquet("memory://lake/out").await;
+    assert!(first.len() > 8, "{} files", first.len());
+
+    // Take back every commit and every intent but the first: the same epochs are run again.
+    let checkpoint = world.stores.open("memory://ck", &Default::default()).unwrap();
+    use futures::TryStreamExt;
+    use object_store::ObjectStoreExt;
+    let records: Vec<_> = checkpoint.store.list(Some(&checkpoint.prefix)).try_collect().await.unwrap();
+    for record in records {
+        let path = record.location.to_string();
+        if path.contains("/commits/") || (path.contains("/intents/") && !path.ends_with("00001.json")) {
+            checkpoint.store.delete(&record.location).await.unwrap();
+        }
+    }
+    run_to_end(world.plan(&script, None).await).await.unwrap();
+    assert_eq!(world.parquet("memory://lake/out").await, first);
+}

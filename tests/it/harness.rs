@@ -1,0 +1,197 @@
+//! What the tests share: sessions over stores that can be stopped, gated connectors, reading results back.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use async_trait::async_trait;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::TryStreamExt;
+use millstream::catalog::TableDefinition;
+use millstream::clock::Clock;
+use millstream::connector::memory::{Memory, MemoryConnector};
+use millstream::connector::{
+    Connector, Connectors, Environment, Guarantee, MetadataKey, Owner, Pin, Progress, Published, Role, Sink, Source,
+    Staged,
+};
+use millstream::error::{Kind, Result};
+use millstream::query::progress::Reporter;
+use millstream::query::{Query, QuerySpec, Step};
+use millstream::session::{Outcome, Session};
+use millstream::storage::Stores;
+use millstream::storage::faults::Gate;
+use object_store::ObjectStoreExt;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+/// A variable that `make test` sets.
+pub fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests by `make test`"))
+}
+
+/// Everything that outlives a crash: stores in memory, topics in memory.
+#[derive(Clone)]
+pub struct World {
+    pub stores: Stores,
+    pub memory: Memory,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self { stores: Stores::new(Clock::system()), memory: Memory::new() }
+    }
+
+    /// Appends rows `n` = from..to to partition `partition` of `topic`.
+    pub fn append(&self, topic: &str, partition: u32, numbers: std::ops::Range<i64>) {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let column = Arc::new(Int64Array::from_iter_values(numbers));
+        self.memory.append(topic, partition, RecordBatch::try_new(schema, vec![column]).unwrap());
+    }
+
+    /// The first query of a script, in a process of its own, every store and sink call of which goes through `gate`.
+    pub async fn plan(&self, script: &str, gate: Option<&Arc<Gate>>) -> QuerySpec {
+        self.try_plan(script, gate).await.unwrap()
+    }
+
+    pub async fn try_plan(&self, script: &str, gate: Option<&Arc<Gate>>) -> Result<QuerySpec> {
+        let memory = MemoryConnector::new(self.memory.clone());
+        let (stores, connectors) = match gate {
+            None => (self.stores.clone(), Connectors::standard().with(Arc::new(memory))),
+            Some(gate) => {
+                let gated = |inner: Arc<dyn Connector>| Arc::new(Gated { inner, gate: Arc::clone(gate) });
+                let files = gated(Arc::new(millstream::connector::files::FilesConnector));
+                let connectors = Connectors::standard().with(gated(Arc::new(memory))).with(files);
+                (self.stores.wrapped(Arc::new(Arc::clone(gate))), connectors)
+            }
+        };
+        self.plan_with(script, stores, connectors).await
+    }
+
+    pub async fn plan_with(&self, script: &str, stores: Stores, connectors: Connectors) -> Result<QuerySpec> {
+        let mut session = Session::with("test", connectors, stores, Clock::system())?;
+        for outcome in session.execute_script(script).await? {
+            if let Outcome::Query(spec) = outcome {
+                return Ok(*spec);
+            }
+        }
+        panic!("the script has no query")
+    }
+
+    /// The files below `memory://NAME/…`, their rows' first columns in order.
+    pub async fn parquet(&self, location: &str) -> Vec<(String, Vec<i64>)> {
+        let location = self.stores.open(location, &Default::default()).unwrap();
+        let mut files = vec![];
+        let listed: Vec<_> = location.store.list(Some(&location.prefix)).try_collect().await.unwrap();
+        for meta in listed {
+            let bytes = location.store.get(&meta.location).await.unwrap().bytes().await.unwrap();
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap();
+            let mut rows = vec![];
+            for batch in reader {
+                rows.extend(batch.unwrap().column(0).as_primitive::<Int64Type>().values());
+            }
+            files.push((meta.location.to_string(), rows));
+        }
+        files.sort();
+        files
+    }
+}
+
+/// Steps a query until it has nothing more to do.
+pub async fn finish(query: &mut Query) -> Result<()> {
+    while let Step::Committed(_) = query.step().await? {}
+    Ok(())
+}
+
+/// Opens and runs to the end, starting over after transient trouble as the engine does.
+pub async fn run_to_end(spec: QuerySpec) -> Result<()> {
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    // Opening belongs to the run: a process that fails there is started again by its supervisor.
+    let query = loop {
+        match Query::open(spec.clone(), Reporter::silent()).await {
+            Err(e) if e.kind() == Kind::Transient => {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            opened => break opened?,
+        }
+    };
+    query.run_until(stopped).await.map(drop)
+}
+
+/// A connector whose sinks' calls go through a gate.
+#[derive(Debug)]
+struct Gated {
+    inner: Arc<dyn Connector>,
+    gate: Arc<Gate>,
+}
+
+#[async_trait]
+impl Connector for Gated {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+    fn metadata(&self) -> Vec<MetadataKey> {
+        self.inner.metadata()
+    }
+    fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
+        self.inner.check(table, role)
+    }
+    fn identity(&self, table: &TableDefinition) -> Result<String> {
+        self.inner.identity(table)
+    }
+    fn guarantee(&self, table: &TableDefinition) -> Result<Guarantee> {
+        self.inner.guarantee(table)
+    }
+    fn is_operational(&self, option: &str) -> bool {
+        self.inner.is_operational(option)
+    }
+    async fn source(
+        &self,
+        table: Arc<TableDefinition>,
+        environment: &Environment,
+        owner: Option<&Owner>,
+    ) -> Result<Arc<dyn Source>> {
+        self.inner.source(table, environment, owner).await
+    }
+    async fn sink(
+        &self,
+        table: Arc<TableDefinition>,
+        environment: &Environment,
+        owner: &Owner,
+    ) -> Result<Arc<dyn Sink>> {
+        let inner = self.inner.sink(table, environment, owner).await?;
+        Ok(Arc::new(GatedSink { inner, gate: Arc::clone(&self.gate) }))
+    }
+}
+
+#[derive(Debug)]
+struct GatedSink {
+    inner: Arc<dyn Sink>,
+    gate: Arc<Gate>,
+}
+
+#[async_trait]
+impl Sink for GatedSink {
+    fn guarantee(&self) -> Guarantee {
+        self.inner.guarantee()
+    }
+    async fn open(&self, run: u64) -> Result<Progress> {
+        self.gate.pass(self.inner.open(run)).await
+    }
+    async fn prepare(&self, epoch: u64) -> Result<Pin> {
+        self.gate.pass(self.inner.prepare(epoch)).await
+    }
+    async fn stage(&self, epoch: u64, task: u32, pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged> {
+        self.gate.pass(self.inner.stage(epoch, task, pin, rows)).await
+    }
+    async fn publish(&self, epoch: u64, pin: &Pin) -> Result<Published> {
+        self.gate.pass(self.inner.publish(epoch, pin)).await
+    }
+    async fn discard(&self, epoch: u64) {
+        self.inner.discard(epoch).await
+    }
+    async fn sweep(&self, committed: u64) -> Result<()> {
+        self.inner.sweep(committed).await
+    }
+    async fn close(&self) {
+        self.inner.close().await
+    }
+}

@@ -1,0 +1,795 @@
+//! The Kafka connector against a real broker, named by `MILLSTREAM_TEST_KAFKA` (such as `127.0.0.1:9092`).
+//!
+//! Every test has a topic of its own, so they run side by side and again on the same broker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, TimeUnit, TimestampMillisecondType};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::{StreamExt, TryStreamExt};
+use millstream::catalog::{Column, ColumnKind, TableDefinition};
+use millstream::checkpoint::Journal;
+use millstream::clock::Clock;
+use millstream::connector::contract::{self, SinkCase, SourceCase};
+use millstream::connector::kafka::KafkaConnector;
+use millstream::connector::{
+    Bounds, Connector, Delivery, Environment, Owner, Partition, Pin, Progress, ReadReport, Role, Sink, Source, Span,
+};
+use millstream::error::{Error, Kind};
+use millstream::storage::Stores;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+fn servers() -> String {
+    std::env::var("MILLSTREAM_TEST_KAFKA")
+        .expect("MILLSTREAM_TEST_KAFKA is not set: start brokers with scripts/brokers.sh, and export what it says")
+}
+
+fn clock() -> Clock {
+    Clock::system()
+}
+
+/// A topic of this test alone.
+struct Topic(String);
+
+impl Topic {
+    async fn create(partitions: i32, config: &[(&str, &str)]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t-{}-{}", clock().random_id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+        topic.config = config.to_vec();
+        admin().create_topics([&topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+        Self(name)
+    }
+
+    async fn delete(&self) {
+        admin().delete_topics(&[&self.0], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    }
+
+    async fn delete_records(&self, partition: i32, before: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.0, partition, Offset::Offset(before)).unwrap();
+        admin().delete_records(&list, &AdminOptions::new()).await.unwrap();
+    }
+
+    fn partition(&self, number: u32) -> Partition {
+        Partition::new(self.0.as_str(), number)
+    }
+
+    fn span(&self, number: u32, from: u64, to: u64) -> Span {
+        Span::new(self.partition(number), from, to)
+    }
+
+    /// The options of a table over it, and some more.
+    fn options(&self, more: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let servers = servers();
+        let base = [
+            ("connector", "kafka"),
+            ("topic", self.0.as_str()),
+            ("properties.bootstrap.servers", servers.as_str()),
+            ("format", "json"),
+        ];
+        base.iter().chain(more).map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    }
+
+    /// `id BIGINT, at BIGINT METADATA FROM 'offset' VIRTUAL`.
+    fn table(&self, more: &[(&str, &str)]) -> TableDefinition {
+        let at = metadata("at", "offset", DataType::Int64, true);
+        table(vec![Column::physical("id", DataType::Int64), at], self.options(more))
+    }
+
+    async fn source(&self, more: &[(&str, &str)]) -> Arc<dyn Source> {
+        open(self.table(more), 2).await
+    }
+
+    /// Writes `{"id": n}` for each of `ids`, all acknowledged.
+    fn produce(&self, partition: i32, ids: std::ops::Range<i64>) {
+        let producer = producer(&[]);
+        send(&producer, &self.0, partition, ids);
+        producer.flush(TIMEOUT).unwrap();
+    }
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", servers()).create().unwrap()
+}
+
+fn producer(config: &[(&str, &str)]) -> BaseProducer {
+    let mut all = ClientConfig::new();
+    all.set("bootstrap.servers", servers()).set("linger.ms", "5").set("enable.idempotence", "true");
+    config.iter().for_each(|(key, value)| {
+        all.set(*key, *value);
+    });
+    all.create().unwrap()
+}
+
+fn transactional() -> BaseProducer {
+    let producer = producer(&[("transactional.id", &format!("tx-{}", clock().random_id()))]);
+    producer.init_transactions(TIMEOUT).unwrap();
+    producer
+}
+
+fn send(producer: &BaseProducer, topic: &str, partition: i32, ids: std::ops::Range<i64>) {
+    for id in ids {
+        let payload = format!("{{\"id\": {id}}}");
+        let mut record: BaseRecord<'_, (), str> = BaseRecord::to(topic).partition(partition).payload(&payload);
+        while let Err((error, back)) = producer.send(record) {
+            assert!(matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)), "{error}");
+            producer.poll(Duration::from_millis(5));
+            record = back;
+        }
+    }
+}
+
+fn metadata(name: &str, key: &str, data_type: DataType, is_virtual: bool) -> Column {
+    let kind = ColumnKind::Metadata { key: key.into(), is_virtual };
+    Column { name: name.into(), data_type, nullable: true, kind }
+}
+
+fn table(columns: Vec<Column>, options: BTreeMap<String, String>) -> TableDefinition {
+    TableDefinition {
+        name: "orders".into(),
+        columns,
+        primary_key: vec![],
+        watermark: None,
+        partitioned_by: vec![],
+        options,
+    }
+}
+
+fn environment(parallelism: usize) -> Environment {
+    Environment { stores: Stores::new(clock()), clock: clock(), settings: Arc::default(), parallelism }
+}
+
+async fn open(table: TableDefinition, parallelism: usize) -> Arc<dyn Source> {
+    KafkaConnector.check(&table, Role::Source).unwrap();
+    KafkaConnector.source(Arc::new(table), &environment(parallelism), None).await.unwrap()
+}
+
+async fn open_sink(table: TableDefinition) -> Arc<dyn Sink> {
+    KafkaConnector.check(&table, Role::Sink).unwrap();
+    let owner = Owner { id: "0123456789abcdef".into(), journal: Journal::detached() };
+    KafkaConnector.sink(Arc::new(table), &environment(2), &owner).await.unwrap()
+}
+
+async fn bounds(source: &Arc<dyn Source>, partition: &Partition) -> (u64, u64) {
+    let Bounds { earliest, latest } = source.extent().await.unwrap().partitions[partition];
+    (earliest, latest)
+}
+
+/// Waits for the partition to end at `latest`: the markers of a transaction are written after its commit returns.
+async fn ends_at(source: &Arc<dyn Source>, partition: &Partition, latest: u64) {
+    for _ in 0..200 {
+        if bounds(source, partition).await.1 == latest {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("{partition} ends at {}, not at {latest}", bounds(source, partition).await.1);
+}
+
+async fn batches(source: &Arc<dyn Source>, span: &Span, projection: &[usize]) -> Result<Vec<RecordBatch>, Error> {
+    let rows = source.read(span, projection, &ReadReport::default())?;
+    rows.try_collect().await.map_err(Error::from)
+}
+
+/// The ids and offsets of a span.
+async fn read(source: &Arc<dyn Source>, span: &Span) -> Result<Vec<(i64, i64)>, Error> {
+    let batches = tokio::time::timeout(TIMEOUT, batches(source, span, &[0, 1])).await.expect("a read that ends")?;
+    let rows = batches.iter().flat_map(|batch| {
+        let (ids, at) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<Int64Type>());
+        (0..batch.num_rows()).map(|row| (ids.value(row), at.value(row))).collect::<Vec<_>>()
+    });
+    Ok(rows.collect())
+}
+
+async fn ids(source: &Arc<dyn Source>, span: &Span) -> Vec<i64> {
+    read(source, span).await.unwrap().into_iter().map(|(id, _)| id).collect()
+}
+
+/// Rows whose id is their offset.
+fn dense(range: std::ops::Range<i64>) -> Vec<(i64, i64)> {
+    range.map(|n| (n, n)).collect()
+}
+
+/// A log as transactions leave it: committed, aborted and plain rows, markers between them and at the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_keeps_the_contract() {
+    let topic = Topic::create(3, &[]).await;
+    let (producer, mut rows) = (transactional(), BTreeMap::new());
+    for partition in 0..2 {
+        let mut kept = vec![];
+        for round in 0..6i64 {
+            let ids = round * 10..round * 10 + 1 + (round + partition) % 5;
+            if round % 3 == 2 {
+                topic.produce(partition as i32, ids.clone());
+                kept.extend(ids);
+                continue;
+            }
+            producer.begin_transaction().unwrap();
+            send(&producer, &topic.0, partition as i32, ids.clone());
+            producer.flush(TIMEOUT).unwrap();
+            if (round + partition) % 2 == 0 {
+                producer.commit_transaction(TIMEOUT).unwrap();
+                kept.extend(ids);
+            } else {
+                producer.abort_transaction(TIMEOUT).unwrap();
+            }
+        }
+        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
+        let kept = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(kept))]);
+        rows.insert(topic.partition(partition as u32), kept.unwrap());
+    }
+    let mut table = topic.table(&[]);
+    table.columns.push(metadata("ts", "timestamp", DataType::Timestamp(TimeUnit::Millisecond, None), true));
+    table.columns.push(metadata("headers", "headers", headers_type(), true));
+    let case = SourceCase { table: Arc::new(table.clone()), rows };
+    contract::source(&case, async || open(table.clone(), 2).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sink_keeps_the_contract() {
+    for partitions in [1, 3] {
+        let topic = Topic::create(partitions, &[]).await;
+        let mut definition = outgoing(&topic, &[("key.fields", "id")]);
+        let rows = rows(&definition, 0..40).project(&[0, 1, 2]).unwrap();
+        // No headers and NULL headers are the same message, so they would not be read as they were written.
+        definition.columns.retain(|column| column.name != "headers");
+        let case = SinkCase { rows, ordered: partitions == 1, fences: false };
+        let source = open(definition.clone(), 2).await;
+        let visible = async || {
+            let mut seen = vec![];
+            for (partition, bounds) in source.extent().await.unwrap().partitions {
+                let span = Span::new(partition, bounds.earliest, bounds.latest);
+                seen.extend(batches(&source, &span, &[0, 1, 2]).await.unwrap().iter().flat_map(contract::lines));
+            }
+            Some(seen)
+        };
+        contract::sink(&case, async || open_sink(definition.clone()).await, visible).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_are_exact_in_any_order_and_equal_when_read_again() {
+    let topic = Topic::create(3, &[]).await;
+    (0..3).for_each(|partition| topic.produce(partition, 0..30_000));
+    let source = topic.source(&[]).await;
+    let start = source.start().await.unwrap();
+    assert_eq!(start.into_iter().collect::<Vec<_>>(), [0, 1, 2].map(|n| (topic.partition(n), 0)));
+    let spans = [(0, 0, 10), (0, 10, 9_000), (0, 9_000, 30_000), (1, 29_999, 30_000), (1, 17, 12_345), (1, 0, 17)];
+    let again = [(0, 5, 6), (2, 0, 30_000), (0, 8_191, 8_193), (1, 17, 12_345), (2, 3, 3), (2, 29_000, 30_000)];
+    for (number, from, to) in spans.into_iter().chain(again) {
+        let span = topic.span(number, from, to);
+        assert_eq!(read(&source, &span).await.unwrap(), dense(from as i64..to as i64), "{span}");
+    }
+    source.close().await;
+    assert_eq!(source.extent().await.unwrap_err().kind(), Kind::Internal);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consecutive_spans_do_not_seek_and_jumps_do() {
+    let topic = Topic::create(1, &[]).await;
+    topic.produce(0, 0..50_000);
+    let source = topic.source(&[]).await;
+    let mut random = 7u64;
+    let mut from = 0;
+    for _ in 0..60 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let length = 1 + (random >> 33) % 1_500;
+        if random >> 60 == 0 {
+            from = (random >> 20) % 48_000;
+        }
+        let to = (from + length).min(50_000);
+        assert_eq!(read(&source, &topic.span(0, from, to)).await.unwrap(), dense(from as i64..to as i64));
+        from = if to == 50_000 { 0 } else { to };
+    }
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_read_side_by_side() {
+    let topic = Topic::create(4, &[]).await;
+    (0..4).for_each(|partition| topic.produce(partition, 0..20_000));
+    let source = topic.source(&[]).await;
+    let reads = (0..4).map(|n| {
+        let (source, span) = (Arc::clone(&source), topic.span(n, 100, 20_000));
+        async move { ids(&source, &span).await.len() }
+    });
+    assert_eq!(futures::future::join_all(reads).await, [19_900; 4]);
+    // The same span by two scans at once, one of which is only begun: neither waits for the other.
+    let span = topic.span(0, 0, 20_000);
+    let mut idle = source.read(&span, &[0], &ReadReport::default()).unwrap();
+    let first = idle.next().await.unwrap().unwrap().num_rows();
+    assert_eq!(ids(&source, &span).await.len(), 20_000);
+    let rest: Vec<_> = idle.try_collect().await.unwrap();
+    assert_eq!(first + rest.iter().map(RecordBatch::num_rows).sum::<usize>(), 20_000);
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transactions_marker_and_an_aborted_tail_end_a_span() {
+    let topic = Topic::create(1, &[]).await;
+    let producer = transactional();
+    producer.begin_transaction().unwrap();
+    send(&producer, &topic.0, 0, 0..5);
+    producer.commit_transaction(TIMEOUT).unwrap();
+    let source = topic.source(&[]).await;
+    ends_at(&source, &topic.partition(0), 6).await;
+    assert_eq!(read(&source, &topic.span(0, 0, 6)).await.unwrap(), dense(0..5));
+
+    producer.begin_transaction().unwrap();
+    send(&producer, &topic.0, 0, 100..103);
+    producer.flush(TIMEOUT).unwrap();
+    producer.abort_transaction(TIMEOUT).unwrap();
+    ends_at(&source, &topic.partition(0), 10).await;
+    assert_eq!(read(&source, &topic.span(0, 0, 10)).await.unwrap(), dense(0..5), "read again, over both");
+    // Nothing but gaps: the marker alone, the aborted rows alone, a part of them.
+    for (from, to) in [(5, 6), (5, 10), (6, 9), (7, 8), (9, 10)] {
+        assert_eq!(read(&source, &topic.span(0, from, to)).await.unwrap(), [], "{from}..{to}");
+    }
+    topic.produce(0, 10..12);
+    assert_eq!(read(&source, &topic.span(0, 10, 12)).await.unwrap(), dense(10..12));
+    source.close().await;
+
+    let careless = topic.source(&[("properties.isolation.level", "read_uncommitted")]).await;
+    assert_eq!(ids(&careless, &topic.span(0, 0, 12)).await, [0, 1, 2, 3, 4, 100, 101, 102, 10, 11]);
+    careless.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_transaction_is_behind_the_end() {
+    let topic = Topic::create(1, &[]).await;
+    topic.produce(0, 0..4);
+    let producer = transactional();
+    producer.begin_transaction().unwrap();
+    send(&producer, &topic.0, 0, 4..7);
+    producer.flush(TIMEOUT).unwrap();
+    topic.produce(0, 7..9);
+    let source = topic.source(&[]).await;
+    assert_eq!(bounds(&source, &topic.partition(0)).await, (0, 4));
+    assert_eq!(read(&source, &topic.span(0, 0, 4)).await.unwrap(), dense(0..4));
+    let careless = topic.source(&[("properties.isolation.level", "read_uncommitted")]).await;
+    assert_eq!(bounds(&careless, &topic.partition(0)).await, (0, 9));
+    careless.close().await;
+
+    producer.commit_transaction(TIMEOUT).unwrap();
+    ends_at(&source, &topic.partition(0), 10).await;
+    assert_eq!(read(&source, &topic.span(0, 4, 10)).await.unwrap(), dense(4..9));
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_end_event_does_not_end_the_next_span() {
+    let topic = Topic::create(1, &[]).await;
+    let source = topic.source(&[]).await;
+    let mut from = 0;
+    for round in 0..20 {
+        let to = from + 1 + round % 7;
+        topic.produce(0, from as i64..to as i64);
+        assert_eq!(read(&source, &topic.span(0, from, to)).await.unwrap(), dense(from as i64..to as i64));
+        // Time for the event to be fetched ahead of the next span's messages.
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        from = to;
+    }
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gaps_across_the_end_of_a_span_are_remembered() {
+    let topic = Topic::create(1, &[]).await;
+    let producer = transactional();
+    let mut expected = vec![];
+    for round in 0..40i64 {
+        producer.begin_transaction().unwrap();
+        send(&producer, &topic.0, 0, round * 10..round * 10 + 3);
+        producer.flush(TIMEOUT).unwrap();
+        if round % 3 == 0 {
+            producer.abort_transaction(TIMEOUT).unwrap();
+        } else {
+            producer.commit_transaction(TIMEOUT).unwrap();
+            expected.extend((0..3).map(|n| (round * 10 + n, round * 4 + n)));
+        }
+    }
+    let source = topic.source(&[]).await;
+    ends_at(&source, &topic.partition(0), 160).await;
+    for step in [1, 2, 3, 5, 7, 160] {
+        let mut seen = vec![];
+        for from in (0..160).step_by(step) {
+            let to = (from + step as u64).min(160);
+            let rows = read(&source, &topic.span(0, from, to)).await.unwrap();
+            assert!(rows.iter().all(|(_, at)| (from as i64..to as i64).contains(at)), "{from}..{to}: {rows:?}");
+            seen.extend(rows);
+        }
+        assert_eq!(seen, expected, "in steps of {step}");
+    }
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_are_gone_are_data_loss() {
+    let topic = Topic::create(2, &[]).await;
+    topic.produce(0, 0..100);
+    topic.delete_records(0, 40).await;
+    let source = topic.source(&[]).await;
+    assert_eq!(bounds(&source, &topic.partition(0)).await, (40, 100));
+    assert_eq!(source.start().await.unwrap()[&topic.partition(0)], 40);
+    let error = read(&source, &topic.span(0, 10, 50)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::DataLoss, "{}", error.chain());
+    let text = error.to_string();
+    assert!(text.contains("offsets 10..40 of") && text.contains("there are 40..100"), "{text}");
+    assert_eq!(read(&source, &topic.span(0, 40, 100)).await.unwrap(), dense(40..100), "usable after it");
+    // An end that the partition never had, or no longer has.
+    let error = read(&source, &topic.span(0, 100, 130)).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), Kind::DataLoss, "{}", error.chain());
+    let error = read(&source, &topic.span(1, 7, 9)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::DataLoss, "{}", error.chain());
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_compression_is_read() {
+    let topic = Topic::create(1, &[]).await;
+    let codecs = ["none", "gzip", "snappy", "lz4", "zstd"];
+    for (index, codec) in codecs.iter().enumerate() {
+        let producer = producer(&[("compression.type", codec)]);
+        send(&producer, &topic.0, 0, index as i64 * 1_000..(index as i64 + 1) * 1_000);
+        producer.flush(TIMEOUT).unwrap();
+    }
+    let source = topic.source(&[]).await;
+    assert_eq!(read(&source, &topic.span(0, 0, 5_000)).await.unwrap(), dense(0..5_000));
+    source.close().await;
+}
+
+fn headers_type() -> DataType {
+    let entry =
+        Fields::from(vec![Field::new("key", DataType::Utf8View, false), Field::new("value", DataType::Binary, true)]);
+    DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entry), false)), false)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_becomes_columns() {
+    let topic = Topic::create(2, &[]).await;
+    let producer = producer(&[]);
+    let headers = OwnedHeaders::new()
+        .insert(Header { key: "a", value: Some("1") })
+        .insert(Header { key: "a", value: Some("2") })
+        .insert(Header { key: "none", value: None::<&str> });
+    let full = BaseRecord::to(&topic.0).partition(1).key("k").payload("{\"id\": 1}").timestamp(1_700_000_000_123);
+    producer.send(full.headers(headers)).unwrap();
+    let bare: BaseRecord<'_, str, str> = BaseRecord::to(&topic.0).partition(1).payload("{\"id\": 2}");
+    producer.send(bare.timestamp(1_700_000_000_456)).unwrap();
+    producer.flush(TIMEOUT).unwrap();
+
+    let columns = vec![
+        metadata("topic", "topic", DataType::Utf8View, true),
+        metadata("part", "partition", DataType::Int32, true),
+        Column::physical("id", DataType::Int64),
+        metadata("ts", "timestamp", DataType::Timestamp(TimeUnit::Millisecond, None), false),
+        metadata("kind", "timestamp-type", DataType::Utf8, true),
+        metadata("headers", "headers", headers_type(), false),
+        metadata("key", "key", DataType::Binary, false),
+    ];
+    let source = open(table(columns, topic.options(&[])), 1).await;
+    let report = ReadReport::default();
+    let span = topic.span(1, 0, 2);
+    let rows = source.read(&span, &[0, 1, 2, 3, 4, 5, 6], &report).unwrap();
+    let rows: Vec<RecordBatch> = rows.try_collect().await.unwrap();
+    let rows = arrow::compute::concat_batches(&rows[0].schema(), &rows).unwrap();
+    assert_eq!(rows.column(0).as_string_view().value(1), topic.0);
+    assert_eq!(rows.column(1).as_primitive::<Int32Type>().values(), &[1, 1]);
+    assert_eq!(rows.column(2).as_primitive::<Int64Type>().values(), &[1, 2]);
+    let times = rows.column(3).as_primitive::<TimestampMillisecondType>();
+    assert_eq!(times.values(), &[1_700_000_000_123, 1_700_000_000_456]);
+    assert_eq!(rows.column(4).as_string::<i32>().value(0), "CreateTime");
+    let maps = rows.column(5).as_map();
+    assert_eq!((maps.value_length(0), maps.value_length(1)), (3, 0));
+    let names: Vec<_> = maps.keys().as_string_view().iter().flatten().collect();
+    assert_eq!(names, ["a", "a", "none"]);
+    let values: Vec<_> = maps.values().as_binary::<i32>().iter().collect();
+    assert_eq!(values, [Some(&b"1"[..]), Some(b"2"), None]);
+    let keys: Vec<_> = rows.column(6).as_binary::<i32>().iter().collect();
+    assert_eq!(keys, [Some(&b"k"[..]), None]);
+
+    let seen = report.take().remove(&topic.partition(1)).unwrap();
+    assert_eq!((seen.messages, seen.bytes), (2, 18));
+    let last = seen.last.unwrap();
+    assert_eq!((last.offset, last.timestamp, last.id), (1, Some(1_700_000_000_456), None));
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_starts_where_the_options_say() {
+    let topic = Topic::create(2, &[]).await;
+    topic.produce(0, 0..10);
+    topic.produce(1, 0..5);
+    let start = async |mode: &[(&str, &str)]| topic.source(mode).await.start().await;
+    let at = |zero, one| [(topic.partition(0), zero), (topic.partition(1), one)].into_iter().collect();
+    assert_eq!(start(&[]).await.unwrap(), at(0, 0));
+    assert_eq!(start(&[("scan.startup.mode", "latest-offset")]).await.unwrap(), at(10, 5));
+    let specific =
+        async |text| start(&[("scan.startup.mode", "specific-offsets"), ("scan.startup.specific-offsets", text)]).await;
+    assert_eq!(specific("partition:0,offset:10").await.unwrap(), at(10, 0));
+    assert_eq!(specific("partition:0,offset:3;partition:1,offset:4").await.unwrap(), at(3, 4));
+    let error = specific("partition:1,offset:6").await.unwrap_err();
+    assert!(error.kind() == Kind::Usage && error.to_string().contains("which holds 0..5"), "{error}");
+    let error = specific("partition:7,offset:0").await.unwrap_err();
+    assert!(error.kind() == Kind::Usage && error.to_string().contains("has no partition 7; it has 2"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abandoned_read_leaves_the_source_usable() {
+    let topic = Topic::create(1, &[]).await;
+    topic.produce(0, 0..100_000);
+    let source = topic.source(&[]).await;
+    for from in [0, 0, 20_000, 20_000] {
+        let mut rows = source.read(&topic.span(0, from, 100_000), &[0], &ReadReport::default()).unwrap();
+        let first = rows.next().await.unwrap().unwrap();
+        assert_eq!(first.column(0).as_primitive::<Int64Type>().value(0), from as i64);
+    }
+    assert_eq!(read(&source, &topic.span(0, 20_000, 100_000)).await.unwrap(), dense(20_000..100_000));
+    // One that waits for what will never come.
+    let mut rows = source.read(&topic.span(0, 100_000, 100_001), &[0], &ReadReport::default()).unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(300), rows.next()).await.is_err());
+    drop(rows);
+    assert_eq!(read(&source, &topic.span(0, 99_990, 100_000)).await.unwrap(), dense(99_990..100_000));
+    // Dropped without being closed, in the middle of a read.
+    let mut rows = source.read(&topic.span(0, 0, 100_000), &[0], &ReadReport::default()).unwrap();
+    rows.next().await.unwrap().unwrap();
+    let begin = Instant::now();
+    drop(source);
+    drop(rows);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_messages_are_named_or_skipped() {
+    let topic = Topic::create(1, &[]).await;
+    topic.produce(0, 0..2);
+    let producer = producer(&[]);
+    let bad: BaseRecord<'_, str, str> = BaseRecord::to(&topic.0).partition(0).payload("{\"id\":");
+    producer.send(bad).unwrap();
+    producer.flush(TIMEOUT).unwrap();
+    topic.produce(0, 3..5);
+    let strict = topic.source(&[]).await;
+    let error = read(&strict, &topic.span(0, 0, 5)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Data);
+    assert!(error.to_string().contains(&format!("{} offset 2", topic.partition(0))), "{error}");
+    let lenient = topic.source(&[("format.on-error", "skip")]).await;
+    assert_eq!(read(&lenient, &topic.span(0, 0, 5)).await.unwrap(), [(0, 0), (1, 1), (3, 3), (4, 4)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_topic_is_named_with_a_similar_one() {
+    let topic = Topic::create(1, &[]).await;
+    let wrong = Topic(format!("{}x", topic.0));
+    let begin = Instant::now();
+    let error = wrong.source(&[]).await.start().await.unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert_eq!(error.kind(), Kind::Usage, "{}", error.chain());
+    let text = error.to_string();
+    assert!(text.contains(&wrong.0) && text.contains(&format!("did you mean '{}'", topic.0)), "{text}");
+    let error = open_sink(wrong.table(&[])).await.open(1).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage, "{}", error.chain());
+    // Asking must not have created it.
+    let error = wrong.source(&[]).await.extent().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Transient, "{}", error.chain());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_broker_is_an_error_soon() {
+    let mut table = Topic("anything".into()).table(&[]);
+    table.options.insert("properties.bootstrap.servers".into(), "127.0.0.1:1".into());
+    let source = open(table.clone(), 2).await;
+    let begin = Instant::now();
+    let error = source.start().await.unwrap_err();
+    assert!(begin.elapsed() < Duration::from_secs(11), "{:?}", begin.elapsed());
+    assert_eq!(error.kind(), Kind::Transient, "{}", error.chain());
+    assert!(error.chain().contains("127.0.0.1:1"), "{}", error.chain());
+    assert!(error.chain().contains("onnection refused"), "{}", error.chain());
+    let begin = Instant::now();
+    source.close().await;
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_protocol_that_does_not_fit_is_refused() {
+    let topic = Topic::create(1, &[]).await;
+    let secret = [
+        ("properties.security.protocol", "SASL_PLAINTEXT"),
+        ("properties.sasl.mechanism", "PLAIN"),
+        ("properties.sasl.username", "me"),
+        ("properties.sasl.password", "hunter2"),
+    ];
+    let error = topic.source(&secret).await.start().await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::Refused | Kind::Transient), "{}", error.chain());
+    assert!(!error.chain().contains("hunter2"), "{}", error.chain());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_topic_is_data_loss() {
+    let topic = Topic::create(1, &[]).await;
+    topic.produce(0, 0..10);
+    let source = topic.source(&[]).await;
+    assert_eq!(read(&source, &topic.span(0, 0, 10)).await.unwrap(), dense(0..10));
+    topic.delete().await;
+    let error = read(&source, &topic.span(0, 10, 11)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::DataLoss, "{}", error.chain());
+    assert!(error.to_string().contains("there is no topic"), "{error}");
+}
+
+fn stream(batch: RecordBatch) -> SendableRecordBatchStream {
+    Box::pin(RecordBatchStreamAdapter::new(batch.schema(), futures::stream::iter([Ok(batch)])))
+}
+
+/// A sink's table `id BIGINT, name STRING` with writable metadata, and its rows.
+fn outgoing(topic: &Topic, more: &[(&str, &str)]) -> TableDefinition {
+    let columns = vec![
+        Column::physical("id", DataType::Int64),
+        Column::physical("name", DataType::Utf8View),
+        metadata("ts", "timestamp", DataType::Timestamp(TimeUnit::Millisecond, None), false),
+        metadata("headers", "headers", headers_type(), false),
+        metadata("at", "offset", DataType::Int64, true),
+    ];
+    table(columns, topic.options(more))
+}
+
+fn rows(table: &TableDefinition, ids: std::ops::Range<i64>) -> RecordBatch {
+    use arrow::array::{BinaryBuilder, MapBuilder, StringBuilder};
+    let schema = table.writable_schema();
+    let mut headers = MapBuilder::new(None, StringBuilder::new(), BinaryBuilder::new());
+    for id in ids.clone() {
+        if id % 3 != 0 {
+            headers.keys().append_value("id");
+            headers.values().append_value(id.to_string());
+        }
+        headers.append(id % 3 != 1).unwrap();
+    }
+    let names: Vec<String> = ids.clone().map(|id| format!("n{}", id % 5)).collect();
+    let columns: [Arc<dyn Array>; 4] = [
+        Arc::new(Int64Array::from_iter_values(ids.clone())),
+        Arc::new(StringArray::from(names)),
+        Arc::new(TimestampMillisecondArray::from_iter_values(ids.map(|id| 1_700_000_000_000 + id))),
+        Arc::new(headers.finish()),
+    ];
+    let columns = columns.iter().zip(schema.fields()).map(|(column, field)| cast(column, field.data_type()).unwrap());
+    RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_is_read_with_keys_headers_and_timestamps() {
+    let topic = Topic::create(3, &[]).await;
+    let definition = outgoing(&topic, &[("key.fields", "name"), ("properties.compression.type", "zstd")]);
+    let sink = open_sink(definition.clone()).await;
+    assert_eq!(sink.guarantee().delivery, Delivery::AtLeastOnce);
+    assert_eq!(sink.open(1).await.unwrap(), Progress::Unrecorded);
+    let pin = sink.prepare(1).await.unwrap();
+    let first = sink.stage(1, 0, &pin, stream(rows(&definition, 0..20_000))).await.unwrap();
+    let second = sink.stage(1, 1, &pin, stream(rows(&definition, 20_000..30_000))).await.unwrap();
+    sink.stage(2, 0, &pin, stream(rows(&definition, 90_000..90_001))).await.unwrap();
+    let source = open(
+        table(
+            vec![
+                Column::physical("id", DataType::Int64),
+                Column::physical("name", DataType::Utf8),
+                metadata("key", "key", DataType::Binary, true),
+                metadata("ts", "timestamp", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+                metadata("headers", "headers", headers_type(), true),
+            ],
+            topic.options(&[]),
+        ),
+        2,
+    )
+    .await;
+    let empty = source.extent().await.unwrap();
+    assert!(empty.partitions.values().all(|bounds| bounds.latest == 0), "staged rows are readable: {empty:?}");
+    sink.discard(2).await;
+    let published = sink.publish(1, &pin).await.unwrap();
+    assert_eq!((published.rows, published.bytes), (30_000, first.bytes + second.bytes));
+    assert!(published.position.is_null());
+    assert_eq!(sink.publish(2, &Pin::Null).await.unwrap().rows, 0, "it was discarded");
+
+    let (mut count, mut homes) = (0, BTreeMap::new());
+    for (partition, bounds) in source.extent().await.unwrap().partitions {
+        let span = Span::new(partition, bounds.earliest, bounds.latest);
+        let mut last = BTreeMap::new();
+        for batch in batches(&source, &span, &[0, 1, 2, 3, 4]).await.unwrap() {
+            let ids = batch.column(0).as_primitive::<Int64Type>();
+            let (names, keys) = (batch.column(1).as_string::<i32>(), batch.column(2).as_binary::<i32>());
+            let times = batch.column(3).as_primitive::<TimestampMillisecondType>();
+            let headers = batch.column(4).as_map();
+            for row in 0..batch.num_rows() {
+                let (id, name) = (ids.value(row), names.value(row));
+                assert_eq!(name, format!("n{}", id % 5));
+                assert_eq!(keys.value(row), format!("{{\"name\":\"{name}\"}}").as_bytes());
+                assert_eq!(times.value(row), 1_700_000_000_000 + id);
+                assert_eq!(headers.value_length(row), i32::from(id % 3 == 2), "{id}");
+                assert!(last.insert(name.to_string(), id).is_none_or(|before| before < id), "order of {name}");
+                let home = homes.entry(name.to_string()).or_insert_with(|| span.partition.clone());
+                assert_eq!(home, &span.partition, "one key, one partition");
+                count += 1;
+            }
+        }
+    }
+    assert_eq!((count, homes.len()), (30_000, 5));
+    sink.close().await;
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_column_is_the_key_as_it_is() {
+    let topic = Topic::create(1, &[]).await;
+    let columns = vec![
+        Column::physical("id", DataType::Int64),
+        metadata("key", "key", DataType::Binary, false),
+        metadata("at", "offset", DataType::Int64, true),
+    ];
+    let mut definition = table(columns, topic.options(&[("key.fields", "id")]));
+    let error = KafkaConnector.check(&definition, Role::Sink).unwrap_err();
+    assert!(error.to_string().contains("given twice"), "{error}");
+    definition.options.remove("key.fields");
+    let sink = open_sink(definition.clone()).await;
+    let schema = Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("key", DataType::Binary, true)]);
+    let keys = BinaryArray::from(vec![Some(&b"x"[..]), None, Some(b"")]);
+    let batch =
+        RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(vec![1, 2, 3])), Arc::new(keys.clone())]);
+    sink.stage(1, 0, &Pin::Null, stream(batch.unwrap())).await.unwrap();
+    assert_eq!(sink.publish(1, &Pin::Null).await.unwrap().rows, 3);
+    let source = open(definition, 1).await;
+    let read = batches(&source, &topic.span(0, 0, 3), &[1]).await.unwrap();
+    let read: Vec<_> = read.iter().flat_map(|batch| batch.column(0).as_binary::<i32>().iter()).collect();
+    assert_eq!(read, keys.iter().collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_too_large_is_named_and_the_sink_goes_on() {
+    let topic = Topic::create(1, &[("max.message.bytes", "20000")]).await;
+    for more in [&[("properties.message.max.bytes", "10000")][..], &[]] {
+        let columns = vec![Column::physical("id", DataType::Int64), Column::physical("name", DataType::Utf8View)];
+        let definition = table(columns, topic.options(more));
+        let sink = open_sink(definition.clone()).await;
+        let names = StringArray::from(vec!["short".to_string(), "x".repeat(50_000), "short".to_string()]);
+        let names = cast(&names, &DataType::Utf8View).unwrap();
+        let batch =
+            RecordBatch::try_new(definition.writable_schema(), vec![Arc::new(Int64Array::from(vec![1, 2, 3])), names]);
+        let batch = batch.unwrap();
+        sink.stage(7, 0, &Pin::Null, stream(batch.clone())).await.unwrap();
+        let error = sink.publish(7, &Pin::Null).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Data, "{}", error.chain());
+        let text = error.to_string();
+        for part in ["table orders", "of epoch 7", &topic.0, "properties.message.max.bytes"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        sink.discard(7).await;
+        sink.stage(7, 0, &Pin::Null, stream(batch.slice(2, 1))).await.unwrap();
+        assert_eq!(sink.publish(7, &Pin::Null).await.unwrap().rows, 1);
+        sink.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_without_a_broker_fails_and_loses_nothing() {
+    let mut definition = outgoing(&Topic("anything".into()), &[("properties.delivery.timeout.ms", "2000")]);
+    definition.options.insert("properties.bootstrap.servers".into(), "127.0.0.1:1".into());
+    let sink = open_sink(definition.clone()).await;
+    sink.stage(1, 0, &Pin::Null, stream(rows(&definition, 0..10))).await.unwrap();
+    for _ in 0..2 {
+        let error = sink.publish(1, &Pin::Null).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Transient, "{}", error.chain());
+    }
+    let begin = Instant::now();
+    sink.close().await;
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}

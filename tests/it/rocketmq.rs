@@ -1,0 +1,512 @@
+//! The RocketMQ connector against a real broker, written to and read by RocketMQ's own Java client.
+//!
+//! `scripts/brokers.sh` starts what these tests talk to and says where it is.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, MapBuilder, MapFieldNames, RecordBatch, StringBuilder, StringViewArray,
+};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::{StreamExt, TryStreamExt, stream};
+use millstream::catalog::{Column, ColumnKind, TableDefinition};
+use millstream::checkpoint::Journal;
+use millstream::clock::Clock;
+use millstream::connector::rocketmq::{RocketmqConnector, RocketmqSink, RocketmqSource, runtime};
+use millstream::connector::{
+    Bounds, Connector, Offsets, Owner, Partition, Progress, Published, ReadReport, Role, Sink, Source, Span,
+};
+use millstream::error::{Error, Kind, Result};
+
+fn setting(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: run the tests by scripts/brokers.sh run DIR -- cargo test, with its servers up")
+    })
+}
+
+fn name_server() -> String {
+    setting("MILLSTREAM_TEST_ROCKETMQ")
+}
+
+/// Runs the Java client; `input` is its standard input, its lines of output come back.
+fn tool(arguments: &[&str], input: &str) -> Vec<String> {
+    let mut child = Command::new("sh")
+        .arg("-c")
+        .arg(format!("{} \"$@\"", setting("MILLSTREAM_TEST_ROCKETMQ_TOOL")))
+        .arg("tool")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", output.status);
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_string).collect()
+}
+
+/// A new topic, never used before.
+fn new_topic(name: &str, queues: u32, attributes: &[&str]) -> String {
+    let topic = format!("it-{name}-{}", Clock::system().random_id());
+    let queues = queues.to_string();
+    tool(&[&["create", &name_server(), &topic, &queues], attributes].concat(), "");
+    topic
+}
+
+/// Sends `count` JSON messages `{"id": first…}` to `queue`.
+fn produce(topic: &str, queue: u32, first: i64, count: i64, options: &[&str]) {
+    let line = |id| format!("{queue}\t\t\t{{\"id\": {id}, \"text\": \"number {id} {}\"}}\n", "ab".repeat(50));
+    let lines: String = (first..first + count).map(line).collect();
+    tool(&[&["produce", &name_server(), topic], options].concat(), &lines);
+}
+
+fn metadata(name: &str, data_type: DataType, key: &str, is_virtual: bool) -> Column {
+    let kind = ColumnKind::Metadata { key: key.into(), is_virtual };
+    Column { name: name.into(), data_type, nullable: true, kind }
+}
+
+fn properties_type() -> DataType {
+    let entry = [Field::new("key", DataType::Utf8View, false), Field::new("value", DataType::Utf8View, true)];
+    DataType::Map(Arc::new(Field::new("entries", DataType::Struct(Fields::from_iter(entry)), false)), false)
+}
+
+/// `id BIGINT, text STRING`, metadata that is only read, and metadata that is written, too.
+fn table(topic: &str, options: &[(&str, &str)]) -> Arc<TableDefinition> {
+    let time = DataType::Timestamp(TimeUnit::Millisecond, None);
+    let name_server = std::env::var("MILLSTREAM_TEST_ROCKETMQ").unwrap_or_else(|_| name_server());
+    let always = [("connector", "rocketmq"), ("name-server", &name_server), ("topic", topic), ("format", "json")];
+    Arc::new(TableDefinition {
+        name: "orders".into(),
+        columns: vec![
+            Column::physical("id", DataType::Int64),
+            Column::physical("text", DataType::Utf8View),
+            metadata("at", DataType::Int64, "offset", true),
+            metadata("queue", DataType::Int32, "queue", true),
+            metadata("broker", DataType::Utf8View, "broker", true),
+            metadata("topic", DataType::Utf8View, "topic", true),
+            metadata("born", time.clone(), "born-timestamp", true),
+            metadata("stored", time, "store-timestamp", true),
+            metadata("message", DataType::Utf8View, "message-id", true),
+            metadata("tags", DataType::Utf8View, "tags", false),
+            metadata("keys", DataType::Utf8View, "keys", false),
+            metadata("properties", properties_type(), "properties", false),
+        ],
+        primary_key: vec![],
+        watermark: None,
+        partitioned_by: vec![],
+        options: always.iter().chain(options).map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+    })
+}
+
+fn owner() -> Owner {
+    Owner { id: Clock::system().random_id().into(), journal: Journal::detached() }
+}
+
+fn source(topic: &str, options: &[(&str, &str)]) -> RocketmqSource {
+    RocketmqSource::try_new(table(topic, options), &Clock::system(), Some(&owner())).unwrap()
+}
+
+fn queue(number: u32) -> Partition {
+    Partition::new("broker-a", number)
+}
+
+/// The rows of a span, as one batch.
+async fn read(source: &RocketmqSource, span: Span, projection: &[usize]) -> Result<(RecordBatch, ReadReport)> {
+    let report = ReadReport::default();
+    let stream = source.read(&span, projection, &report)?;
+    let schema = stream.schema();
+    let batches: Vec<RecordBatch> = stream.map_err(Error::from).try_collect().await?;
+    Ok((concat_batches(&schema, &batches)?, report))
+}
+
+/// The column `id` of a span.
+async fn ids(source: &RocketmqSource, number: u32, from: u64, to: u64) -> Result<Vec<i64>> {
+    let (rows, _) = read(source, Span::new(queue(number), from, to), &[0]).await?;
+    Ok(rows.column(0).as_primitive::<Int64Type>().values().to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_span_is_read_exactly_and_again_the_same() {
+    let topic = new_topic("spans", 2, &[]);
+    produce(&topic, 0, 0, 3000, &["--batch", "300"]);
+    produce(&topic, 1, 9000, 40, &[]);
+    let source = source(&topic, &[]);
+
+    assert_eq!(source.start().await.unwrap(), Offsets::from([(queue(0), 0), (queue(1), 0)]));
+    let extent = source.extent().await.unwrap();
+    assert_eq!(extent.partitions[&queue(0)], Bounds { earliest: 0, latest: 3000 });
+    assert_eq!(extent.partitions[&queue(1)], Bounds { earliest: 0, latest: 40 });
+    assert!(!extent.complete);
+
+    for (from, to) in [(2990, 3000), (0, 3000), (31, 33), (1000, 2500), (299, 301), (5, 6), (7, 7), (0, 3000)] {
+        assert_eq!(ids(&source, 0, from, to).await.unwrap(), (from as i64..to as i64).collect::<Vec<_>>());
+    }
+    assert_eq!(ids(&source, 1, 10, 40).await.unwrap(), (9010..9040).collect::<Vec<_>>());
+
+    let span = Span::new(queue(0), 100, 400);
+    let everything: Vec<usize> = (0..12).collect();
+    let (once, seen) = read(&source, span.clone(), &everything).await.unwrap();
+    let other = self::source(&topic, &[]);
+    let (again, seen_again) = read(&other, span, &everything).await.unwrap();
+    assert_eq!(once, again);
+    let (seen, seen_again) = (seen.take(), seen_again.take());
+    assert_eq!(seen, seen_again);
+    let seen = &seen[&queue(0)];
+    assert_eq!((seen.messages, seen.skipped), (300, 0));
+    let last = seen.last.as_ref().unwrap();
+    assert_eq!(last.offset, 399);
+    assert!(last.timestamp.is_some() && last.id.is_some());
+
+    let parts = futures::future::try_join_all((0..30).map(|part| ids(&source, 0, part * 100, part * 100 + 100)));
+    assert_eq!(parts.await.unwrap().concat(), (0..3000).collect::<Vec<_>>());
+    source.close().await;
+    other.close().await;
+    assert!(ids(&source, 0, 0, 1).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_starts_where_it_is_told() {
+    let topic = new_topic("start", 2, &[]);
+    produce(&topic, 0, 0, 10, &["--batch", "10"]);
+    let mode = "scan.startup.mode";
+    let start = async |options: &[(&str, &str)]| {
+        let source = source(&topic, options);
+        let start = source.start().await;
+        source.close().await;
+        start
+    };
+    assert_eq!(start(&[(mode, "latest-offset")]).await.unwrap(), Offsets::from([(queue(0), 10), (queue(1), 0)]));
+    let specific = |offsets| [(mode, "specific-offsets"), ("scan.startup.specific-offsets", offsets)];
+    let at_4 = start(&specific("broker:broker-a,queue:0,offset:4")).await.unwrap();
+    assert_eq!(at_4, Offsets::from([(queue(0), 4), (queue(1), 0)]));
+    for (wrong, part) in [
+        ("broker:broker-a,queue:0,offset:11", "broker-a:0 has no offset 11; it has 0 to 10"),
+        ("broker:broker-b,queue:0,offset:0", "no queue broker-b:0; it has broker-a:0, broker-a:1"),
+    ] {
+        let error = start(&specific(wrong)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_java_compresses_is_lost() {
+    let topic = new_topic("compressed", 1, &[]);
+    produce(&topic, 0, 0, 8, &[]);
+    produce(&topic, 0, 8, 9, &["--compress", "zlib"]);
+    produce(&topic, 0, 17, 9, &["--compress", "lz4"]);
+    produce(&topic, 0, 26, 9, &["--compress", "zstd"]);
+    produce(&topic, 0, 35, 9, &["--batch", "4"]);
+    produce(&topic, 0, 44, 9, &["--compress", "lz4"]);
+    let source = source(&topic, &[]);
+    assert_eq!(ids(&source, 0, 0, 53).await.unwrap(), (0..53).collect::<Vec<_>>());
+    assert_eq!(ids(&source, 0, 20, 30).await.unwrap(), (20..30).collect::<Vec<_>>());
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_is_what_java_wrote_and_sees() {
+    let topic = new_topic("metadata", 1, &[]);
+    let line = "0\tnew\tk1 k2\t{\"id\": 1}\n";
+    tool(&["produce", &name_server(), &topic, "--property", "region=eu", "--property", "amount=7"], line);
+    tool(&["produce", &name_server(), &topic], "0\t\t\t{\"id\": 2}\n");
+    let java = tool(&["consume", &name_server(), &topic], "");
+    let java: serde_json::Value = serde_json::from_str(&java[0]).unwrap();
+
+    let source = source(&topic, &[]);
+    let (rows, _) = read(&source, Span::new(queue(0), 0, 2), &(0..12).collect::<Vec<_>>()).await.unwrap();
+    let text = |column: &str| rows.column_by_name(column).unwrap().as_string_view().value(0).to_string();
+    let time = |column: &str| rows.column_by_name(column).unwrap().as_primitive::<TimestampMillisecondType>().value(0);
+    assert_eq!((text("broker"), text("topic")), ("broker-a".to_string(), topic.clone()));
+    assert_eq!((text("tags"), text("keys")), ("new".to_string(), "k1 k2".to_string()));
+    assert_eq!(rows.column_by_name("at").unwrap().as_primitive::<Int64Type>().values(), &[0, 1]);
+    assert_eq!(rows.column_by_name("queue").unwrap().as_primitive::<Int32Type>().values(), &[0, 0]);
+    assert_eq!(time("born"), java["bornTimestamp"].as_i64().unwrap());
+    assert_eq!(time("stored"), java["storeTimestamp"].as_i64().unwrap());
+    assert_eq!(text("message"), java["properties"]["UNIQ_KEY"].as_str().unwrap());
+    assert!(rows.column_by_name("tags").unwrap().is_null(1) && rows.column_by_name("keys").unwrap().is_null(1));
+
+    let properties = rows.column_by_name("properties").unwrap().as_map();
+    let first = properties.value(0);
+    let list = |column: usize| first.column(column).as_string_view().iter().flatten().collect::<Vec<_>>();
+    assert_eq!((list(0), list(1)), (vec!["amount", "region"], vec!["7", "eu"]));
+    assert_eq!(properties.value(1).len(), 0);
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_message_is_an_error_or_left_out() {
+    let topic = new_topic("bad", 1, &[]);
+    tool(&["produce", &name_server(), &topic], "0\t\t\t{\"id\": 1}\n0\t\t\tnot json\n0\t\t\t{\"id\": 3}\n");
+    let strict = source(&topic, &[]);
+    let error = ids(&strict, 0, 0, 3).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Data);
+    assert!(error.to_string().contains("broker-a:0 offset 1"), "{error}");
+    strict.close().await;
+    let lenient = source(&topic, &[("format.on-error", "skip")]);
+    assert_eq!(ids(&lenient, 0, 0, 3).await.unwrap(), [1, 3]);
+    lenient.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_are_not_there_are_data_loss() {
+    let topic = new_topic("loss", 1, &[]);
+    produce(&topic, 0, 0, 10, &["--batch", "10"]);
+    let source = source(&topic, &[]);
+    for (from, to) in [(5, 11), (10, 11), (4000, 4001)] {
+        let began = Instant::now();
+        let error = ids(&source, 0, from, to).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::DataLoss, "{error}");
+        assert!(error.to_string().contains("it has 0..10"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+    assert_eq!(ids(&source, 0, 0, 10).await.unwrap().len(), 10);
+
+    tool(&["delete", &name_server(), &topic], "");
+    tool(&["create", &name_server(), &topic, "1"], "");
+    produce(&topic, 0, 100, 3, &[]);
+    let error = ids(&source, 0, 0, 10).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::DataLoss, "{error}");
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_queues_are_refused_by_name() {
+    let topic = new_topic("batchcq", 1, &["queue.type=BatchCQ"]);
+    produce(&topic, 0, 0, 8, &["--batch", "4"]);
+    let source = source(&topic, &[]);
+    let end = source.extent().await.unwrap().partitions[&queue(0)].latest;
+    let error = ids(&source, 0, 0, end).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert!(error.to_string().contains("queue.type=BatchCQ"), "{error}");
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_topic_is_named_with_its_nearest_neighbour() {
+    let topic = new_topic("neighbour", 1, &[]);
+    let wrong = format!("{topic}x");
+    let source = source(&wrong, &[]);
+    let error = source.start().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage, "{error}");
+    assert!(error.to_string().contains(&format!("did you mean '{topic}'")), "{error}");
+    source.close().await;
+    let sink = RocketmqSink::try_new(table(&wrong, &[]), &Clock::system(), &owner()).unwrap();
+    let error = sink.open(1).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage, "{error}");
+    assert!(error.to_string().contains(&format!("did you mean '{topic}'")), "{error}");
+    sink.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_server_that_is_not_there_is_told_soon() {
+    // The first refuses connections, the second (TEST-NET-1) never answers.
+    for address in ["127.0.0.1:1", "192.0.2.1:9876"] {
+        let source = source("orders", &[("name-server", address)]);
+        let began = Instant::now();
+        let error = source.start().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Transient, "{error}");
+        assert!(error.to_string().contains(address), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(13), "{:?}", began.elapsed());
+        source.close().await;
+    }
+}
+
+/// Rows as the table's writable schema has them: id, text, tags, keys, properties.
+fn rows(table: &TableDefinition, ids: &[i64], text: &str, key: impl Fn(i64) -> Option<String>) -> RecordBatch {
+    let names = MapFieldNames { entry: "entries".into(), key: "key".into(), value: "value".into() };
+    let mut properties = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
+    for id in ids {
+        properties.keys().append_value("id");
+        properties.values().append_value(id.to_string());
+        properties.append(true).unwrap();
+    }
+    let properties = arrow::compute::cast(&properties.finish(), &properties_type()).unwrap();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(ids.to_vec())),
+        Arc::new(StringViewArray::from_iter_values(ids.iter().map(|_| text))),
+        Arc::new(StringViewArray::from_iter(ids.iter().map(|id| (id % 2 == 0).then_some("even")))),
+        Arc::new(StringViewArray::from_iter(ids.iter().map(|id| key(*id)))),
+        properties,
+    ];
+    RecordBatch::try_new(table.writable_schema(), columns).unwrap()
+}
+
+async fn write(sink: &RocketmqSink, epoch: u64, tasks: Vec<Vec<RecordBatch>>) -> Result<Published> {
+    let pin = sink.prepare(epoch).await?;
+    for (task, batches) in tasks.into_iter().enumerate() {
+        let schema = batches[0].schema();
+        let rows = stream::iter(batches).map(Ok);
+        sink.stage(epoch, task as u32, &pin, Box::pin(RecordBatchStreamAdapter::new(schema, rows))).await?;
+    }
+    let published = sink.publish(epoch, &pin).await;
+    sink.discard(epoch).await;
+    published
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_is_read_back_in_order_per_key() {
+    let topic = new_topic("sink", 4, &[]);
+    let table = table(&topic, &[]);
+    RocketmqConnector.check(&table, Role::Sink).unwrap();
+    RocketmqConnector.check(&table, Role::Source).unwrap();
+    let sink = RocketmqSink::try_new(Arc::clone(&table), &Clock::system(), &owner()).unwrap();
+    assert_eq!(sink.open(1).await.unwrap(), Progress::Unrecorded);
+    let pin = sink.prepare(1).await.unwrap();
+    assert_eq!(pin["queues"].as_array().unwrap().len(), 4);
+    assert_eq!(pin["brokers"], serde_json::json!(["broker-a"]));
+
+    // 2 epochs of 2 tasks of 2 batches; each epoch is many sends per queue.
+    let ids: Vec<i64> = (0..20_000).collect();
+    let batch = |part: usize| {
+        rows(&table, &ids[part * 2500..(part + 1) * 2500], "some text", |id| Some(format!("key-{}", id % 37)))
+    };
+    for epoch in 0..2 {
+        let tasks = (0..2).map(|task| (0..2).map(|part| batch(epoch * 4 + task * 2 + part)).collect()).collect();
+        let published = write(&sink, 1 + epoch as u64, tasks).await.unwrap();
+        assert_eq!(published.rows, 10_000);
+        assert!(published.bytes > 100_000 && published.position["broker-a:0"].is_u64(), "{published:?}");
+    }
+    sink.close().await;
+
+    let source = source(&topic, &[]);
+    let mut found = 0;
+    let mut queue_of_key = std::collections::BTreeMap::new();
+    for (partition, bounds) in source.extent().await.unwrap().partitions {
+        let span = Span::new(partition.clone(), bounds.earliest, bounds.latest);
+        let (rows, _) = read(&source, span, &[0, 1, 9, 10, 11]).await.unwrap();
+        let ids = rows.column(0).as_primitive::<Int64Type>();
+        let mut last_of_key = std::collections::BTreeMap::new();
+        for row in 0..rows.num_rows() {
+            let id = ids.value(row);
+            let key = rows.column(3).as_string_view().value(row).to_string();
+            assert_eq!(key, format!("key-{}", id % 37));
+            assert!(last_of_key.insert(key.clone(), id).is_none_or(|before| before < id), "{key} {id}");
+            assert_eq!(queue_of_key.entry(key).or_insert(partition.number), &partition.number);
+            let tags = rows.column(2).as_string_view();
+            assert_eq!(tags.is_valid(row).then(|| tags.value(row)), (id % 2 == 0).then_some("even"));
+            let properties = rows.column(4).as_map().value(row);
+            assert_eq!(properties.column(1).as_string_view().value(0), id.to_string());
+        }
+        found += rows.num_rows();
+    }
+    assert_eq!((found, queue_of_key.len()), (20_000, 37));
+    source.close().await;
+
+    let java = tool(&["consume", &name_server(), &topic], "");
+    assert_eq!(java.len(), 20_000);
+    let first: serde_json::Value = serde_json::from_str(&java[0]).unwrap();
+    let body: serde_json::Value = serde_json::from_str(first["body"].as_str().unwrap()).unwrap();
+    assert_eq!(first["keys"], format!("key-{}", body["id"].as_i64().unwrap() % 37));
+    assert_eq!(first["properties"]["id"], body["id"].to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_without_keys_are_dealt_out_and_redone_epochs_are_there_twice() {
+    let topic = new_topic("spread", 3, &[]);
+    let table = table(&topic, &[]);
+    let sink = RocketmqSink::try_new(Arc::clone(&table), &Clock::system(), &owner()).unwrap();
+    sink.open(1).await.unwrap();
+    let batch = rows(&table, &(0..30).collect::<Vec<_>>(), "x", |_| None);
+    for _ in 0..2 {
+        assert_eq!(write(&sink, 1, vec![vec![batch.clone()]]).await.unwrap().rows, 30);
+    }
+    assert_eq!(sink.publish(2, &sink.prepare(2).await.unwrap()).await.unwrap().rows, 0);
+    sink.close().await;
+    let source = source(&topic, &[]);
+    for number in 0..3 {
+        let expected: Vec<i64> = (0..30).filter(|id| id % 3 == i64::from(number)).collect();
+        assert_eq!(ids(&source, number, 0, 20).await.unwrap(), [expected.clone(), expected].concat());
+    }
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_too_large_is_found_before_anything_is_sent() {
+    let topic = new_topic("large", 1, &[]);
+    let table = table(&topic, &[]);
+    let sink = RocketmqSink::try_new(Arc::clone(&table), &Clock::system(), &owner()).unwrap();
+    sink.open(1).await.unwrap();
+    let small = rows(&table, &[1, 2], "small", |_| None);
+    let error = write(&sink, 1, vec![vec![small.clone(), rows(&table, &[3], &"x".repeat(4 << 20), |_| None)]]).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), Kind::Data);
+    assert!(error.to_string().contains(&format!("table orders: topic {topic}: row 2 of task 0 in epoch 1")), "{error}");
+    assert!(error.to_string().contains("bytes, and 4128768 is the most"), "{error}");
+
+    // As large as can be, beside small ones: the broker takes it.
+    let largest = rows(&table, &[4], &"x".repeat((4 << 20) - (64 << 10) - 200), |_| None);
+    assert_eq!(write(&sink, 2, vec![vec![small, largest]]).await.unwrap().rows, 3);
+    let empty = rows(&table, &[5], "x", |_| Some(String::new()));
+    assert_eq!(write(&sink, 3, vec![vec![empty]]).await.unwrap_err().kind(), Kind::Data);
+    sink.close().await;
+
+    let source = source(&topic, &[]);
+    assert_eq!(ids(&source, 0, 0, 3).await.unwrap(), [1, 2, 4]);
+    assert_eq!(source.extent().await.unwrap().partitions[&queue(0)].latest, 3);
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_is_quick_and_dropping_does_not_hang() {
+    let topic = new_topic("close", 1, &[]);
+    produce(&topic, 0, 0, 100, &["--batch", "100"]);
+    // A scan of no query has a group of its own, which goes with it.
+    let scan = RocketmqSource::try_new(table(&topic, &[]), &Clock::system(), None).unwrap();
+    assert_eq!(ids(&scan, 0, 0, 100).await.unwrap().len(), 100);
+    let began = Instant::now();
+    scan.close().await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+
+    let began = Instant::now();
+    let source = source(&topic, &[]);
+    let mut stream = source.read(&Span::new(queue(0), 0, 100), &[0], &ReadReport::default()).unwrap();
+    stream.next().await.unwrap().unwrap();
+    drop(stream);
+    drop(source);
+    let sink = RocketmqSink::try_new(table(&topic, &[]), &Clock::system(), &owner()).unwrap();
+    sink.open(1).await.unwrap();
+    drop(sink);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+/// `runtime::shutdown` would end the other tests' connections, so this one is a process of its own.
+#[test]
+fn a_process_ends_soon_after_its_last_table() {
+    const CHILD: &str = "MILLSTREAM_TEST_CHILD_TOPIC";
+    let tokio = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    if let Ok(topic) = std::env::var(CHILD) {
+        tokio().block_on(async {
+            let left_open = source(&topic, &[]);
+            assert_eq!(ids(&left_open, 0, 0, 5).await.unwrap().len(), 5);
+            let began = Instant::now();
+            runtime::shutdown().await;
+            let took = began.elapsed();
+            assert!(took < Duration::from_secs(5), "{took:?}");
+            // It can be started anew.
+            let source = source(&topic, &[]);
+            assert_eq!(ids(&source, 0, 0, 5).await.unwrap().len(), 5);
+            source.close().await;
+            drop(source);
+            let began = Instant::now();
+            runtime::shutdown().await;
+            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+            eprintln!("with a table left open {took:?}, in order {:?}", began.elapsed());
+        });
+        return;
+    }
+    let topic = new_topic("shutdown", 1, &[]);
+    produce(&topic, 0, 0, 5, &[]);
+    let name = "a_process_ends_soon_after_its_last_table";
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args([&format!("rocketmq::{name}"), "--exact", "--nocapture"])
+        .env(CHILD, &topic)
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
