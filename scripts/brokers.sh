@@ -68,6 +68,12 @@ ports_of() { # SERVER
 
 # --- configuration --------------------------------------------------------------------------------------------------
 
+# The command to put before a tool's arguments. The * is for java, not for the shell that runs it: hence the quotes.
+tool() { # PART CLASS
+    echo "java -Xmx256m -Xlog:disable -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData" \
+        "-XX:SharedArchiveFile=\"$tools/java/$1.jsa\" -cp \"$tools/$1/*:$tools/java/tool.jar\" $2"
+}
+
 write_configuration() {
     mkdir -p "$dir"/{conf,data/kafka,data/rocketmq,data/s3/"$bucket",logs,pids,tmp}
 
@@ -132,10 +138,8 @@ END
 </configuration>
 END
 
-    # The * is for java, not for the shell that runs the command: hence the quotes inside.
-    local java="java -Xmx256m -Xlog:disable -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData"
-    kafka_tool="$java -XX:SharedArchiveFile=\"$tools/java/kafka.jsa\" -cp \"$tools/kafka/*:$tools/java/tool.jar\" KafkaTool"
-    rocketmq_tool="$java -XX:SharedArchiveFile=\"$tools/java/rocketmq.jsa\" -cp \"$tools/rocketmq/*:$tools/java/tool.jar\" RocketmqTool"
+    kafka_tool=$(tool kafka KafkaTool)
+    rocketmq_tool=$(tool rocketmq RocketmqTool)
     cat >"$dir/env" <<END
 export MILLSTREAM_TEST_KAFKA=127.0.0.1:${port[kafka]}
 export MILLSTREAM_TEST_ROCKETMQ=127.0.0.1:${port[namesrv]}

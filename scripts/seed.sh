@@ -7,8 +7,8 @@ set -euo pipefail
 # shellcheck source=/dev/null
 . "${1:?usage: scripts/seed.sh DIR}/env"
 
-kafka_tool() { eval "exec $MILLSTREAM_TEST_KAFKA_TOOL \"\$@\""; }
-rocketmq_tool() { eval "exec $MILLSTREAM_TEST_ROCKETMQ_TOOL \"\$@\""; }
+kafka_tool() { eval "$MILLSTREAM_TEST_KAFKA_TOOL \"\$@\""; }
+rocketmq_tool() { eval "$MILLSTREAM_TEST_ROCKETMQ_TOOL \"\$@\""; }
 
 # Lines of partition, tags (for RocketMQ only), key, order: one about every six seconds of the first day of 2026.
 orders() { # kafka|rocketmq
@@ -26,11 +26,13 @@ orders() { # kafka|rocketmq
     }'
 }
 
-if [[ $(kafka_tool create "$MILLSTREAM_TEST_KAFKA" orders 4) == created ]]; then
+answer=$(kafka_tool create "$MILLSTREAM_TEST_KAFKA" orders 4)
+if [[ $answer == created ]]; then
     echo "filling the Kafka topic orders"
     orders kafka | kafka_tool produce "$MILLSTREAM_TEST_KAFKA" orders >/dev/null
 fi
-if [[ $(rocketmq_tool create "$MILLSTREAM_TEST_ROCKETMQ" OrderTopic 4) == created ]]; then
+answer=$(rocketmq_tool create "$MILLSTREAM_TEST_ROCKETMQ" OrderTopic 4)
+if [[ $answer == created ]]; then
     echo "filling the RocketMQ topic OrderTopic"
     orders rocketmq | rocketmq_tool produce "$MILLSTREAM_TEST_ROCKETMQ" OrderTopic --batch 500 >/dev/null
 fi

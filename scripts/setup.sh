@@ -40,11 +40,15 @@ as_root() {
 }
 
 updated=
+apt_update() {
+    [[ $updated ]] || quietly as_root apt-get -q update
+    updated=yes
+}
+
 # apt_install PACKAGE... (or options of apt-get install)
 apt_install() {
     command -v apt-get >/dev/null || die "no apt-get here; please install: $*"
-    [[ $updated ]] || quietly as_root apt-get -q update
-    updated=yes
+    apt_update
     say "installing $*"
     quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$@"
 }
@@ -92,6 +96,7 @@ install_packages() { # build|test
     if [[ $1 == test ]]; then
         at_least "$(java_release)" 17 || packages+=(openjdk-17-jdk-headless)
         need mvn maven
+        [[ -f /etc/ssl/certs/ca-certificates.crt ]] || packages+=(ca-certificates)
     fi
     if ((${#packages[@]})); then
         mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
@@ -104,7 +109,8 @@ install_packages() { # build|test
 install_go() {
     local candidate codename uri
     ! at_least "$(go_release)" 1.21 || return 0
-    apt_install ca-certificates
+    command -v apt-get >/dev/null || die "no apt-get here; please install Go 1.21 or newer"
+    apt_update
     candidate=$(LC_ALL=C apt-cache policy golang-go | awk '$1 == "Candidate:" { print $2 }')
     if dpkg --compare-versions "$candidate" ge 2:1.21~; then
         apt_install golang-go

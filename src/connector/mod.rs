@@ -35,6 +35,7 @@ pub mod kafka;
 pub mod memory;
 pub mod messages;
 pub mod outgoing;
+pub mod rocketmq;
 pub mod spool;
 
 mod report;
@@ -384,6 +385,7 @@ impl Connectors {
             .with(Arc::new(datagen::DatagenConnector))
             .with(Arc::new(files::FilesConnector))
             .with(Arc::new(kafka::KafkaConnector))
+            .with(Arc::new(rocketmq::RocketmqConnector))
     }
 
     /// These and one more.
@@ -407,4 +409,6 @@ impl Connectors {
 }
 
 /// Gives back what connectors hold for the whole process. For the end of a program.
-pub async fn shutdown() {}
+pub async fn shutdown() {
+    rocketmq::runtime::shutdown().await;
+}

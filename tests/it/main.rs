@@ -5,8 +5,10 @@
 
 #![recursion_limit = "512"]
 
+mod brokers;
 mod cli;
 mod crash;
 mod harness;
 mod kafka;
 mod local_durability;
+mod rocketmq;

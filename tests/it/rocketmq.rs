@@ -2,6 +2,9 @@
 //!
 //! `scripts/brokers.sh` starts what these tests talk to and says where it is.
 
+// Some tests are about how long something takes.
+#![allow(clippy::disallowed_methods)]
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;

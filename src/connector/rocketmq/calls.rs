@@ -1,8 +1,8 @@
 //! Calls of the client library: bounded in time, with errors that say what to do, and retried with patience.
 //!
 //! The library's futures are huge, so each is boxed, once, in [`call`]. Its errors redact what the broker said and keep a
-//! code; [`explained`] turns that into one of our kinds. After five failed dials to an address the library does not dial
-//! it for 30 s and fails at once instead, which is why [`Patience`] always pauses, and lasts longer than that.
+//! code; [`explained`] turns that into one of our kinds. [`Patience`] always pauses between tries, since the library fails at
+//! once while it leaves an address alone (see `connection`), and lasts for the restart of a broker.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -14,17 +14,11 @@ use crate::error::{Error, Kind, Result};
 /// What an ordinary answer may take.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
-/// Pauses between tries of one call: 45 s together.
-const PAUSES: [Duration; 8] = [
-    Duration::from_secs(1),
-    Duration::from_secs(1),
-    Duration::from_secs(3),
-    Duration::from_secs(5),
-    Duration::from_secs(5),
-    Duration::from_secs(10),
-    Duration::from_secs(10),
-    Duration::from_secs(10),
-];
+/// Pauses between tries of one call, in seconds: a minute together, in which a broker can restart.
+const PAUSES: [u64; 10] = [1, 1, 3, 5, 5, 5, 10, 10, 10, 10];
+
+/// So many pauses are taken with the same client.
+const SAME_CLIENT: usize = 3;
 
 /// Awaits a call of the library for at most `limit`; `what` says what was tried and where, as in "reading topic x".
 pub(super) async fn call<T>(
@@ -75,21 +69,29 @@ pub(super) fn explained(what: impl Display, error: ClientError) -> Error {
 }
 
 /// How often a call that failed is tried again, and the pauses between.
-#[derive(Debug, Clone)]
-pub(super) struct Patience(std::slice::Iter<'static, Duration>);
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    pauses: usize,
+}
 
 impl Patience {
     /// For one call, or for a run of calls of which each success starts anew.
     pub(super) fn new() -> Self {
-        Self(PAUSES.iter())
+        Self::default()
+    }
+
+    /// Whether it is time to try another client.
+    pub(super) fn is_worn(&self) -> bool {
+        self.pauses > SAME_CLIENT
     }
 
     /// Pauses after a transient error, unless patience is at its end; other errors come straight back.
     pub(super) async fn pause(&mut self, error: Error) -> Result<()> {
-        let next = if error.kind() == Kind::Transient { self.0.next() } else { None };
-        let Some(pause) = next else { return Err(error) };
-        tracing::warn!(error = %error.chain(), "RocketMQ: trying again in {} s", pause.as_secs());
-        tokio::time::sleep(*pause).await;
+        let next = if error.kind() == Kind::Transient { PAUSES.get(self.pauses) } else { None };
+        let Some(&seconds) = next else { return Err(error) };
+        self.pauses += 1;
+        tracing::warn!(error = %error.chain(), "RocketMQ: trying again in {seconds} s");
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
         Ok(())
     }
 }
@@ -100,8 +102,8 @@ mod tests {
 
     #[test]
     fn patience_outlasts_the_circuit_breaker() {
-        assert!(PAUSES.iter().sum::<Duration>() >= Duration::from_secs(40));
-        assert!(PAUSES.iter().all(|pause| *pause >= Duration::from_secs(1)));
+        assert!(PAUSES.iter().sum::<u64>() >= 40);
+        assert!(PAUSES.iter().all(|seconds| *seconds >= 1));
     }
 
     #[tokio::test]

@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 const PULL: u64 = 1024;
 /// The code of "there is no such consumer group".
 const NO_GROUP: i32 = 26;
-/// The longest that clients may take to leave.
+/// The longest that the client may take to leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Does nothing: its presence keeps the client from reading ahead.

@@ -28,6 +28,7 @@ pub mod source;
 mod admin;
 mod calls;
 mod compression;
+mod connection;
 mod consumer;
 mod message;
 mod metadata;

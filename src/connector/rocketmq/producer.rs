@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::admin::{Admin, Route};
 use super::calls::{ANSWER, Patience, call, explained};
+use super::connection::Connection;
 use super::options::RocketmqOptions;
 use super::runtime::{Runtime, detach};
 use crate::connector::Partition;
@@ -47,11 +48,8 @@ impl Producer {
     pub(super) async fn connect(table: &str, options: &RocketmqOptions, instance: &str) -> Result<Self> {
         let what = format!("connecting to name server {}", options.name_server);
         let admin = Admin::connect(&options.name_server, options.credentials.as_ref(), instance).await?;
-        if admin.route(&options.topic).await?.is_none() {
-            let error = admin.missing(&options.topic).await;
-            admin.close().await;
-            return Err(error);
-        }
+        // The name server is asked first: the producer itself starts without it.
+        admin.route(&options.topic).await?;
         let runtime = Runtime::shared()?;
         let config = ClientConfig::builder()
             .namesrv_addr(options.name_server.as_str())
@@ -75,6 +73,11 @@ impl Producer {
     /// Where the topic is; none if it does not exist, or no broker that has it is up.
     pub(super) async fn route(&self) -> Result<Option<Route>> {
         self.admin.route(&self.topic).await
+    }
+
+    /// The error for a topic without a route.
+    pub(super) async fn missing(&self) -> Error {
+        self.admin.missing(&self.topic).await
     }
 
     /// Sends a batch once; the offset of its first message.
@@ -138,17 +141,18 @@ pub(super) struct Lane {
 
 impl Lane {
     /// Into `queue`. Dropping it ends the sending.
-    pub(super) fn into(queue: Partition, producer: Arc<Producer>) -> Self {
+    pub(super) fn into(queue: Partition, connection: Arc<Connection<Producer>>) -> Self {
         // One batch is sent, one waits, and one is filled.
         let (sender, mut receiver) = mpsc::channel::<Vec<Message>>(1);
         let task = SpawnedTask::spawn(async move {
             let mut total = Sent::default();
+            let mut producer = connection.client().await?;
             while let Some(batch) = receiver.recv().await {
                 let mut patience = Patience::new();
                 let first = loop {
                     match producer.send(&queue, &batch).await {
                         Ok(first) => break first,
-                        Err(error) => patience.pause(error).await?,
+                        Err(error) => producer = connection.again(producer, &mut patience, error).await?,
                     }
                 };
                 total.rows += batch.len() as u64;

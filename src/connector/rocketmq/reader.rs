@@ -8,6 +8,7 @@
 //! What it does not read: batch consume queues, whose messages share an offset, and compacted topics, which have holes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{BinaryArray, BinaryBuilder};
 use datafusion::common::runtime::SpawnedTask;
@@ -18,9 +19,9 @@ use tokio::sync::mpsc;
 
 use super::calls::Patience;
 use super::compression::append_body;
+use super::connection::Connection;
 use super::consumer::Consumer;
 use super::metadata::Column;
-use super::source::Connection;
 use crate::connector::messages::MessageBatch;
 use crate::connector::{Bounds, Fingerprint, Span};
 use crate::error::{Error, Result};
@@ -33,7 +34,10 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Batches that wait for decoding while the next one is pulled.
 const AHEAD: usize = 2;
 
-/// The bits of a message that share its offset with others (a batch consume queue).
+/// How long the end of a queue may look too low before it is believed.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// The bits of a message that shares its offset with others (a batch consume queue).
 const INNER_BATCH: i32 = 0xC0;
 
 /// Reads one span.
@@ -50,7 +54,7 @@ pub(super) struct SpanReader {
     /// What to do with a message that cannot be decompressed.
     pub(super) on_error: OnError,
     /// The table's connection.
-    pub(super) connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection<Consumer>>,
 }
 
 impl SpanReader {
@@ -84,7 +88,7 @@ impl SpanReader {
     async fn run(&self, sender: &mpsc::Sender<MessageBatch>) -> Result<()> {
         let span = &self.span;
         // Trouble with a connection that worked is waited for; a first one that fails says so at once.
-        let consumer = self.connection.consumer().await.map_err(|e| self.blame(e))?;
+        let mut consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
         let mut gathered = Gathered::new(self)?;
         let mut patience = Patience::new();
         let mut at = span.from;
@@ -94,7 +98,7 @@ impl SpanReader {
                     at = next;
                     patience = Patience::new();
                 }
-                Err(error) => patience.pause(error).await?,
+                Err(error) => consumer = self.connection.again(consumer, &mut patience, error).await?,
             }
             if gathered.is_full() || at >= span.to {
                 let Some(batch) = gathered.finish() else { continue };
@@ -116,8 +120,13 @@ impl SpanReader {
                 return Ok(next);
             }
         }
-        let bounds = consumer.bounds(queue).await.map_err(|e| self.blame(e))?;
-        Err(self.nothing(at, &pulled, bounds))
+        let mut bounds = consumer.bounds(queue).await.map_err(|e| self.blame(e))?;
+        if self.span.to > bounds.latest {
+            // A broker that has just started may still be finding out what it has.
+            tokio::time::sleep(SECOND_LOOK).await;
+            bounds = consumer.bounds(queue).await.map_err(|e| self.blame(e))?;
+        }
+        Err(self.nothing(at, *pulled.pull_status(), bounds))
     }
 
     fn take(&self, at: u64, pulled: &PullResult, gathered: &mut Gathered) -> Result<u64> {
@@ -154,7 +163,7 @@ impl SpanReader {
     }
 
     /// Why there is nothing at `at`, given what the queue's master holds.
-    fn nothing(&self, at: u64, pulled: &PullResult, bounds: Bounds) -> Error {
+    fn nothing(&self, at: u64, status: PullStatus, bounds: Bounds) -> Error {
         let (span, Bounds { earliest, latest }) = (&self.span, bounds);
         let advice = "a new query can start from what is there";
         if at < earliest {
@@ -177,7 +186,7 @@ impl SpanReader {
             "{}: the broker gives no messages ({}), though it says that it has {earliest}..{latest}; a replica may lag \
              behind",
             self.place(at),
-            pulled.pull_status()
+            status
         ))
     }
 
@@ -254,5 +263,70 @@ impl Gathered {
         let payloads: BinaryArray = self.payloads.finish();
         self.bytes = 0;
         Some(MessageBatch { payloads, offsets, metadata, last })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connector::Partition;
+    use crate::error::Kind;
+
+    fn reader(from: u64, to: u64) -> SpanReader {
+        SpanReader {
+            table: "orders".into(),
+            topic: "t".into(),
+            span: Span::new(Partition::new("broker-a", 0), from, to),
+            metadata: vec!["offset".into()],
+            on_error: OnError::Fail,
+            connection: Arc::new(Connection::new(|| unreachable!("no broker is asked"))),
+        }
+    }
+
+    fn pulled(offsets: impl IntoIterator<Item = i64>, next: u64) -> PullResult {
+        let message = |offset| {
+            let mut message = MessageExt::default();
+            message.set_queue_offset(offset);
+            message
+        };
+        PullResult::new(PullStatus::Found, next, 0, 100, Some(offsets.into_iter().map(message).collect()))
+    }
+
+    #[test]
+    fn a_response_must_be_dense() {
+        let reader = reader(10, 20);
+        let take = |pulled: PullResult| reader.take(10, &pulled, &mut Gathered::new(&reader).unwrap());
+        assert_eq!(take(pulled(10..15, 15)).unwrap(), 15);
+        assert_eq!(take(pulled(10..25, 25)).unwrap(), 20);
+        for lost in [pulled([10, 12], 13), pulled(10..13, 23), pulled([11], 12), pulled([], 15), pulled([10, 10], 12)] {
+            assert_eq!(take(lost).unwrap_err().kind(), Kind::DataLoss);
+        }
+    }
+
+    #[test]
+    fn the_master_says_whether_messages_are_gone_or_late() {
+        let reader = reader(10, 20);
+        let kind = |earliest, latest| reader.nothing(10, PullStatus::OffsetIllegal, Bounds { earliest, latest }).kind();
+        assert_eq!(kind(11, 50), Kind::DataLoss);
+        assert_eq!(kind(0, 19), Kind::DataLoss);
+        assert_eq!(kind(0, 0), Kind::DataLoss);
+        assert_eq!(kind(10, 20), Kind::Transient);
+        let error = reader.nothing(10, PullStatus::OffsetIllegal, Bounds { earliest: 15, latest: 50 }).to_string();
+        assert!(error.contains("table orders: topic t broker-a:0 offset 10: offsets 10..15"), "{error}");
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_decompressed_fails_or_is_left_to_the_format() {
+        let mut message = MessageExt::default();
+        message.set_sys_flag(1);
+        message.message.set_body(Some(bytes::Bytes::from_static(b"garbage")));
+        let mut strict = reader(0, 1);
+        let error = Gathered::new(&strict).unwrap().append(&message, &strict).unwrap_err();
+        assert_eq!(error.kind(), Kind::Data);
+        assert!(error.to_string().contains("broker-a:0 offset 0"), "{error}");
+        strict.on_error = OnError::Skip;
+        let mut gathered = Gathered::new(&strict).unwrap();
+        gathered.append(&message, &strict).unwrap();
+        assert_eq!(arrow::array::Array::null_count(&gathered.finish().unwrap().payloads), 1);
     }
 }

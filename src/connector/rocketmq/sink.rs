@@ -9,16 +9,16 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 
 use super::calls::Patience;
+use super::connection::Connection;
 use super::message::Messages;
 use super::options::RocketmqOptions;
 use super::producer::{Lane, Producer};
@@ -50,9 +50,8 @@ struct Waiting {
 pub struct RocketmqSink {
     table: Arc<TableDefinition>,
     options: RocketmqOptions,
-    instance: String,
-    producer: Mutex<Option<Arc<Producer>>>,
-    waiting: SyncMutex<BTreeMap<(u64, u32), Waiting>>,
+    connection: Arc<Connection<Producer>>,
+    waiting: Mutex<BTreeMap<(u64, u32), Waiting>>,
 }
 
 /// What writing to RocketMQ promises.
@@ -70,24 +69,18 @@ impl RocketmqSink {
     /// Of this table; nothing is connected yet.
     pub fn try_new(table: Arc<TableDefinition>, clock: &Clock, owner: &Owner) -> Result<Self> {
         let options = RocketmqOptions::take(&table)?;
-        let instance = format!("millstream-{}-{}", owner.id, clock.random_id());
-        Ok(Self { table, options, instance, producer: Mutex::default(), waiting: SyncMutex::default() })
-    }
-
-    async fn producer(&self) -> Result<Arc<Producer>> {
-        let mut producer = self.producer.lock().await;
-        if let Some(producer) = &*producer {
-            return Ok(Arc::clone(producer));
-        }
-        let connected = Producer::connect(&self.table.name, &self.options, &self.instance).await;
-        let connected = Arc::new(connected.map_err(|e| self.blame(e))?);
-        *producer = Some(Arc::clone(&connected));
-        Ok(connected)
+        let (clock, id, name, wanted) = (clock.clone(), Arc::clone(&owner.id), table.name.clone(), options.clone());
+        let connection = Connection::new(move || {
+            let instance = format!("millstream-{id}-{}", clock.random_id());
+            let (name, options) = (name.clone(), wanted.clone());
+            Box::pin(async move { Producer::connect(&name, &options, &instance).await })
+        });
+        Ok(Self { table, options, connection: Arc::new(connection), waiting: Mutex::default() })
     }
 
     /// The queues that can be written now.
     async fn queues(&self) -> Result<Vec<Partition>> {
-        let producer = self.producer().await?;
+        let mut producer = self.connection.client().await.map_err(|e| self.blame(e))?;
         let mut patience = Patience::new();
         loop {
             let error = match producer.route().await {
@@ -99,14 +92,14 @@ impl RocketmqSink {
                 )),
                 Err(error) => error,
             };
-            patience.pause(error).await.map_err(|e| self.blame(e))?;
+            let again = self.connection.again(producer, &mut patience, error).await;
+            producer = again.map_err(|e| self.blame(e))?;
         }
     }
 
     /// Sends everything that waits, in order.
     async fn send(&self, pinned: &Pinned, tasks: &mut BTreeMap<(u64, u32), Waiting>) -> Result<Published> {
-        let producer = self.producer().await?;
-        let open = |queue: &Partition| Lane::into(queue.clone(), Arc::clone(&producer));
+        let open = |queue: &Partition| Lane::into(queue.clone(), Arc::clone(&self.connection));
         let mut lanes: Vec<Lane> = pinned.queues.iter().map(open).collect();
         let mut published = Published::default();
         for ((_, task), waiting) in tasks {
@@ -159,8 +152,11 @@ impl Sink for RocketmqSink {
     }
 
     async fn open(&self, _run: u64) -> Result<Progress> {
-        self.producer().await?;
-        Ok(Progress::Unrecorded)
+        let producer = self.connection.client().await.map_err(|e| self.blame(e))?;
+        match producer.route().await.map_err(|e| self.blame(e))? {
+            Some(_) => Ok(Progress::Unrecorded),
+            None => Err(self.blame(producer.missing().await)),
+        }
     }
 
     async fn prepare(&self, _epoch: u64) -> Result<Pin> {
@@ -222,8 +218,7 @@ impl Sink for RocketmqSink {
     }
 
     async fn close(&self) {
-        let producer = self.producer.lock().await.take();
-        if let Some(producer) = producer {
+        if let Some(producer) = self.connection.close().await {
             producer.close().await;
         }
     }

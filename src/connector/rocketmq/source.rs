@@ -11,10 +11,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::Mutex;
 use twox_hash::XxHash64;
 
 use super::calls::Patience;
+use super::connection::Connection;
 use super::consumer::{Consumer, PrivateGroup};
 use super::options::{RocketmqOptions, Startup};
 use super::reader::SpanReader;
@@ -27,53 +27,12 @@ use crate::error::{Error, Result};
 /// Queues asked for their bounds at a time.
 const ASKED_AT_ONCE: usize = 16;
 
-/// The connection of a table, made when it is first used.
-#[derive(Debug)]
-pub(super) struct Connection {
-    options: RocketmqOptions,
-    group: PrivateGroup,
-    clock: Clock,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-enum State {
-    Unopened,
-    Open(Arc<Consumer>),
-    Closed,
-}
-
-impl Connection {
-    /// The consumer, connecting if there is none yet.
-    pub(super) async fn consumer(&self) -> Result<Arc<Consumer>> {
-        let mut state = self.state.lock().await;
-        match &*state {
-            State::Open(consumer) => Ok(Arc::clone(consumer)),
-            State::Closed => Err(Error::internal("the RocketMQ source is closed already")),
-            State::Unopened => {
-                let instance = format!("{}-{}", self.group.name, self.clock.random_id());
-                let consumer = Consumer::connect(&self.options, self.group.clone(), &instance).await?;
-                let consumer = Arc::new(consumer);
-                *state = State::Open(Arc::clone(&consumer));
-                Ok(consumer)
-            }
-        }
-    }
-
-    async fn close(&self) {
-        let state = std::mem::replace(&mut *self.state.lock().await, State::Closed);
-        if let State::Open(consumer) = state {
-            consumer.close().await;
-        }
-    }
-}
-
 /// A RocketMQ topic, read.
 #[derive(Debug)]
 pub struct RocketmqSource {
     table: Arc<TableDefinition>,
     options: RocketmqOptions,
-    connection: Arc<Connection>,
+    connection: Arc<Connection<Consumer>>,
 }
 
 impl RocketmqSource {
@@ -81,17 +40,21 @@ impl RocketmqSource {
     pub fn try_new(table: Arc<TableDefinition>, clock: &Clock, owner: Option<&Owner>) -> Result<Self> {
         let options = RocketmqOptions::take(&table)?;
         let group = private_group(&table, clock, owner);
-        let state = Mutex::new(State::Unopened);
-        let connection = Arc::new(Connection { options: options.clone(), group, clock: clock.clone(), state });
+        let (clock, wanted) = (clock.clone(), options.clone());
+        let connection = Connection::new(move || {
+            let instance = format!("{}-{}", group.name, clock.random_id());
+            let (options, group) = (wanted.clone(), group.clone());
+            Box::pin(async move { Consumer::connect(&options, group, &instance).await })
+        });
+        let connection = Arc::new(connection);
         Ok(Self { table, options, connection })
     }
 
     /// What every queue of the topic holds now; none if the topic has no route.
-    async fn bounds(&self) -> Result<Option<Vec<(Partition, Bounds)>>> {
-        let consumer = self.connection.consumer().await?;
+    async fn bounds(&self, consumer: &Arc<Consumer>) -> Result<Option<Vec<(Partition, Bounds)>>> {
         let Some(route) = consumer.route().await? else { return Ok(None) };
         let bounds = stream::iter(route.readable).map(|queue| {
-            let consumer = Arc::clone(&consumer);
+            let consumer = Arc::clone(consumer);
             async move {
                 let bounds = consumer.bounds(&queue).await?;
                 Ok::<_, Error>((queue, bounds))
@@ -108,8 +71,8 @@ impl RocketmqSource {
 #[async_trait]
 impl Source for RocketmqSource {
     async fn start(&self) -> Result<Offsets> {
-        let Some(queues) = self.bounds().await.map_err(|e| self.blame(e))? else {
-            let consumer = self.connection.consumer().await?;
+        let consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
+        let Some(queues) = self.bounds(&consumer).await.map_err(|e| self.blame(e))? else {
             return Err(self.blame(consumer.missing().await));
         };
         match &self.options.startup {
@@ -121,10 +84,10 @@ impl Source for RocketmqSource {
 
     async fn extent(&self) -> Result<Extent> {
         // Trouble with a connection that worked is waited for; a first one that fails says so at once.
-        self.connection.consumer().await.map_err(|e| self.blame(e))?;
+        let mut consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
         let mut patience = Patience::new();
         loop {
-            let error = match self.bounds().await {
+            let error = match self.bounds(&consumer).await {
                 Ok(Some(queues)) => {
                     return Ok(Extent { partitions: queues.into_iter().collect(), complete: false });
                 }
@@ -134,7 +97,8 @@ impl Source for RocketmqSource {
                 )),
                 Err(error) => error,
             };
-            patience.pause(error).await.map_err(|e| self.blame(e))?;
+            let again = self.connection.again(consumer, &mut patience, error).await;
+            consumer = again.map_err(|e| self.blame(e))?;
         }
     }
 
@@ -152,7 +116,9 @@ impl Source for RocketmqSource {
     }
 
     async fn close(&self) {
-        self.connection.close().await;
+        if let Some(consumer) = self.connection.close().await {
+            consumer.close().await;
+        }
     }
 }
 
