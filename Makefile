@@ -1,5 +1,6 @@
 # One target directory for all checkouts, and none inside: a fresh clone finds its dependencies built.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/target
+MILLSTREAM := $(CARGO_TARGET_DIR)/debug/millstream
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -15,8 +16,11 @@ build: ## compile an optimised millstream
 
 quickstart: ## a first query, from generated orders into Parquet, then a look at what it wrote (no broker needed)
 	scripts/setup.sh build
-	cargo run --locked --bin millstream -- submit queries/quickstart.sql
-	cargo run --locked --bin millstream -- shell -f queries/quickstart-read.sql
+	cargo build --locked --bin millstream
+	$(MILLSTREAM) submit queries/quickstart.sql --var out=.data/quickstart
+	@$(MILLSTREAM) shell -f queries/quickstart-read.sql --var out=.data/quickstart </dev/null
+	@echo "The files are in .data/quickstart/big_orders, the checkpoint in .data/quickstart/checkpoints."
+	@echo "Run it again: nothing is added, because the checkpoint knows what was read."
 
 brokers: ## start Kafka, RocketMQ and S3 on their usual ports, with 10,000 orders in a topic of each broker
 	scripts/setup.sh test
@@ -24,21 +28,26 @@ brokers: ## start Kafka, RocketMQ and S3 on their usual ports, with 10,000 order
 	scripts/seed.sh .data/brokers
 	@echo
 	@echo "Kafka 127.0.0.1:9092 has the topic orders, RocketMQ 127.0.0.1:9876 has OrderTopic."
-	@echo "Next: make topics        (or: cargo run --locked --bin millstream -- submit queries/topics.sql)"
+	@echo "Next: make topics"
 	@echo "Then: make brokers-down"
 
 brokers-down: ## stop them; their data stays in .data/brokers
 	scripts/brokers.sh down .data/brokers
 
 topics: ## a query over the topics that make brokers filled
-	cargo run --locked --bin millstream -- submit queries/topics.sql
+	cargo build --locked --bin millstream
+	@. .data/brokers/env; eval "$$MILLSTREAM_TEST_ROCKETMQ_TOOL" create "$$MILLSTREAM_TEST_ROCKETMQ" LargeOrders 4
+	$(MILLSTREAM) submit queries/topics.sql --var out=.data/topics --trigger available-now
+	@$(MILLSTREAM) shell --var out=.data/topics -e "CREATE EXTERNAL TABLE all_orders STORED AS PARQUET \
+	  LOCATION '.data/topics/all_orders/'; SELECT broker, count(*) AS orders, sum(cents) AS cents FROM all_orders \
+	  GROUP BY broker ORDER BY broker;" </dev/null
 
 check: ## format, lints, documentation
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
-# The servers start when all is compiled: the machine may be small.
+# The servers start when all is compiled: the machine may be small. What restarts a broker runs alone, at the end.
 test: ## everything: checks, then unit tests, tests against real servers, documentation's examples
 	scripts/setup.sh build
 	$(MAKE) --no-print-directory check
@@ -46,7 +55,8 @@ test: ## everything: checks, then unit tests, tests against real servers, docume
 	cargo test --locked --no-run
 	@dir=$$(mktemp -d "$${TMPDIR:-/tmp}/millstream-test.XXXXXX"); \
 	echo "scripts/brokers.sh with $$dir -- cargo test --locked"; \
-	scripts/brokers.sh with "$$dir" -- cargo test --locked || { \
+	scripts/brokers.sh with "$$dir" -- bash -c \
+	  'cargo test --locked && cargo test --locked --test it -- --ignored restart' || { \
 		status=$$?; echo "the servers' logs are in $$dir/logs" >&2; exit $$status; }; \
 	rm -rf "$$dir"
 

@@ -71,6 +71,7 @@ ports_of() { # SERVER
 # The command to put before a tool's arguments. The * is for java, not for the shell that runs it: hence the quotes.
 tool() { # PART CLASS
     echo "java -Xmx256m -Xlog:disable -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData" \
+        "-Djava.io.tmpdir=$dir/tmp" \
         "-XX:SharedArchiveFile=\"$tools/java/$1.jsa\" -cp \"$tools/$1/*:$tools/java/tool.jar\" $2"
 }
 
@@ -114,12 +115,15 @@ bindAddress=127.0.0.1
 listenPort=${port[rocketmq]}
 haListenPort=${port[ha]}
 namesrvAddr=127.0.0.1:${port[namesrv]}
+registerNameServerPeriod=10000
 storePathRootDir=$dir/data/rocketmq/store
 brokerRole=ASYNC_MASTER
 flushDiskType=ASYNC_FLUSH
 autoCreateTopicEnable=true
 autoCreateSubscriptionGroup=true
 enablePropertyFilter=true
+# A busy machine is no reason to refuse messages: stock is 200 ms.
+waitTimeMillsInSendQueue=10000
 mappedFileSizeCommitLog=67108864
 diskMaxUsedSpaceRatio=95
 maxTransferCountOnMessageInMemory=1024
@@ -331,6 +335,8 @@ start() { # SERVER
     running "$1" && return 0
     launch_server "$1"
     await "$1"
+    # A new name server knows no broker until the next of its ten-second calls.
+    if [[ $1 == namesrv ]] && running rocketmq; then await rocketmq; fi
 }
 
 run() { # COMMAND...

@@ -21,7 +21,8 @@ orders() { # kafka|rocketmq
             tags = broker == "rocketmq" ? name "\t" : ""
             printf "%d\t%s%d\t{\"order_id\":%d,\"item\":\"%s\",\"amount\":%d.%02d,", (i - 1) % 4, tags, i, i, name, \
                 cents / 100, cents % 100
-            printf "\"ts\":\"2026-01-01 %02d:%02d:%02d.%03d\"}\n", ms / 3600000, ms / 60000 % 60, ms / 1000 % 60, ms % 1000
+            printf "\"ts\":\"2026-01-01 %02d:%02d:%02d.%03d\"}\n", ms / 3600000, ms / 60000 % 60, ms / 1000 % 60, \
+                ms % 1000
         }
     }'
 }

@@ -69,7 +69,7 @@ check_rust() {
     local found
     found=$(rustc --version 2>/dev/null | cut -d' ' -f2) || true
     at_least "${found:-0}" "$rust_needed" ||
-        die "Rust $rust_needed or newer is needed, found ${found:-none}: install it with rustup (stable), then run this again"
+        die "Rust $rust_needed or newer is needed, found ${found:-none}: install the stable toolchain with rustup"
     command -v cargo >/dev/null || die "rustc is here but cargo is not: install both with rustup"
 }
 

@@ -179,10 +179,10 @@ impl From<arrow::error::ArrowError> for Error {
 impl From<parquet::errors::ParquetError> for Error {
     fn from(error: parquet::errors::ParquetError) -> Self {
         match error {
-            parquet::errors::ParquetError::External(inner) => match inner.downcast::<object_store::Error>() {
-                Ok(store) => (*store).into(),
-                Err(inner) => Error::internal("parquet failed").caused_by(inner),
-            },
+            parquet::errors::ParquetError::External(inner) => {
+                let kind = kind_of(inner.as_ref()).unwrap_or(Kind::Internal);
+                Error::new(kind, "reading or writing Parquet failed").caused_by(inner)
+            }
             other => Error::internal("parquet failed").caused_by(other),
         }
     }
@@ -196,7 +196,10 @@ impl From<DataFusionError> for Error {
                 Ok(ours) => *ours,
                 Err(inner) => match inner.downcast::<DataFusionError>() {
                     Ok(nested) => (*nested).into(),
-                    Err(inner) => Error::internal("an operator failed").caused_by(inner),
+                    Err(inner) => {
+                        let kind = kind_of(inner.as_ref()).unwrap_or(Kind::Internal);
+                        Error::new(kind, "an operator failed").caused_by(inner)
+                    }
                 },
             },
             DataFusionError::ArrowError(arrow, trace) => match *arrow {
@@ -214,14 +217,9 @@ impl From<DataFusionError> for Error {
                 }
             }
             DataFusionError::Collection(mut errors) if !errors.is_empty() => errors.swap_remove(0).into(),
-            DataFusionError::Shared(shared) => match shared.as_ref() {
-                DataFusionError::External(inner) if inner.is::<Error>() => {
-                    let ours = inner.downcast_ref::<Error>().map(|e| (e.kind, e.chain()));
-                    let (kind, text) = ours.unwrap_or((Kind::Internal, shared.to_string()));
-                    Error::new(kind, text)
-                }
-                other => Error::internal(other.strip_backtrace()),
-            },
+            DataFusionError::Shared(shared) => {
+                Error::new(kind_of(shared.as_ref()).unwrap_or(Kind::Internal), plain(&shared.strip_backtrace()))
+            }
             DataFusionError::ObjectStore(error) => (*error).into(),
             DataFusionError::IoError(error) => error.into(),
             DataFusionError::ParquetError(error) => (*error).into(),
@@ -234,6 +232,27 @@ impl From<DataFusionError> for Error {
             other => Error::internal(other.strip_backtrace()),
         }
     }
+}
+
+/// The kind of an error that is wrapped in others: of the first among its causes that has one.
+fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<Kind> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return Some(ours.kind);
+        }
+        if error.is::<object_store::Error>() || error.is::<std::io::Error>() {
+            return Some(Kind::Transient);
+        }
+        if let Some(DataFusionError::External(inner)) = error.downcast_ref::<DataFusionError>() {
+            return kind_of(inner.as_ref());
+        }
+        if let Some(DataFusionError::Execution(_)) = error.downcast_ref::<DataFusionError>() {
+            return Some(Kind::Data);
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// DataFusion's message without its own prefixes and without advice that does not apply here.

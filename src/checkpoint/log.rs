@@ -199,14 +199,12 @@ impl Log {
         }
     }
 
-    /// Writes `definition` after number `after`, and returns its number.
-    pub async fn define(&self, definition: &Definition, after: u64) -> Result<u64> {
+    /// Writes `definition` after number `after`: its number, or none if another run was faster with another one.
+    pub async fn define(&self, definition: &Definition, after: u64) -> Result<Option<u64>> {
         let number = after + 1;
         let record = DefinitionRecord { version: VERSION, number, definition: definition.clone() };
-        match self.create("definitions", number, &record).await? {
-            Created::Won => Ok(number),
-            Created::Lost(_) => Err(self.conflict("definitions", number).await?),
-        }
+        let created = self.create("definitions", number, &record).await?;
+        Ok(matches!(created, Created::Won).then_some(number))
     }
 
     /// Reads the log's end.
@@ -223,7 +221,11 @@ impl Log {
         };
         let commit = record_path(&self.root, "commits", newest);
         let pending = record_path(&self.root, "intents", newest + 1);
-        let (commit, pending) = try_join!(self.get(&commit), self.get(&pending))?;
+        let (found, pending) = try_join!(self.get(&commit), self.get(&pending))?;
+        if found.is_none() {
+            return Err(Error::transient(format!("{commit} was listed, but cannot be read")));
+        }
+        let commit = found;
         Ok(Tail { commit, pending, newest_intent: newest_intent.max(newest) })
     }
 

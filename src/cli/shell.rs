@@ -73,7 +73,11 @@ impl Running {
                     let interrupted = async {
                         // Without a handler there is no Ctrl-C to wait for.
                         if tokio::signal::ctrl_c().await.is_ok() {
+                            eprintln!("stopping after this epoch; once more to leave at once");
                             stop.send_replace(true);
+                        }
+                        if tokio::signal::ctrl_c().await.is_ok() {
+                            std::process::exit(130);
                         }
                         std::future::pending::<()>().await;
                     };
@@ -90,7 +94,7 @@ impl Running {
 
     async fn prompt(&mut self) -> Result<()> {
         let unusable = |e: ReadlineError| Error::usage("the terminal cannot be used; pipe the SQL in").caused_by(e);
-        let config = Config::builder().auto_add_history(true).build();
+        let config = Config::builder().build();
         let mut editor = Editor::<Prompt, FileHistory>::with_config(config).map_err(unusable)?;
         editor.set_helper(Some(Prompt));
         let history = history_file();
@@ -106,6 +110,10 @@ impl Running {
             match tokio::task::block_in_place(|| editor.readline("millstream> ")) {
                 Ok(line) if ["exit", "quit", "\\q"].contains(&line.trim().trim_end_matches(';')) => break,
                 Ok(line) => {
+                    // A secret that was typed is not kept on disk.
+                    if !sql::options::is_secret(&line) {
+                        editor.add_history_entry(&line).map_err(unusable)?;
+                    }
                     if let Err(error) = self.execute(&line).await {
                         eprintln!("error: {}", error.chain());
                     }

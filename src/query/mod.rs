@@ -114,11 +114,20 @@ pub enum Step {
     Finished,
 }
 
+/// A definition with both ends open: an intent is finished by what its own definition read from and wrote to.
+#[derive(Debug)]
+struct Opened {
+    number: u64,
+    planned: Planned,
+    opener: Arc<Opener>,
+    sinks: Vec<Arc<dyn Sink>>,
+}
+
 /// The permit to run an epoch: only an intent that was won makes one, and a commit consumes it.
 #[derive(Debug)]
 pub struct Batch {
     intent: Intent,
-    planned: Planned,
+    opened: Arc<Opened>,
     /// By sink: whether the destination holds the epoch already.
     published: Vec<bool>,
     /// Rule 1, overlapping the run; publishing waits for it.
@@ -145,16 +154,18 @@ pub struct Query {
     spec: QuerySpec,
     log: Arc<Log>,
     record: QueryRecord,
-    definition: u64,
-    opener: Arc<Opener>,
-    sinks: Vec<Arc<dyn Sink>>,
+    /// Today's definition.
+    opened: Arc<Opened>,
     tasks: usize,
     position: Position,
     pending: Option<Box<Batch>>,
     /// Where `available-now` ends.
     until: Option<BTreeMap<String, Offsets>>,
+    /// Whether there was more to read when the newest epoch was planned.
+    is_behind: bool,
     reporter: Reporter,
     retries: u32,
+    housekeeping: Option<JoinHandle<()>>,
 }
 
 impl Query {
@@ -165,23 +176,23 @@ impl Query {
     pub async fn open(spec: QuerySpec, reporter: Reporter) -> Result<Self> {
         let log = Arc::new(Log::open(&spec.checkpoint, &spec.name, &spec.environment.clock).await?);
         let (record, opener) = Self::begin(&spec, &log).await?;
-        let definition = Self::define(&spec, &log).await?;
-        let owner = Self::owner(&log, &record.id);
-        let target = &spec.planned.target;
-        let sink = spec.connectors.of(target)?.sink(Arc::clone(target), &spec.environment, &owner).await?;
+        let number = Self::define(&spec, &log).await?;
+        let planned = spec.planned.clone();
+        let sink = Self::sink(&spec, &log, &record, &planned.target).await?;
         let tasks = Self::tasks(&spec, &opener).await?;
+        let opened = Arc::new(Opened { number, planned, opener, sinks: vec![sink] });
         let mut query = Self {
             log,
             record,
-            definition,
-            opener,
-            sinks: vec![sink],
+            opened,
             tasks,
             position: Position::default(),
             pending: None,
             until: None,
+            is_behind: false,
             reporter,
             retries: 0,
+            housekeeping: None,
             spec,
         };
         query.recover().await?;
@@ -192,6 +203,16 @@ impl Query {
             committed: query.position.epoch,
         });
         Ok(query)
+    }
+
+    async fn sink(
+        spec: &QuerySpec,
+        log: &Log,
+        record: &QueryRecord,
+        target: &Arc<TableDefinition>,
+    ) -> Result<Arc<dyn Sink>> {
+        let owner = Self::owner(log, &record.id);
+        spec.connectors.of(target)?.sink(Arc::clone(target), &spec.environment, &owner).await
     }
 
     fn owner(log: &Log, id: &str) -> Owner {
@@ -231,13 +252,19 @@ impl Query {
     /// The number of the definition from now on; a changed one must fit what the checkpoint holds.
     async fn define(spec: &QuerySpec, log: &Log) -> Result<u64> {
         let new = &spec.planned.definition;
-        match log.newest_definition().await? {
-            Some(DefinitionRecord { number, definition, .. }) if definition == *new => Ok(number),
-            Some(DefinitionRecord { number, definition, .. }) => {
-                definition::compare(&definition, new)?;
-                log.define(new, number).await
+        loop {
+            let after = match log.newest_definition().await? {
+                Some(DefinitionRecord { number, definition, .. }) if definition == *new => return Ok(number),
+                Some(DefinitionRecord { number, definition, .. }) => {
+                    definition::compare(&definition, new)?;
+                    number
+                }
+                None => 0,
+            };
+            // Another run may be faster; what it wrote is then looked at, too.
+            if let Some(number) = log.define(new, after).await? {
+                return Ok(number);
             }
-            None => log.define(new, 0).await,
         }
     }
 
@@ -255,10 +282,7 @@ impl Query {
     async fn recover(&mut self) -> Result<()> {
         self.log.check_newest_run().await?;
         self.discard().await;
-        let mut progress: Vec<Progress> = Vec::with_capacity(self.sinks.len());
-        for sink in &self.sinks {
-            progress.push(sink.open(self.log.run()).await?);
-        }
+        let progress = self.fence(&self.opened).await?;
         let tail = self.log.tail().await?;
         let decision = recovery::decide(&tail, &progress)?;
         self.position = match tail.commit {
@@ -269,12 +293,21 @@ impl Query {
         };
         self.forget().await?;
         if let Decision::Redo { intent, published } = decision {
-            let planned = self.planned(intent.definition).await?;
+            let opened = self.opened_as(intent.definition).await?;
             let looked_again = Some(self.look_again(intent.epoch));
             let (latest, took) = Default::default();
-            self.pending = Some(Box::new(Batch { intent: *intent, planned, published, looked_again, latest, took }));
+            self.pending = Some(Box::new(Batch { intent: *intent, opened, published, looked_again, latest, took }));
         }
         Ok(())
+    }
+
+    /// Rule 3: shuts older runs out of every sink; what each of them holds.
+    async fn fence(&self, opened: &Opened) -> Result<Vec<Progress>> {
+        let mut progress = Vec::with_capacity(opened.sinks.len());
+        for sink in &opened.sinks {
+            progress.push(sink.open(self.log.run()).await?);
+        }
+        Ok(progress)
     }
 
     fn start(&self) -> BTreeMap<String, SourceCommit> {
@@ -285,13 +318,19 @@ impl Query {
         self.record.start.iter().map(|(table, offsets)| (table.clone(), commits(offsets))).collect()
     }
 
-    /// The plan of a definition: today's, or one that an intent names.
-    async fn planned(&self, number: u64) -> Result<Planned> {
-        if number == self.definition {
-            return Ok(self.spec.planned.clone());
+    /// The definition that an intent names: today's, or an older one, with sources and sinks of its own.
+    async fn opened_as(&self, number: u64) -> Result<Arc<Opened>> {
+        if number == self.opened.number {
+            return Ok(Arc::clone(&self.opened));
         }
         let stored = self.log.definition(number).await?;
-        (self.spec.replan)(stored.definition).await
+        let planned = (self.spec.replan)(stored.definition).await?;
+        let owner = Some(Self::owner(&self.log, &self.record.id));
+        let opener = Opener::new(self.spec.connectors.clone(), self.spec.environment.clone(), owner);
+        let sink = Self::sink(&self.spec, &self.log, &self.record, &planned.target).await?;
+        let opened = Opened { number, planned, opener: Arc::new(opener), sinks: vec![sink] };
+        self.fence(&opened).await?;
+        Ok(Arc::new(opened))
     }
 
     fn look_again(&self, epoch: u64) -> JoinHandle<Result<()>> {
@@ -326,8 +365,8 @@ impl Query {
             return Ok(Work::Next(Next::Pending(batch)));
         }
         let start = self.start_us();
-        let tables = self.spec.planned.plan.tables().clone();
-        let opener = &self.opener;
+        let tables = self.opened.planned.plan.tables().clone();
+        let opener = &self.opened.opener;
         let extents = try_join_all(tables.values().map(|table| async move {
             let source = opener.source(table).await?;
             let extent = source.extent().await.map_err(|e| e.context(format_args!("table {}", table.name)))?;
@@ -343,6 +382,7 @@ impl Query {
         let mut cuts = BTreeMap::new();
         for (name, extent) in &extents {
             let position = self.offsets(name);
+            check_shrunk(name, extent, &position)?;
             let until = self.until.as_ref().and_then(|until| until.get(name));
             let spans = planning::next_spans(extent, &position, until, self.limit(&tables[name])?);
             let all: Vec<Partition> = extent.partitions.keys().cloned().collect();
@@ -351,8 +391,15 @@ impl Query {
         if cuts.values().any(|cut| !cut.is_empty()) {
             return Ok(Work::Next(Next::New { cuts, latest, plan_ms: self.ms_since(start) }));
         }
-        let complete = self.until.is_some() || extents.iter().all(|(_, extent)| extent.complete);
-        Ok(Work::None(if complete { Step::Finished } else { Step::Idle }))
+        let is_complete = match &self.until {
+            Some(until) => until.iter().all(|(name, until)| {
+                let position = self.offsets(name);
+                until.iter().all(|(p, end)| position.get(p).is_none_or(|next| next >= end))
+            }),
+            None => extents.iter().all(|(_, extent)| extent.complete),
+        };
+        self.retries = 0;
+        Ok(Work::None(if is_complete { Step::Finished } else { Step::Idle }))
     }
 
     fn offsets(&self, table: &str) -> Offsets {
@@ -377,40 +424,47 @@ impl Query {
         };
         let start = self.start_us();
         let epoch = self.position.epoch + 1;
-        let mut pins = Vec::with_capacity(self.sinks.len());
-        for sink in &self.sinks {
+        let mut pins = Vec::with_capacity(self.opened.sinks.len());
+        for sink in &self.opened.sinks {
             pins.push(sink.prepare(epoch).await?);
         }
         let intent = Intent {
             version: VERSION,
             epoch,
             run: self.log.run(),
-            definition: self.definition,
+            definition: self.opened.number,
             batch_time_ms: self.spec.environment.clock.now_ms().max(self.position.batch_time_ms + 1),
             sources: cuts,
             pins,
         };
+        if self.opened.planned.definition.static_files.is_some() {
+            // Once it is intended, it could only be run with the files as they were.
+            let advice = "run the query again, and it goes on with them as they are now";
+            self.physical(&intent, &self.opened, advice).await?;
+        }
         self.log.intend(&intent).await?;
         let looked_again = Some(self.look_again(epoch));
         let took = Durations { plan: plan_ms, intend: self.ms_since(start), ..Durations::default() };
-        let published = vec![false; self.sinks.len()];
-        Ok(Batch { intent, planned: self.spec.planned.clone(), published, looked_again, latest, took })
+        let published = vec![false; self.opened.sinks.len()];
+        let opened = Arc::clone(&self.opened);
+        Ok(Batch { intent, opened, published, looked_again, latest, took })
     }
 
     /// The epoch's physical plan: a pure function of the intent.
     async fn bind(&self, batch: &mut Batch) -> Result<Arc<dyn ExecutionPlan>> {
         let start = self.start_us();
-        let intent = &batch.intent;
-        let bound = batch.planned.plan.bind(&intent.sources, intent.batch_time_ms, &self.opener)?;
-        let physical = StreamPlan::physical(&batch.planned.state, &bound).await?;
-        let files = definition::static_files(&physical);
-        if files != batch.planned.definition.static_files {
-            return Err(Error::refused(
-                "the files of a static table changed while the query runs; run the query again, and it goes on with the \
-                 new ones from the next epoch",
-            ));
-        }
+        let advice = "an epoch that was begun with them must be finished with them; put them back as they were";
+        let physical = self.physical(&batch.intent, &batch.opened, advice).await?;
         batch.took.bind = self.ms_since(start);
+        Ok(physical)
+    }
+
+    async fn physical(&self, intent: &Intent, opened: &Opened, advice: &str) -> Result<Arc<dyn ExecutionPlan>> {
+        let bound = opened.planned.plan.bind(&intent.sources, intent.batch_time_ms, &opened.opener)?;
+        let physical = StreamPlan::physical(&opened.planned.state, &bound).await?;
+        if definition::static_files(&physical) != opened.planned.definition.static_files {
+            return Err(Error::refused(format!("the files of a static table changed while the query runs; {advice}")));
+        }
         Ok(physical)
     }
 
@@ -418,11 +472,11 @@ impl Query {
     async fn run(&self, batch: &mut Batch, plan: Arc<dyn ExecutionPlan>) -> Result<()> {
         let start = self.start_us();
         for table in batch.intent.sources.keys() {
-            self.opener.report(table).take();
+            batch.opened.opener.report(table).take();
         }
-        let context = batch.planned.state.task_ctx();
+        let context = batch.opened.planned.state.task_ctx();
         let mut tasks = JoinSet::new();
-        for (index, sink) in self.sinks.iter().enumerate().filter(|(index, _)| !batch.published[*index]) {
+        for (index, sink) in batch.opened.sinks.iter().enumerate().filter(|(index, _)| !batch.published[*index]) {
             for task in 0..plan.output_partitioning().partition_count() {
                 let rows = plan.execute(task, Arc::clone(&context))?;
                 let (sink, pin, epoch) = (Arc::clone(sink), batch.intent.pins[index].clone(), batch.intent.epoch);
@@ -445,8 +499,8 @@ impl Query {
         if let Some(looked_again) = batch.looked_again.take() {
             looked_again.await.map_err(|e| Error::internal("looking again ended by itself").caused_by(e))??;
         }
-        let mut published = Vec::with_capacity(self.sinks.len());
-        for (index, sink) in self.sinks.iter().enumerate() {
+        let mut published = Vec::with_capacity(batch.opened.sinks.len());
+        for (index, sink) in batch.opened.sinks.iter().enumerate() {
             published.push(match batch.published[index] {
                 true => Published::default(),
                 false => sink.publish(batch.intent.epoch, &batch.intent.pins[index]).await?,
@@ -463,7 +517,7 @@ impl Query {
         let mut sources = self.position.sources.clone();
         let mut reports = BTreeMap::new();
         for (table, cut) in &intent.sources {
-            let seen = self.opener.report(table).take();
+            let seen = batch.opened.opener.report(table).take();
             let commits = sources.entry(table.clone()).or_default();
             for span in cut.iter().flatten() {
                 let commit = commits.entry(span.partition.clone()).or_default();
@@ -485,8 +539,13 @@ impl Query {
         self.log.commit(&commit).await?;
         batch.took.commit = self.ms_since(start);
         self.position = Position { epoch: commit.epoch, batch_time_ms: commit.batch_time_ms, sources: commit.sources };
-        self.reporter.report(Event::Epoch(Box::new(self.progress(&batch, &reports, &commit.sinks))));
+        let progress = self.progress(&batch, &reports, &commit.sinks);
+        self.is_behind = progress.sources.values().any(|source| source.lag > 0);
+        self.reporter.report(Event::Epoch(Box::new(progress)));
         self.retries = 0;
+        if batch.opened.number != self.opened.number {
+            batch.opened.close().await;
+        }
         self.settle().await;
         Ok(Step::Committed(self.position.epoch))
     }
@@ -535,7 +594,7 @@ impl Query {
     }
 
     /// What may follow a commit, now and then; trouble with it is no trouble of the query's.
-    async fn settle(&self) {
+    async fn settle(&mut self) {
         let epoch = self.position.epoch;
         if !epoch.is_multiple_of(HOUSEKEEPING) && epoch != 1 {
             return;
@@ -543,8 +602,9 @@ impl Query {
         if let Err(error) = self.forget().await {
             tracing::warn!(query = self.spec.name, error = error.chain(), "a source could not be told where we are");
         }
-        let (log, sinks, name) = (Arc::clone(&self.log), self.sinks.clone(), self.spec.name.clone());
-        tokio::spawn(async move {
+        let (log, sinks) = (Arc::clone(&self.log), self.opened.sinks.clone());
+        let name = self.spec.name.clone();
+        self.housekeeping = Some(tokio::spawn(async move {
             let mut outcomes = vec![log.prune().await];
             for sink in sinks {
                 outcomes.push(sink.sweep(epoch).await);
@@ -552,20 +612,20 @@ impl Query {
             for error in outcomes.into_iter().filter_map(Result::err) {
                 tracing::warn!(query = name, error = error.chain(), "clearing up failed; it is tried again later");
             }
-        });
+        }));
     }
 
     /// Tells the sources where the query stands.
     async fn forget(&self) -> Result<()> {
-        for (name, table) in self.spec.planned.plan.tables() {
-            self.opener.source(table).await?.forget(&self.offsets(name)).await;
+        for (name, table) in self.opened.planned.plan.tables() {
+            self.opened.opener.source(table).await?.forget(&self.offsets(name)).await;
         }
         Ok(())
     }
 
     /// Forgets what an epoch that did not end well has staged.
     async fn discard(&self) {
-        for sink in &self.sinks {
+        for sink in &self.opened.sinks {
             sink.discard(self.position.epoch + 1).await;
         }
     }
@@ -582,7 +642,9 @@ impl Query {
                 Ok(Step::Finished) => break Ok(()),
                 Ok(Step::Committed(_)) => {
                     look = FIRST_LOOK;
-                    if let Trigger::Every(interval) = self.spec.trigger {
+                    if let Trigger::Every(interval) = self.spec.trigger
+                        && !self.is_behind
+                    {
                         let spent = Duration::from_millis(self.ms_since(started) as u64);
                         wait(interval.saturating_sub(spent), &mut stop).await;
                     }
@@ -628,12 +690,13 @@ impl Query {
     }
 
     /// Gives back connections and threads.
-    pub async fn close(&self) {
+    pub async fn close(&mut self) {
         self.discard().await;
-        for sink in &self.sinks {
-            sink.close().await;
+        if let Some(housekeeping) = self.housekeeping.take() {
+            // A short run would otherwise never clear up.
+            let _ = tokio::time::timeout(LONGEST_WAIT, housekeeping).await;
         }
-        self.opener.close().await;
+        self.opened.close().await;
     }
 
     /// Where it stands.
@@ -649,6 +712,29 @@ impl Query {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.spec.name
+    }
+}
+
+impl Opened {
+    async fn close(&self) {
+        for sink in &self.sinks {
+            sink.close().await;
+        }
+        self.opener.close().await;
+    }
+}
+
+/// A partition that ends before the query's position was created anew, or has lost its end. For a moment that may also
+/// be a new leader that is still behind.
+fn check_shrunk(table: &str, extent: &Extent, position: &Offsets) -> Result<()> {
+    let is_shrunk = |(p, next): &(&Partition, &u64)| extent.partitions.get(p).is_some_and(|b| b.latest < **next);
+    match position.iter().find(is_shrunk) {
+        Some((partition, next)) => Err(Error::transient(format!(
+            "table {table}: {partition} ends at {}, and the query has read up to {next}; if the topic was created anew, \
+             give the query another name (SET 'pipeline.name') to read it from its start",
+            extent.partitions[partition].latest
+        ))),
+        None => Ok(()),
     }
 }
 

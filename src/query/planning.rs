@@ -31,8 +31,8 @@ pub fn next_spans(extent: &Extent, position: &Offsets, until: Option<&Offsets>, 
     spans
 }
 
-/// Shares `limit` out in proportion to `backlog`; nobody gets more than it has, and what rounding leaves goes to the
-/// first that can take it.
+/// Shares `limit` out in proportion to `backlog`; nobody gets more than it has, and what rounding leaves goes to those
+/// who would get nothing, then to the first that can take it.
 pub fn share_out(backlog: &[u64], limit: u64) -> Vec<u64> {
     let total: u128 = backlog.iter().map(|&b| u128::from(b)).sum();
     if total <= u128::from(limit) {
@@ -41,6 +41,11 @@ pub fn share_out(backlog: &[u64], limit: u64) -> Vec<u64> {
     let share = |b: &u64| (u128::from(*b) * u128::from(limit) / total) as u64;
     let mut shares: Vec<u64> = backlog.iter().map(share).collect();
     let mut left = limit - shares.iter().sum::<u64>();
+    // Nobody starves behind a larger backlog.
+    for (share, _) in shares.iter_mut().zip(backlog).filter(|(share, backlog)| **share == 0 && **backlog > 0) {
+        *share = left.min(1);
+        left -= *share;
+    }
     for (share, backlog) in shares.iter_mut().zip(backlog) {
         let more = left.min(backlog - *share);
         *share += more;
@@ -90,7 +95,7 @@ mod tests {
             format!("{:?}", next_spans(&extent(&[(0, 9), (0, 7), (3, 4)]), &position, until, limit))
         };
         assert_eq!(spans(None, 100), "[t:0 5..9, t:2 3..4]");
-        assert_eq!(spans(None, 3), "[t:0 5..8]");
+        assert_eq!(spans(None, 3), "[t:0 5..7, t:2 3..4]");
         assert_eq!(spans(Some(&Offsets::from([(partition(0), 6)])), 100), "[t:0 5..6]");
     }
 

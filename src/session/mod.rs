@@ -116,7 +116,9 @@ impl Session {
             // The cache of listed files never expires, and what a static table's files are may change while we run.
             .with_cache_manager(CacheManagerConfig::default().with_list_files_cache_limit(0))
             .build_arc()?;
-        let config = sql::planning::configure(SessionConfig::new().with_target_partitions(cores()));
+        // Dealing batches out to all cores would show the rows of a stream out of order.
+        let config = SessionConfig::new().with_target_partitions(cores()).with_round_robin_repartition(false);
+        let config = sql::planning::configure(config);
         let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
         let context = SessionContext::new_with_state(sql::planning::register(state).build());
         sql::functions::register(&mut *context.state_ref().write())?;
@@ -136,10 +138,10 @@ impl Session {
         })
     }
 
-    /// A session like this one, with its settings and nothing in its catalog.
+    /// A session like this one, with our settings (DataFusion's belong to a definition) and nothing in its catalog.
     fn sibling(&self) -> Result<Self> {
         let mut sibling = Self::with(&self.name, self.connectors.clone(), self.stores.clone(), self.clock.clone())?;
-        for (key, value) in &self.settings {
+        for (key, value) in self.settings.iter().filter(|(key, _)| !settings::is_datafusions(key)) {
             sibling.set(key, value)?;
         }
         Ok(sibling)
@@ -239,7 +241,13 @@ impl Session {
                 if let Some(key) = &key {
                     settings::check_key(key)?;
                 }
-                self.settings.retain(|name, _| key.as_ref().is_some_and(|key| key != name));
+                let is_meant =
+                    |name: &String| key.as_ref().is_none_or(|key| key == name) && !self.pinned.contains(name);
+                if let Some(kept) = self.settings.keys().find(|name| is_meant(name) && settings::is_datafusions(name)) {
+                    return Err(Error::usage(format!("{kept} cannot be reset; SET it to what it was")));
+                }
+                let meant: Vec<String> = self.settings.keys().filter(|name| is_meant(name)).cloned().collect();
+                meant.iter().for_each(|name| drop(self.settings.remove(name)));
                 done(key.map_or("all settings reset".into(), |key| format!("{key} reset")))
             }
             Statement::ShowSettings => {

@@ -118,6 +118,9 @@ impl LocalStore {
                 Err(Error::AlreadyExists { path: name, source: e.into() })
             }
             Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => Err(Error::NotFound { path: name, source: e.into() }),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::PermissionDenied => {
+                Err(Error::PermissionDenied { path: name, source: e.into() })
+            }
             Ok(Err(e)) => Err(Error::Generic { store: "local files", source: format!("{name}: {e}").into() }),
             Err(join) => Err(Error::JoinError { source: join }),
         }
@@ -174,8 +177,12 @@ impl Writes {
 
     fn put(&self, path: &FilePath, payload: &PutPayload, create_only: bool) -> io::Result<()> {
         let staged = self.stage(path)?;
-        self.files.append(&staged, payload)?;
-        self.settle(&staged, path, create_only)
+        let put = self.files.append(&staged, payload).and_then(|()| self.settle(&staged, path, create_only));
+        if put.is_err() {
+            // What it was must not fill the disk; it may be gone already.
+            let _ = self.files.remove(&staged);
+        }
+        put
     }
 }
 

@@ -190,7 +190,7 @@ fn parquet(location: &str) -> Vec<i64> {
         let location = Stores::new(Clock::system()).open(location, &s3_settings()).unwrap();
         let listed: Vec<_> = location.store.list(Some(&location.prefix)).try_collect().await.unwrap();
         let mut rows = vec![];
-        for meta in listed.iter().filter(|meta| !meta.location.as_ref().contains("/.")) {
+        for meta in listed.iter().filter(|meta| !meta.location.as_ref().contains("/.staged/")) {
             let bytes = location.store.get(&meta.location).await.unwrap().bytes().await.unwrap();
             for batch in ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap() {
                 rows.extend(batch.unwrap().column(0).as_primitive::<Int64Type>().values());

@@ -90,7 +90,7 @@ fn errors_say_what_where_and_what_next() {
     );
     check_error(&JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT random() FROM numbers"), "random()");
     check_error(
-        &JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT n, n FROM numbers"),
+        &JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT n, 1 FROM numbers"),
         "the SELECT has 2 columns, and big takes 1: n",
     );
     check_error(&format!("{JOB}\nINSERT INTO big SELECT n FROM numbers"), "line 6: there is a query job/big already");

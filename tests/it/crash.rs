@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
+use futures::TryStreamExt;
 use millstream::error::Kind;
 use millstream::query::progress::Reporter;
 use millstream::query::{Query, Step};
 use millstream::storage::faults::{Gate, Moment};
+use object_store::ObjectStoreExt;
 
 use crate::harness::{World, finish, run_to_end};
 
@@ -34,6 +36,11 @@ const MEMORY: &str = "'connector' = 'memory', 'topic' = 'output'";
 fn world() -> World {
     let world = World::new();
     (0..3u32).for_each(|p| world.append("input", p, i64::from(p) * 1000..i64::from(p) * 1000 + ROWS));
+    let location = world.stores.open("memory://lake/in", &Default::default()).unwrap();
+    for n in (0..3).flat_map(|p| p * 1000..p * 1000 + ROWS) {
+        let put = location.store.put(&location.join(&format!("{n:04}.json")).prefix, format!("{{\"n\":{n}}}\n").into());
+        futures::executor::block_on(put).unwrap();
+    }
     world
 }
 
@@ -79,22 +86,45 @@ async fn crash(world: &World, script: &str, gate: &Arc<Gate>) -> bool {
 }
 
 async fn stop_at_every_call(target: &str) {
-    let expected = oracle().await;
     let script = script(target);
+    stop_and_go_on(target, &script, &script).await;
+}
+
+/// Stops `first` at every call, in a world of its own each time, and goes on with `then`.
+async fn stop_and_go_on(target: &str, first: &str, then: &str) {
+    let expected = oracle().await;
     let mut stops = 0;
     for moment in [Moment::Before, Moment::After] {
         for k in 1.. {
             let world = world();
             let gate = Gate::new(k, moment);
-            if !crash(&world, &script, &gate).await {
+            if !crash(&world, first, &gate).await {
                 break;
             }
             stops += 1;
-            run_to_end(world.plan(&script, None).await).await.unwrap();
+            run_to_end(world.plan(then, None).await).await.unwrap();
             assert_eq!(visible(&world, target).await, expected, "stopped {moment:?} call {k}");
         }
     }
     assert!(stops > 60, "only {stops} calls were stopped: the gate sees too little");
+}
+
+/// What was intended is finished by the definition that intended it: other columns, other files.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_before_a_changed_definition_changes_nothing() {
+    let first = script(&format!("{FILES}, 'sink.rolling-policy.rows' = '2'"));
+    let then = script(FILES).replace("CREATE TABLE input (n BIGINT)", "CREATE TABLE input (n BIGINT, more AS n + 1)");
+    stop_and_go_on(FILES, &first, &then).await;
+}
+
+/// The same rows as lines of files, which a directory shows one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_at_any_call_changes_nothing_for_a_stream_of_files() {
+    let script = script(FILES).replace("'7'", "'2'").replace(
+        "'connector' = 'memory', 'topic' = 'input'",
+        "'connector' = 'filesystem', 'path' = 'memory://lake/in', 'format' = 'json', 'source.monitor-interval' = '0 s'",
+    );
+    stop_and_go_on(FILES, &script, &script).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,8 +212,6 @@ async fn an_epoch_that_is_run_again_writes_the_same_files_row_by_row() {
 
     // Take back every commit and every intent but the first: the same epochs are run again.
     let checkpoint = world.stores.open("memory://ck", &Default::default()).unwrap();
-    use futures::TryStreamExt;
-    use object_store::ObjectStoreExt;
     let records: Vec<_> = checkpoint.store.list(Some(&checkpoint.prefix)).try_collect().await.unwrap();
     for record in records {
         let path = record.location.to_string();

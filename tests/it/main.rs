@@ -11,4 +11,5 @@ mod crash;
 mod harness;
 mod kafka;
 mod local_durability;
+mod records;
 mod rocketmq;

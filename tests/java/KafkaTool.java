@@ -274,7 +274,8 @@ public final class KafkaTool {
     private static void print(ConsumerRecord<String, String> record) throws Exception {
         Map<String, String> headers = new LinkedHashMap<>();
         for (Header header : record.headers()) {
-            headers.put(header.key(), header.value() == null ? null : new String(header.value(), StandardCharsets.UTF_8));
+            byte[] value = header.value();
+            headers.put(header.key(), value == null ? null : new String(value, StandardCharsets.UTF_8));
         }
         Map<String, Object> row = new LinkedHashMap<>();
         row.put("partition", record.partition());
@@ -300,8 +301,8 @@ public final class KafkaTool {
             var stable = offsets(admin, partitions, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED);
             var end = offsets(admin, partitions, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED);
             for (int partition : begin.keySet()) {
-                OUT.printf("{\"partition\":%d,\"begin\":%d,\"stable\":%d,\"end\":%d}%n", partition, begin.get(partition),
-                        stable.get(partition), end.get(partition));
+                OUT.printf("{\"partition\":%d,\"begin\":%d,\"stable\":%d,\"end\":%d}%n", partition,
+                        begin.get(partition), stable.get(partition), end.get(partition));
             }
         }
     }

@@ -39,7 +39,7 @@ public final class RocketmqTool {
             "usage: RocketmqTool wait NAMESRV [SECONDS]",
             "       RocketmqTool create NAMESRV TOPIC QUEUES [ATTRIBUTE=VALUE...]",
             "       RocketmqTool delete NAMESRV TOPIC",
-            "       RocketmqTool produce NAMESRV TOPIC [--compress zlib|zstd|lz4 | --batch N] [--property NAME=VALUE]...",
+            "       RocketmqTool produce NAMESRV TOPIC [--compress zlib|zstd|lz4 | --batch N] [--property K=V]...",
             "       RocketmqTool consume NAMESRV TOPIC",
             "       RocketmqTool ends NAMESRV TOPIC",
             "produce reads lines of QUEUE<tab>TAGS<tab>KEYS<tab>BODY; empty tags and keys are left out.");

@@ -20,6 +20,9 @@ pub mod partitions;
 pub mod sink;
 pub mod source;
 
+#[cfg(test)]
+mod tests;
+
 /// What a table's files are.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum FileFormat {

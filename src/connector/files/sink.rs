@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::BatchCoalescer;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
@@ -92,8 +92,10 @@ impl ParquetSink {
         Ok(Self { schema, partitioned_by, options, location, owner, guarantee, staged: Mutex::default() })
     }
 
-    fn path(&self, name: &str) -> Path {
-        self.location.join(name).prefix
+    /// The path of a file; a directory's name is escaped already, and must not be a second time.
+    fn path(&self, name: &str) -> Result<Path> {
+        let path = format!("{}/{name}", self.location.prefix);
+        Path::parse(&path).map_err(|e| Error::data(format!("'{path}' cannot be a path")).caused_by(e))
     }
 
     fn take(&self, epoch: u64) -> Vec<StagedFile> {
@@ -104,7 +106,7 @@ impl ParquetSink {
     }
 
     async fn publish_file(&self, file: StagedFile) -> Result<()> {
-        let path = self.path(&file.name);
+        let path = self.path(&file.name)?;
         match file.body {
             Body::Held(bytes) => drop(self.location.store.put(&path, PutPayload::from(Bytes::from(bytes))).await?),
             Body::Upload { id, parts } => {
@@ -115,10 +117,13 @@ impl ParquetSink {
     }
 
     async fn abort(&self, name: &str, id: &String) {
-        let path = self.path(name);
-        if let Err(error) = self.location.uploads.abort_multipart(&path, id).await {
+        let aborted = match self.path(name) {
+            Ok(path) => self.location.uploads.abort_multipart(&path, id).await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = aborted {
             // An upload that was completed cannot be aborted; nothing is left of it either.
-            tracing::debug!(%path, %error, "an upload was not aborted");
+            tracing::debug!(name, %error, "an upload was not aborted");
         }
     }
 }
@@ -237,6 +242,16 @@ impl<'a> TaskWriter<'a> {
     }
 
     async fn write(&mut self, block: RecordBatch) -> Result<()> {
+        // Parquet would take a NULL for some value.
+        let is_wrong = |(field, column): &(&FieldRef, &ArrayRef)| !field.is_nullable() && column.null_count() > 0;
+        let schema = Arc::clone(&self.sink.schema);
+        if let Some((field, _)) = schema.fields().iter().zip(block.columns()).find(is_wrong) {
+            return Err(Error::data(format!(
+                "a row for {} has NULL in {}, which is NOT NULL; filter such rows out, or COALESCE the column",
+                self.sink.location,
+                field.name()
+            )));
+        }
         match &mut self.splitter {
             None => self.write_part(String::new(), &block).await,
             Some(splitter) => {
@@ -329,7 +344,7 @@ impl<'a> TaskWriter<'a> {
 
 /// Sends bytes into the file's upload, which is made and noted first if there is none.
 async fn upload_part(sink: &ParquetSink, epoch: u64, file: &mut OpenFile, bytes: Vec<u8>) -> Result<()> {
-    let path = sink.path(&file.name);
+    let path = sink.path(&file.name)?;
     if file.upload.is_none() {
         let id = sink.location.uploads.create_multipart(&path).await?;
         let note = UploadNote { path: file.name.clone(), id: id.clone() };

@@ -9,7 +9,7 @@
 //! Not promised: that a file which is still being written is read whole. Move files in when they are complete.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMillisecondArray,
@@ -18,16 +18,17 @@ use arrow::array::{
 use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion::common::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use object_store::delimited::newline_delimited_stream;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
 #[expect(deprecated, reason = "its successor is an example to copy, not an API")]
 use parquet::arrow::async_reader::ParquetObjectReader;
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
 use super::{FileFormat, FileOptions};
@@ -45,19 +46,26 @@ use crate::storage::Location;
 pub struct FilesSource {
     table: Arc<TableDefinition>,
     options: FileOptions,
+    numbers: Arc<Numbers>,
+    clock: Clock,
+}
+
+/// Which file has which number.
+#[derive(Debug)]
+struct Numbers {
+    table: String,
     location: Location,
     journal: Journal,
-    clock: Clock,
-    numbered: tokio::sync::Mutex<Numbered>,
-    files: Arc<Mutex<Vec<File>>>,
+    known: tokio::sync::Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
-struct Numbered {
+struct Known {
     /// Whether the notes of earlier runs were read.
-    loaded: bool,
-    paths: HashSet<String>,
+    is_loaded: bool,
     looked_at_us: Option<u64>,
+    files: Vec<File>,
+    paths: HashSet<String>,
 }
 
 /// A numbered file.
@@ -80,6 +88,80 @@ impl File {
     }
 }
 
+impl Known {
+    fn count(&self) -> u64 {
+        self.files.len() as u64
+    }
+
+    fn extend(&mut self, files: Vec<File>) {
+        self.paths.extend(files.iter().map(|file| file.path.clone()));
+        self.files.extend(files);
+    }
+}
+
+impl Numbers {
+    fn folder(&self) -> String {
+        format!("files-{}", self.table)
+    }
+
+    /// Reads the notes that are not known yet.
+    async fn load(&self, known: &mut Known) -> Result<()> {
+        for name in self.journal.list(&self.folder()).await? {
+            let first: Option<u64> = name.parse().ok();
+            if first.is_none_or(|first| first < known.count()) {
+                continue;
+            }
+            let body = self.journal.get(&self.folder(), &name).await?.unwrap_or_default();
+            let files = serde_json::from_slice(&body)
+                .map_err(|e| Error::refused(format!("the note {name} of numbered files is no JSON")).caused_by(e))?;
+            known.extend(files);
+        }
+        known.is_loaded = true;
+        Ok(())
+    }
+
+    /// Numbers the files that are new.
+    async fn look(&self, known: &mut Known) -> Result<()> {
+        let listed: Vec<ObjectMeta> = self.location.store.list(Some(&self.location.prefix)).try_collect().await?;
+        let below = self.location.prefix.parts_count();
+        let is_hidden =
+            |meta: &ObjectMeta| meta.location.parts().skip(below).any(|part| part.as_ref().starts_with(['.', '_']));
+        let mut new: Vec<File> = listed
+            .iter()
+            .filter(|meta| !is_hidden(meta) && meta.size > 0 && !known.paths.contains(meta.location.as_ref()))
+            .map(File::of)
+            .collect();
+        new.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
+        if new.is_empty() {
+            return Ok(());
+        }
+        let body = serde_json::to_vec_pretty(&new).map_err(|e| Error::internal("a note is no JSON").caused_by(e))?;
+        let name = format!("{:020}", known.count());
+        if self.journal.create(&self.folder(), &name, body.into()).await? {
+            known.extend(new);
+            Ok(())
+        } else {
+            // Another run numbered files first; its numbers count.
+            self.load(known).await
+        }
+    }
+
+    /// The files of a span. An epoch that is run again asks for them before anybody asked for the extent.
+    async fn files(&self, span: &Span) -> Result<Vec<File>> {
+        let mut known = self.known.lock().await;
+        if !known.is_loaded {
+            self.load(&mut known).await?;
+        }
+        let files = known.files.get(span.from as usize..span.to as usize).map(<[File]>::to_vec);
+        files.ok_or_else(|| {
+            Error::data_loss(format!(
+                "table {}: files {span} are not numbered in the checkpoint; its notes are gone",
+                self.table
+            ))
+        })
+    }
+}
+
 impl FilesSource {
     pub(super) fn new(
         table: Arc<TableDefinition>,
@@ -88,67 +170,12 @@ impl FilesSource {
         journal: Journal,
         clock: Clock,
     ) -> Self {
-        let (numbered, files) = Default::default();
-        Self { table, options, location, journal, clock, numbered, files }
+        let numbers = Numbers { table: table.name.clone(), location, journal, known: Default::default() };
+        Self { table, options, numbers: Arc::new(numbers), clock }
     }
 
     fn partition() -> Partition {
         Partition::new("files", 0)
-    }
-
-    fn folder(&self) -> String {
-        format!("files-{}", self.table.name)
-    }
-
-    fn count(&self) -> u64 {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
-    }
-
-    fn extend(&self, numbered: &mut Numbered, files: Vec<File>) {
-        numbered.paths.extend(files.iter().map(|file| file.path.clone()));
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).extend(files);
-    }
-
-    /// Reads the notes that are not known yet.
-    async fn load(&self, numbered: &mut Numbered) -> Result<()> {
-        for name in self.journal.list(&self.folder()).await? {
-            let first: Option<u64> = name.parse().ok();
-            if first.is_none_or(|first| first < self.count()) {
-                continue;
-            }
-            let body = self.journal.get(&self.folder(), &name).await?.unwrap_or_default();
-            let files = serde_json::from_slice(&body)
-                .map_err(|e| Error::refused(format!("the note {name} of numbered files is no JSON")).caused_by(e))?;
-            self.extend(numbered, files);
-        }
-        numbered.loaded = true;
-        Ok(())
-    }
-
-    /// Numbers the files that are new.
-    async fn look(&self, numbered: &mut Numbered) -> Result<()> {
-        let listed: Vec<ObjectMeta> = self.location.store.list(Some(&self.location.prefix)).try_collect().await?;
-        let below = self.location.prefix.parts_count();
-        let is_hidden =
-            |meta: &ObjectMeta| meta.location.parts().skip(below).any(|part| part.as_ref().starts_with(['.', '_']));
-        let mut new: Vec<File> = listed
-            .iter()
-            .filter(|meta| !is_hidden(meta) && meta.size > 0 && !numbered.paths.contains(meta.location.as_ref()))
-            .map(File::of)
-            .collect();
-        new.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
-        if new.is_empty() {
-            return Ok(());
-        }
-        let body = serde_json::to_vec_pretty(&new).map_err(|e| Error::internal("a note is no JSON").caused_by(e))?;
-        let name = format!("{:020}", self.count());
-        if self.journal.create(&self.folder(), &name, body.into()).await? {
-            self.extend(numbered, new);
-            Ok(())
-        } else {
-            // Another run numbered files first; its numbers count.
-            self.load(numbered).await
-        }
     }
 
     fn columns(&self, projection: &[usize]) -> (SchemaRef, Vec<Column>) {
@@ -166,62 +193,45 @@ impl Source for FilesSource {
     }
 
     async fn extent(&self) -> Result<Extent> {
-        let mut numbered = self.numbered.lock().await;
-        if !numbered.loaded {
-            self.load(&mut numbered).await?;
+        let mut known = self.numbers.known.lock().await;
+        if !known.is_loaded {
+            self.numbers.load(&mut known).await?;
         }
         let now = self.clock.monotonic_us();
         let rested = |at: u64| now.saturating_sub(at) >= self.options.look_every.as_micros() as u64;
-        if numbered.looked_at_us.is_none_or(rested) {
-            numbered.looked_at_us = Some(now);
-            self.look(&mut numbered).await?;
+        if known.looked_at_us.is_none_or(rested) {
+            known.looked_at_us = Some(now);
+            self.numbers.look(&mut known).await?;
         }
-        let bounds = Bounds { earliest: 0, latest: self.count() };
+        let bounds = Bounds { earliest: 0, latest: known.count() };
         Ok(Extent { partitions: [(Self::partition(), bounds)].into(), complete: false })
     }
 
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = files.get(span.from as usize..span.to as usize).map(<[File]>::to_vec);
-        drop(files);
         let (schema, columns) = self.columns(projection);
-        let location = self.location.clone();
-        let reader = match (&self.options.format, known) {
-            (_, None) => {
-                return Err(Error::data_loss(format!(
-                    "table {}: files {span} are not numbered in the checkpoint; its notes are gone",
-                    self.table.name
-                )));
-            }
-            (FileFormat::Parquet, Some(files)) => Reader { files, format: None, columns },
-            (FileFormat::Lines(format), Some(files)) => Reader { files, format: Some(format.clone()), columns },
+        let (numbers, span) = (Arc::clone(&self.numbers), span.clone());
+        let numbered = async move {
+            let files = numbers.files(&span).await?;
+            Ok::<_, Error>(stream::iter((span.from..).zip(files).map(Ok)))
         };
-        let (table, from, report) = (Arc::clone(&self.table), span.from, report.clone());
-        let projection = projection.to_vec();
-        let out = Arc::clone(&schema);
-        let Reader { files, format, columns } = reader;
-        let rows = stream::iter((from..).zip(files)).then(move |(number, file)| {
-            let one =
-                One { location: location.clone(), table: Arc::clone(&table), number, file, report: report.clone() };
+        let (table, location, report) = (Arc::clone(&self.table), self.numbers.location.clone(), report.clone());
+        let (format, projection, out) = (self.options.format.clone(), projection.to_vec(), Arc::clone(&schema));
+        let rows = stream::once(numbered).try_flatten().and_then(move |(number, file)| {
+            let (table, location, report) = (Arc::clone(&table), location.clone(), report.clone());
+            let one = One { location, table, number, file, report };
             let (format, columns, schema) = (format.clone(), columns.clone(), Arc::clone(&schema));
             let projection = projection.clone();
             async move {
                 one.check().await?;
                 match format {
-                    Some(format) => one.lines(&format, &projection).await,
-                    None => one.parquet(columns, schema).await,
+                    FileFormat::Lines(format) => one.lines(&format, &projection).await,
+                    FileFormat::Parquet => one.parquet(columns, schema).await,
                 }
             }
         });
         let rows = rows.try_flatten().map_err(DataFusionError::from);
         Ok(Box::pin(RecordBatchStreamAdapter::new(out, rows)))
     }
-}
-
-struct Reader {
-    files: Vec<File>,
-    format: Option<FormatOptions>,
-    columns: Vec<Column>,
 }
 
 /// One file that is read.
@@ -288,7 +298,7 @@ impl One {
         let mut decoding = Decoding::try_new(&self.table, format, projection)?;
         let bytes = self.location.store.get(&self.path()?).await?.into_stream();
         let partition = FilesSource::partition();
-        let rows = newline_delimited_stream(bytes).map_err(Error::from).map(move |chunk| {
+        let rows = whole_lines(bytes.map_err(Error::from).boxed()).map(move |chunk| {
             let chunk = chunk?;
             let lines: Vec<&[u8]> = chunk
                 .split(|byte| *byte == b'\n')
@@ -310,9 +320,10 @@ impl One {
         #[expect(deprecated, reason = "see the import")]
         let reader =
             ParquetObjectReader::new(Arc::clone(&self.location.store), self.path()?).with_file_size(self.file.size);
-        let unreadable = |e| {
-            Error::data(format!("table {}: {} is not readable as Parquet", self.table.name, self.file.path))
-                .caused_by(e)
+        let unreadable = |e| match e {
+            external @ ParquetError::External(_) => Error::from(external),
+            e => Error::data(format!("table {}: {} is not readable as Parquet", self.table.name, self.file.path))
+                .caused_by(e),
         };
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(unreadable)?;
         let names: Vec<&str> = columns
@@ -342,4 +353,28 @@ impl One {
         });
         Ok(rows.boxed())
     }
+}
+
+/// The same bytes, in chunks that end at the end of a line. Whatever stands in a line, it cannot swallow the next one.
+fn whole_lines(chunks: BoxStream<'static, Result<Bytes>>) -> BoxStream<'static, Result<Bytes>> {
+    let lines = stream::try_unfold((chunks, Vec::new(), false), |(mut chunks, mut rest, is_done)| async move {
+        if is_done {
+            return Ok(None);
+        }
+        loop {
+            match chunks.try_next().await? {
+                None => return Ok(Some((Bytes::from(rest), (chunks, Vec::new(), true)))),
+                Some(chunk) => {
+                    let end = chunk.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+                    let tail = chunk[end..].to_vec();
+                    rest.extend_from_slice(&chunk[..end]);
+                    if end > 0 {
+                        return Ok(Some((Bytes::from(rest), (chunks, tail, false))));
+                    }
+                    rest.extend_from_slice(&tail);
+                }
+            }
+        }
+    });
+    lines.boxed()
 }

@@ -155,7 +155,8 @@ impl Sink for RocketmqSink {
         let producer = self.connection.client().await.map_err(|e| self.blame(e))?;
         match producer.route().await.map_err(|e| self.blame(e))? {
             Some(_) => Ok(Progress::Unrecorded),
-            None => Err(self.blame(producer.missing().await)),
+            // A broker that is down takes its topics' routes with it: a query that recovers tries again.
+            None => Err(self.blame(Error::transient(producer.missing().await.chain()))),
         }
     }
 

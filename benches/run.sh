@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Measures W1 (benches/README.md): millstream beside the hand-written loop, in turns, on a real Kafka on this machine.
+#
+#   benches/run.sh [ROUNDS=5] [COUNT=3000000]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+rounds=${1:-5} count=${2:-3000000}
+scripts/setup.sh test
+cargo build --locked --release --bin millstream
+bids=$(cargo bench --locked --bench bids --no-run --message-format short 2>&1 | sed -n 's/.*(\(.*bids-[0-9a-f]*\)).*/\1/p')
+millstream=$CARGO_TARGET_DIR/release/millstream
+dir=$(mktemp -d "${TMPDIR:-/tmp}/millstream-bench.XXXXXX")
+export MILLSTREAM_BROKER_JAVA_OPTS=
+scripts/brokers.sh up "$dir/brokers" >/dev/null
+trap 'scripts/brokers.sh down "$dir/brokers" --now; rm -rf "$dir"' EXIT
+# shellcheck source=/dev/null
+. "$dir/brokers/env"
+# Idle, it takes a fifth of a core.
+for server in rocketmq namesrv s3; do scripts/brokers.sh stop "$dir/brokers" "$server" --kill >/dev/null; done
+for topic in bids tiny; do
+    eval "$MILLSTREAM_TEST_KAFKA_TOOL" create "$MILLSTREAM_TEST_KAFKA" $topic 4 >/dev/null
+done
+"$bids" produce "$MILLSTREAM_TEST_KAFKA" bids "$count"
+"$bids" produce "$MILLSTREAM_TEST_KAFKA" tiny 1000
+
+# Runs a command and prints its name, wall and CPU seconds and peak memory.
+measure() {
+    local name=$1
+    shift
+    python3 - "$name" "$@" <<'PY'
+import os, resource, subprocess, sys, time
+name, command = sys.argv[1], sys.argv[2:]
+began = time.monotonic()
+done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+wall, used = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+if done.returncode:
+    sys.exit(f"{name} failed: {done.stderr}")
+print(f"{name} {wall:.2f} {used.ru_utime + used.ru_stime:.2f} {used.ru_maxrss / 1024:.0f}", flush=True)
+PY
+}
+submit() { # TOPIC ROWS OUT TRIGGER
+    echo "$millstream" submit benches/bids.sql --var kafka="$MILLSTREAM_TEST_KAFKA" --var topic="$1" --var rows="$2" \
+        --var out="$3" --trigger "$4"
+}
+
+echo "what wall_s cpu_s peak_mb"
+for ((round = 0; round <= rounds; round++)); do
+    # The first round warms up.
+    mark=$([[ $round -gt 0 ]] && echo "" || echo "warm-up-")
+    measure "${mark}loop" "$bids" loop "$MILLSTREAM_TEST_KAFKA" bids "$dir/loop$round"
+    # shellcheck disable=SC2046
+    measure "${mark}millstream" $(submit bids 2000000 "$dir/out$round" available-now)
+    rm -rf "$dir/loop$round" "$dir/out$round"
+done | tee "$dir/results"
+awk '!/warm-up/ && NF == 4 { n[$1]++; cpu[$1] += $3; wall[$1] += $2; if ($4 > mb[$1]) mb[$1] = $4 }
+     END { printf "means: loop %.2f s CPU, millstream %.2f s CPU, ratio %.2f; wall %.2f and %.2f s; peak %d MB\n",
+           cpu["loop"] / n["loop"], cpu["millstream"] / n["millstream"], cpu["millstream"] / cpu["loop"],
+           wall["loop"] / n["loop"], wall["millstream"] / n["millstream"], mb["millstream"] }' "$dir/results"
+
+echo "start to the end of a first epoch of 1,000 messages:"
+for round in 1 2 3; do
+    # shellcheck disable=SC2046
+    measure first-commit $(submit tiny 2000000 "$dir/tiny$round" available-now)
+done
+
+echo "epochs of one row, local checkpoint: median and 90th percentile of the whole epoch, ms"
+# shellcheck disable=SC2046
+$(submit tiny 1 "$dir/small" available-now) --progress json 2>&1 | python3 -c '
+import json, sys
+took = sorted(sum(event["durations_ms"].values()) for event in map(json.loads, sys.stdin) if event["event"] == "epoch")
+print(f"{took[len(took) // 2]:.1f} {took[len(took) * 9 // 10]:.1f} of {len(took)}")'

@@ -1,0 +1,101 @@
+//! Golden files: what version 1 of each record looks like, for as long as checkpoints of it may exist.
+//!
+//! A record that is written differently needs a new version, and the old file stays as a test of reading.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use millstream::checkpoint::{Commit, DefinitionRecord, Intent, PartitionCommit, QueryRecord, RunRecord, VERSION};
+use millstream::connector::{Fingerprint, Offsets, Partition, Published, Span};
+use millstream::query::definition::Definition;
+use millstream::sql::{Statement, parse};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The record is written as the golden file has it, and read back from it.
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, record: T) {
+    let path = format!("{}/tests/golden/{name}.v1.json", env!("CARGO_MANIFEST_DIR"));
+    let written = serde_json::to_string_pretty(&record).unwrap() + "\n";
+    if std::env::var_os("MILLSTREAM_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &written).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(written, golden, "{name}: a change of a record needs a new version");
+    assert_eq!(serde_json::from_str::<T>(&golden).unwrap(), record, "{name}");
+}
+
+fn table(sql: &str) -> millstream::catalog::TableDefinition {
+    match parse(sql).unwrap().pop().unwrap().statement {
+        Statement::CreateTable(create) => create.definition,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn records_are_written_and_read_as_ever() {
+    let (version, run, epoch, batch_time_ms) = (VERSION, 3, 17, 1_767_225_600_123);
+    let partition = |number| Partition::new("broker-a", number);
+    let start = BTreeMap::from([("orders".to_string(), Offsets::from([(partition(0), 0), (partition(1), 42)]))]);
+    check(
+        "query",
+        QueryRecord {
+            version,
+            id: "00c0ffee00c0ffee".into(),
+            name: "job/big".into(),
+            created_ms: batch_time_ms,
+            start,
+        },
+    );
+    check(
+        "run",
+        RunRecord {
+            version,
+            number: run,
+            host: "host".into(),
+            pid: 4711,
+            started_ms: batch_time_ms,
+            token: "0123456789abcdef".into(),
+        },
+    );
+    let cut = vec![
+        vec![Span::new(partition(0), 100, 250), Span::new(partition(2), 5, 6)],
+        vec![Span::new(partition(1), 90, 240)],
+    ];
+    let sources = BTreeMap::from([("orders".to_string(), cut)]);
+    check(
+        "intent",
+        Intent { version, epoch, run, definition: 2, batch_time_ms, sources, pins: vec![serde_json::Value::Null] },
+    );
+    let last = Fingerprint { offset: 249, timestamp: Some(batch_time_ms), id: Some("7F00".into()) };
+    let stands = PartitionCommit { next: 250, last_row_ms: Some(batch_time_ms), last: Some(last) };
+    let commits = BTreeMap::from([(partition(0), stands), (partition(3), PartitionCommit::default())]);
+    let published = Published { rows: 7, bytes: 512, position: serde_json::json!({"files": ["x-17-0-0.parquet"]}) };
+    let sources = BTreeMap::from([("orders".to_string(), commits)]);
+    check("commit", Commit { version, epoch, run, batch_time_ms, sources, sinks: vec![published] });
+    let orders = table(
+        "CREATE TABLE orders (id BIGINT NOT NULL, amount DECIMAL(10, 2), ts TIMESTAMP(3), tags MAP<STRING, ARRAY<INT>>,
+           at ROW<city STRING, zip BYTES>, pos BIGINT METADATA FROM 'offset' VIRTUAL, cents AS CAST(amount * 100 AS BIGINT),
+           WATERMARK FOR ts AS ts - INTERVAL '5' SECOND)
+         WITH ('connector' = 'kafka', 'topic' = 'orders', 'format' = 'json', 'properties.sasl.password' = '${env:PW}')",
+    );
+    let target = table(
+        "CREATE TABLE big (id BIGINT, day STRING) PARTITIONED BY (day)
+         WITH ('connector' = 'filesystem', 'path' = 's3://lake/big', 'format' = 'parquet')",
+    );
+    let identity = |name: &str, text: &str| (name.to_string(), text.to_string());
+    let definition = Definition {
+        query: "SELECT id, tag FROM orders".into(),
+        columns: vec!["id".into(), "day".into()],
+        target,
+        sources: BTreeMap::from([("orders".to_string(), orders)]),
+        views: vec![],
+        statics: vec!["CREATE EXTERNAL TABLE s STORED AS CSV LOCATION 's.csv'".into()],
+        settings: BTreeMap::from([identity("datafusion.execution.batch_size", "4096")]),
+        static_files: Some("0123456789abcdef".into()),
+        identities: BTreeMap::from([
+            identity("", "parquet files under s3://lake/big"),
+            identity("orders", "kafka topic orders"),
+        ]),
+    };
+    check("definition", DefinitionRecord { version, number: 2, definition });
+}
