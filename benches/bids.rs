@@ -103,7 +103,9 @@ fn work(brokers: &str, topic: &str, directory: &str, task: i32) -> (u64, u64) {
         ("max.partition.fetch.bytes", "4194304"),
         ("queued.min.messages", "200000"),
     ];
-    settings.iter().for_each(|(key, value)| drop(config.set(*key, *value)));
+    for (key, value) in settings {
+        config.set(key, value);
+    }
     let consumer: BaseConsumer = config.create().unwrap();
     let mut assigned = TopicPartitionList::new();
     let mut ends = vec![i64::MIN; PARTITIONS as usize];

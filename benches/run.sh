@@ -16,7 +16,7 @@ trap 'scripts/brokers.sh down "$dir/brokers" --now; rm -rf "$dir"' EXIT
 # shellcheck source=/dev/null
 . "$dir/brokers/env"
 # Idle, it takes a fifth of a core.
-for server in rocketmq namesrv s3; do scripts/brokers.sh stop "$dir/brokers" "$server" --kill >/dev/null; done
+for server in rocketmq namesrv; do scripts/brokers.sh stop "$dir/brokers" "$server" --kill >/dev/null; done
 for topic in bids tiny; do
     eval "$MILLSTREAM_TEST_KAFKA_TOOL" create "$MILLSTREAM_TEST_KAFKA" $topic 4 >/dev/null
 done
@@ -50,6 +50,13 @@ for ((round = 0; round <= rounds; round++)); do
     measure "${mark}loop" "$bids" loop "$MILLSTREAM_TEST_KAFKA" bids "$dir/loop$round"
     # shellcheck disable=SC2046
     measure "${mark}millstream" $(submit bids 2000000 "$dir/out$round" available-now)
+    if [[ $round -eq 0 ]]; then
+        for rows in "$dir/loop0" "$dir/out0/high_bids"; do
+            "$millstream" shell </dev/null 2>/dev/null -e "CREATE EXTERNAL TABLE b STORED AS PARQUET LOCATION '$rows/';
+              SELECT count(*) AS n, sum(auction) AS a, sum(bidder) AS b, sum(price) AS p FROM b;" | sed -n 4p
+        done | uniq >"$dir/same"
+        [[ $(wc -l <"$dir/same") -eq 1 ]] || { echo "the two wrote different rows:"; cat "$dir/same"; exit 1; } >&2
+    fi
     rm -rf "$dir/loop$round" "$dir/out$round"
 done | tee "$dir/results"
 awk '!/warm-up/ && NF == 4 { n[$1]++; cpu[$1] += $3; wall[$1] += $2; if ($4 > mb[$1]) mb[$1] = $4 }
@@ -63,9 +70,17 @@ for round in 1 2 3; do
     measure first-commit $(submit tiny 2000000 "$dir/tiny$round" available-now)
 done
 
-echo "epochs of one row, local checkpoint: median and 90th percentile of the whole epoch, ms"
-# shellcheck disable=SC2046
-$(submit tiny 1 "$dir/small" available-now) --progress json 2>&1 | python3 -c '
+# Runs a submit and prints median and 90th percentile of its epochs.
+epochs() {
+    "$@" --progress json 2>&1 | python3 -c '
 import json, sys
 took = sorted(sum(event["durations_ms"].values()) for event in map(json.loads, sys.stdin) if event["event"] == "epoch")
-print(f"{took[len(took) // 2]:.1f} {took[len(took) * 9 // 10]:.1f} of {len(took)}")'
+print(f"median {took[len(took) // 2]:.1f} ms, 90 % under {took[len(took) * 9 // 10]:.1f} ms, of {len(took)}")'
+}
+echo "epochs of one row, checkpoint and Parquet on a local path:"
+# shellcheck disable=SC2046
+epochs $(submit tiny 1 "$dir/small" available-now)
+echo "epochs of one row, checkpoint and Parquet on S3 (versitygw on this machine):"
+# shellcheck disable=SC2046
+epochs $(submit tiny 1 "s3://$MILLSTREAM_TEST_S3_BUCKET/small" available-now) --set s3.endpoint="$MILLSTREAM_TEST_S3" \
+    --set s3.region=us-east-1 --set s3.access-key="$MILLSTREAM_TEST_S3_KEY" --set s3.secret-key="$MILLSTREAM_TEST_S3_SECRET"

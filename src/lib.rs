@@ -15,7 +15,7 @@
 //! ```
 //!
 //! [`sql`] parses, [`session`] executes statements, [`plan`] makes a logical plan into bounded plans of epochs,
-//! [`query`] runs them, [`checkpoint`] keeps the log, [`connector`] and [`format`] are the two ends.
+//! [`query`] runs them, [`checkpoint`] keeps the log, [`connector`] and [`mod@format`] are the two ends.
 //!
 //! # Invariants
 //!

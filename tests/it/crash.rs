@@ -38,7 +38,8 @@ fn world() -> World {
     (0..3u32).for_each(|p| world.append("input", p, i64::from(p) * 1000..i64::from(p) * 1000 + ROWS));
     let location = world.stores.open("memory://lake/in", &Default::default()).unwrap();
     for n in (0..3).flat_map(|p| p * 1000..p * 1000 + ROWS) {
-        let put = location.store.put(&location.join(&format!("{n:04}.json")).prefix, format!("{{\"n\":{n}}}\n").into());
+        let path = location.join(&format!("{n:04}.json")).prefix;
+        let put = location.store.put(&path, format!("{{\"n\":{n}}}\n").into());
         futures::executor::block_on(put).unwrap();
     }
     world

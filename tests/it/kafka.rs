@@ -2,6 +2,9 @@
 //!
 //! Every test has a topic of its own, so they run side by side and again on the same broker.
 
+// Some tests are about whether something ends at all.
+#![allow(clippy::disallowed_methods)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

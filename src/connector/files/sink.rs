@@ -6,7 +6,7 @@
 //! that it can be aborted after a crash.
 //!
 //! Which row lies in which file must not depend on how the rows arrived, so they are first cut into blocks of exactly
-//! [`BLOCK`] rows, and a file ends after a block, by its rows or its Arrow bytes, never by its encoded size.
+//! 8,192 rows, and a file ends after a block, by its rows or its Arrow bytes, never by its encoded size.
 //!
 //! Not promised: that the files of one epoch appear together.
 

@@ -1,7 +1,7 @@
 //! RocketMQ topics: read from exact offsets, written at least once.
 //!
-//! A source's partition is a queue of a broker, `broker:queue`, whose offsets are dense; see [`source`](self::source) for
-//! reading and [`sink`](self::sink) for writing. The client library's quirks end here: `calls` bounds and explains what it
+//! A source's partition is a queue of a broker, `broker:queue`, whose offsets are dense; see [`source`] for
+//! reading and [`sink`] for writing. The client library's quirks end here: `calls` bounds and explains what it
 //! does, `runtime` owns its threads, and `compression` undoes what it would lose.
 //!
 //! What it does not promise: exactly-once delivery, which the broker cannot give; reading batch consume queues and
