@@ -76,6 +76,7 @@ pub struct Tail {
 
 /// One query's generation, as one run sees it.
 pub struct Log {
+    checkpoint: Location,
     store: Arc<dyn ObjectStore>,
     query: Path,
     generation: u64,
@@ -125,7 +126,8 @@ impl Log {
             run.number += 1;
             let path = record_path(&root, "runs", run.number);
             if let Created::Won = create(&store, &path, encode(&run)?).await? {
-                let log = Self { store, query, generation, root, run };
+                let checkpoint = checkpoint.join(name).join(&digits(generation));
+                let log = Self { checkpoint, store, query, generation, root, run };
                 log.probe().await?;
                 return Ok(log);
             }
@@ -309,7 +311,8 @@ impl Log {
                 Err(e) => return Err(e.into()),
             }
         }
-        Ok(())
+        // A record takes moments to write; what was staged an hour ago is nobody's.
+        self.checkpoint.sweep_staged(|_| true).await
     }
 }
 

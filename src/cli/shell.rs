@@ -58,7 +58,7 @@ impl Running {
         for parsed in sql::parse(&text)? {
             match self.session.execute(parsed).await? {
                 Outcome::Done(text) => eprintln!("{text}"),
-                Outcome::Text(text) => println!("{text}"),
+                Outcome::Text(text) => table::say(&text)?,
                 Outcome::Rows(rows) => {
                     tokio::select! {
                         printed = table::print(rows) => printed?,

@@ -60,7 +60,7 @@ async fn plan(arguments: &Submit) -> Result<Vec<QuerySpec>> {
         let line = parsed.location.line;
         match session.execute(parsed).await? {
             Outcome::Done(_) => {}
-            Outcome::Text(text) => println!("{text}"),
+            Outcome::Text(text) => table::say(&text)?,
             Outcome::Rows(rows) if rows.is_unbounded => {
                 return Err(Error::usage(format!(
                     "line {line}: a SELECT over a stream never ends; write INSERT INTO … SELECT, or ask it in the shell"
@@ -69,7 +69,7 @@ async fn plan(arguments: &Submit) -> Result<Vec<QuerySpec>> {
             Outcome::Rows(rows) => table::print(rows).await?,
             Outcome::Query(spec) => {
                 if arguments.explain {
-                    println!("{}\n", session.explain(&spec).await?);
+                    table::say(&format!("{}\n", session.explain(&spec).await?))?;
                 }
                 specs.push(*spec);
             }

@@ -15,6 +15,11 @@ fn options<'a>() -> FormatOptions<'a> {
     FormatOptions::new().with_null("NULL").with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.f"))
 }
 
+/// Prints a text; a reader that has gone is an error, not a panic.
+pub(super) fn say(text: &str) -> Result<()> {
+    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}
+
 /// Prints all rows, bounded ones as one table.
 pub(super) async fn print(rows: Rows) -> Result<()> {
     if rows.is_unbounded {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 
-use super::messages::check_metadata;
+use super::messages::{check_metadata, refuse_layout};
 use super::{Connector, Delivery, Environment, Guarantee, Owner, Pin, Progress, Published, Role, Sink, Source, Staged};
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
@@ -31,11 +31,10 @@ impl Connector for BlackholeConnector {
     }
 
     fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
-        if role == Role::Source {
-            return Err(no_source(table));
-        }
         check_metadata(table, &[], true)?;
-        OptionReader::new(table).finish()
+        refuse_layout(table)?;
+        OptionReader::new(table).finish()?;
+        if role == Role::Source { Err(no_source(table)) } else { Ok(()) }
     }
 
     fn identity(&self, _table: &TableDefinition) -> Result<String> {

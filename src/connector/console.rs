@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 
-use super::messages::check_metadata;
+use super::messages::{check_metadata, refuse_layout};
 use super::spool::{Spool, Spooled};
 use super::{Connector, Delivery, Environment, Guarantee, Owner, Pin, Progress, Published, Role, Sink, Source, Staged};
 use crate::catalog::TableDefinition;
@@ -82,11 +82,10 @@ impl Connector for PrintConnector {
     }
 
     fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
-        if role == Role::Source {
-            return Err(no_source(table));
-        }
         check_metadata(table, &[], true)?;
-        Options::of(table).map(drop)
+        refuse_layout(table)?;
+        Options::of(table).map(drop)?;
+        if role == Role::Source { Err(no_source(table)) } else { Ok(()) }
     }
 
     fn identity(&self, _table: &TableDefinition) -> Result<String> {

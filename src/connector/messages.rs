@@ -169,3 +169,15 @@ pub fn check_metadata(table: &TableDefinition, offered: &[MetadataKey], writing:
     }
     Ok(())
 }
+
+/// Refuses `PARTITIONED BY`, for connectors that have no directories: it would be parsed and mean nothing.
+pub fn refuse_layout(table: &TableDefinition) -> Result<()> {
+    if table.partitioned_by.is_empty() {
+        return Ok(());
+    }
+    let connector = table.connector()?;
+    Err(Error::usage(format!(
+        "table {}: PARTITIONED BY means nothing to '{connector}', only to 'filesystem'; leave it out",
+        table.name
+    )))
+}

@@ -429,6 +429,13 @@ impl Session {
         let plan = self.context.state().statement_to_plan(statement).await?;
         match &plan {
             LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) => {
+                if let Some(key) = table.options.keys().find(|key| sql::options::is_secret(key)) {
+                    // The statement is kept in checkpoints, as it was written.
+                    return Err(Error::usage(format!(
+                        "option '{key}' looks like a secret, which an external table cannot keep; for S3 say \
+                         SET 's3.access-key' = '${{env:NAME}}', SET 's3.secret-key' = '${{env:NAME}}'"
+                    )));
+                }
                 for location in &table.locations {
                     self.register_store(location)?;
                 }

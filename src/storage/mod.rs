@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::TryStreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::memory::InMemory;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, RetryConfig};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -56,6 +57,30 @@ impl Location {
         let segments = name.split('/').filter(|s| !s.is_empty());
         let prefix = segments.fold(self.prefix.clone(), |path, segment| path.join(segment));
         Self { text: format!("{}/{name}", self.text.trim_end_matches('/')).into(), prefix, ..self.clone() }
+    }
+
+    /// Removes files that a process which died had staged below this place: those that `is_dead` says yes to, by name,
+    /// and that are older than an hour, by the store's own clock. Only local paths have such files.
+    pub async fn sweep_staged(&self, is_dead: impl Fn(&str) -> bool) -> Result<()> {
+        if self.text.contains("://") {
+            return Ok(());
+        }
+        let found: Vec<ObjectMeta> = self.store.list(Some(&self.prefix)).try_collect().await?;
+        let Some(now) = found.iter().map(|meta| meta.last_modified).max() else { return Ok(()) };
+        let is_litter = |meta: &&ObjectMeta| {
+            let mut parts: Vec<_> = meta.location.parts().collect();
+            let name = parts.pop();
+            parts.last().is_some_and(|part| part.as_ref() == local::STAGED)
+                && now - meta.last_modified > chrono::TimeDelta::hours(1)
+                && name.is_some_and(|name| is_dead(name.as_ref()))
+        };
+        for meta in found.iter().filter(is_litter) {
+            match self.store.delete(&meta.location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -179,3 +179,26 @@ fn sigterm_finishes_the_epoch_and_leaves_with_0() {
     };
     assert_eq!(count("intents"), count("commits"));
 }
+
+#[test]
+fn the_examples_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |mode: &str, name: &str, more: &[&str]| {
+        let file = format!("{}/queries/{name}.sql", env!("CARGO_MANIFEST_DIR"));
+        let out = format!("out={}/{}", dir.path().display(), name.trim_end_matches("-read"));
+        let flag = if mode == "shell" { "-f" } else { "--progress=none" };
+        let arguments = if mode == "shell" { vec![mode, flag, &file] } else { vec![mode, &file, flag] };
+        let output =
+            millstream().args(arguments).args(["--var", &out]).args(more).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    run("submit", "quickstart", &[]);
+    let read = run("shell", "quickstart-read", &[]);
+    assert!(read.contains("| 300530 | 100.01 | 250.00 |"), "{read}");
+    run("submit", "enrich", &[]);
+    assert!(dir.path().join("enrich/named_orders/day=2026-01-02").is_dir());
+    // This one needs the brokers; what it would do is said without.
+    let plans = run("submit", "topics", &["--explain"]);
+    assert!(plans.contains("query topics/all_orders") && plans.contains("at-least-once"), "{plans}");
+}

@@ -203,11 +203,11 @@ async fn a_run_that_slept_through_its_successor_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_epoch_that_is_run_again_writes_the_same_files_row_by_row() {
+async fn an_epoch_that_is_run_again_under_other_delays_writes_the_same_files_row_by_row() {
     let world = world();
     let target = format!("{FILES}, 'sink.rolling-policy.rows' = '2'");
     let script = script(&target);
-    run_to_end(world.plan(&script, None).await).await.unwrap();
+    run_to_end(world.plan_jittery(&script, 1).await).await.unwrap();
     let first = world.parquet("memory://lake/out").await;
     assert!(first.len() > 8, "{} files", first.len());
 
@@ -220,6 +220,6 @@ async fn an_epoch_that_is_run_again_writes_the_same_files_row_by_row() {
             checkpoint.store.delete(&record.location).await.unwrap();
         }
     }
-    run_to_end(world.plan(&script, None).await).await.unwrap();
+    run_to_end(world.plan_jittery(&script, 2).await).await.unwrap();
     assert_eq!(world.parquet("memory://lake/out").await, first);
 }

@@ -1,25 +1,28 @@
 //! What the tests share: sessions over stores that can be stopped, gated connectors, reading results back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::TryStreamExt;
 use millstream::catalog::TableDefinition;
 use millstream::clock::Clock;
 use millstream::connector::memory::{Memory, MemoryConnector};
 use millstream::connector::{
-    Connector, Connectors, Environment, Guarantee, MetadataKey, Owner, Pin, Progress, Published, Role, Sink, Source,
-    Staged,
+    Connector, Connectors, Environment, Extent, Guarantee, MetadataKey, Offsets, Owner, Pin, Progress, Published,
+    ReadReport, Role, Sink, Source, Span, Staged,
 };
 use millstream::error::{Kind, Result};
 use millstream::query::progress::Reporter;
 use millstream::query::{Query, QuerySpec, Step};
 use millstream::session::{Outcome, Session};
 use millstream::storage::Stores;
-use millstream::storage::faults::Gate;
+use millstream::storage::faults::{Gate, Moment};
 use object_store::ObjectStoreExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -57,13 +60,21 @@ impl World {
         let (stores, connectors) = match gate {
             None => (self.stores.clone(), Connectors::standard().with(Arc::new(memory))),
             Some(gate) => {
-                let gated = |inner: Arc<dyn Connector>| Arc::new(Gated { inner, gate: Arc::clone(gate) });
+                let gated = |inner: Arc<dyn Connector>| Arc::new(Gated { inner, gate: Arc::clone(gate), jitter: None });
                 let files = gated(Arc::new(millstream::connector::files::FilesConnector));
                 let connectors = Connectors::standard().with(gated(Arc::new(memory))).with(files);
                 (self.stores.wrapped(Arc::new(Arc::clone(gate))), connectors)
             }
         };
         self.plan_with(script, stores, connectors).await
+    }
+
+    /// The first query of a script; its rows arrive after delays and in batches of chance.
+    pub async fn plan_jittery(&self, script: &str, seed: u64) -> QuerySpec {
+        let inner: Arc<dyn Connector> = Arc::new(MemoryConnector::new(self.memory.clone()));
+        let jittery = Gated { inner, gate: Gate::new(0, Moment::Before), jitter: Some(seed) };
+        let connectors = Connectors::standard().with(Arc::new(jittery));
+        self.plan_with(script, self.stores.clone(), connectors).await.unwrap()
     }
 
     pub async fn plan_with(&self, script: &str, stores: Stores, connectors: Connectors) -> Result<QuerySpec> {
@@ -116,11 +127,12 @@ pub async fn run_to_end(spec: QuerySpec) -> Result<()> {
     query.run_until(stopped).await.map(drop)
 }
 
-/// A connector whose sinks' calls go through a gate.
+/// A connector whose sinks' calls go through a gate, and whose rows arrive after delays and in batches of chance.
 #[derive(Debug)]
 struct Gated {
     inner: Arc<dyn Connector>,
     gate: Arc<Gate>,
+    jitter: Option<u64>,
 }
 
 #[async_trait]
@@ -149,7 +161,11 @@ impl Connector for Gated {
         environment: &Environment,
         owner: Option<&Owner>,
     ) -> Result<Arc<dyn Source>> {
-        self.inner.source(table, environment, owner).await
+        let inner = self.inner.source(table, environment, owner).await?;
+        Ok(match self.jitter {
+            Some(seed) => Arc::new(JitterySource { inner, seed: AtomicU64::new(seed) }),
+            None => inner,
+        })
     }
     async fn sink(
         &self,
@@ -159,6 +175,45 @@ impl Connector for Gated {
     ) -> Result<Arc<dyn Sink>> {
         let inner = self.inner.sink(table, environment, owner).await?;
         Ok(Arc::new(GatedSink { inner, gate: Arc::clone(&self.gate) }))
+    }
+}
+
+#[derive(Debug)]
+struct JitterySource {
+    inner: Arc<dyn Source>,
+    seed: AtomicU64,
+}
+
+#[async_trait]
+impl Source for JitterySource {
+    async fn start(&self) -> Result<Offsets> {
+        self.inner.start().await
+    }
+    async fn extent(&self) -> Result<Extent> {
+        self.inner.extent().await
+    }
+    fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
+        let rows = self.inner.read(span, projection, report)?;
+        let mut state = self.seed.fetch_add(0x9E37_79B9, Ordering::SeqCst);
+        let mut chance = move |below: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % below
+        };
+        let schema = rows.schema();
+        let pieces = rows.map_ok(move |batch| {
+            let (mut pieces, mut at) = (vec![], 0);
+            while at < batch.num_rows() {
+                let rows = (1 + chance(4) as usize).min(batch.num_rows() - at);
+                pieces.push((batch.slice(at, rows), Duration::from_micros(chance(1500))));
+                at += rows;
+            }
+            futures::stream::iter(pieces.into_iter().map(Ok))
+        });
+        let delayed = pieces.try_flatten().and_then(async |(piece, delay)| {
+            tokio::time::sleep(delay).await;
+            Ok(piece)
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, delayed)))
     }
 }
 

@@ -24,7 +24,7 @@ use futures::stream;
 use self::options::Options;
 use self::pace::Pace;
 use self::values::Column;
-use super::messages::check_metadata;
+use super::messages::{check_metadata, refuse_layout};
 use super::{
     Bounds, Connector, Environment, Extent, Fingerprint, Guarantee, Offsets, Owner, Partition, PartitionReport,
     ReadReport, Role, Sink, Source, Span,
@@ -57,11 +57,10 @@ impl Connector for DatagenConnector {
     }
 
     fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
-        if role == Role::Sink {
-            return Err(no_sink(table));
-        }
         check_metadata(table, &[], false)?;
-        Options::of(table).map(drop)
+        refuse_layout(table)?;
+        Options::of(table)?;
+        if role == Role::Sink { Err(no_sink(table)) } else { Ok(()) }
     }
 
     /// The seed and the options of the columns: all that decides what row *i* is. Another rate or another number of rows

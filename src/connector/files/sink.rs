@@ -197,7 +197,9 @@ impl Sink for ParquetSink {
             }
             self.owner.journal.remove(UPLOADS, &name).await?;
         }
-        Ok(())
+        let prefix = format!("{}-", self.owner.id);
+        let epoch_of = |name: &str| name.strip_prefix(&prefix)?.split('-').next()?.parse::<u64>().ok();
+        self.location.sweep_staged(|name| epoch_of(name).is_some_and(|epoch| epoch <= committed)).await
     }
 }
 

@@ -220,3 +220,27 @@ async fn what_an_upload_left_is_swept_behind_the_commit() {
     assert_eq!(staged(), 0);
     assert_eq!(files(dir.path().to_str().unwrap(), &environment).await[0].1.num_rows(), 3_000_000);
 }
+
+#[tokio::test]
+async fn what_a_put_left_is_swept_when_it_is_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let (staged, environment) = (dir.path().join(".staged"), environment());
+    std::fs::create_dir(&staged).unwrap();
+    let hours_ago = |name: &str, hours: u64| {
+        let file = std::fs::File::create(staged.join(name)).unwrap();
+        let now = std::fs::metadata(dir.path()).unwrap().modified().unwrap();
+        file.set_modified(now - std::time::Duration::from_secs(hours * 3600)).unwrap();
+    };
+    hours_ago("id-1-0-0.parquet.00000000000000aa.0", 2);
+    hours_ago("id-1-0-1.parquet.00000000000000aa.1", 0);
+    hours_ago("id-2-0-0.parquet.00000000000000aa.2", 2);
+    hours_ago("other-1-0-0.parquet.00000000000000aa.3", 2);
+    let table = table(dir.path().to_str().unwrap(), "parquet", &[]);
+    let sink = FilesConnector.sink(table, &environment, &owner("id")).await.unwrap();
+    sink.sweep(1).await.unwrap();
+    let mut left: Vec<String> =
+        std::fs::read_dir(&staged).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    let expected = ["id-1-0-1.parquet", "id-2-0-0.parquet", "other-1-0-0.parquet"];
+    assert_eq!(left.iter().map(|name| name.split(".0000").next().unwrap()).collect::<Vec<_>>(), expected);
+}
