@@ -301,12 +301,14 @@ mod tests {
     #[test]
     fn it_is_no_source_and_refuses_what_it_does_not_know() {
         let print = PrintConnector::default();
-        let table = fixture::table_of("t", &rows().schema(), &[("connector", "print"), ("print-identifer", "x")]);
-        let refused = |role| print.check(&table, role).unwrap_err().to_string();
-        assert_eq!(refused(Role::Source), "table t: print only takes rows; read from a table of another connector");
-        assert_eq!(
-            refused(Role::Sink),
-            "table t: there is no option 'print-identifer'; did you mean 'print-identifier'?"
-        );
+        let refused = |option, role| {
+            let table = fixture::table_of("t", &rows().schema(), &[("connector", "print"), (option, "x")]);
+            print.check(&table, role).unwrap_err().to_string()
+        };
+        let no_source = "table t: print only takes rows; read from a table of another connector";
+        assert_eq!(refused("print-identifier", Role::Source), no_source);
+        let unknown = "table t: there is no option 'print-identifer'; did you mean 'print-identifier'?";
+        assert_eq!(refused("print-identifer", Role::Sink), unknown);
+        assert_eq!(refused("print-identifer", Role::Source), unknown);
     }
 }

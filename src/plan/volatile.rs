@@ -37,7 +37,6 @@ fn rewrite(expr: Expr) -> Result<Transformed<Expr>> {
         "now" | "current_timestamp" => Transformed::yes(batch_time()),
         "current_date" | "today" => as_type(DataType::Date32),
         "current_time" => as_type(DataType::Time64(TimeUnit::Nanosecond)),
-        "localtimestamp" => as_type(DataType::Timestamp(TimeUnit::Nanosecond, None)),
         name if function.func.signature().volatility == Volatility::Volatile => {
             return Err(Error::usage(format!(
                 "{name}() gives another answer when an epoch is run again, so it cannot stand in a continuous query; \

@@ -1,15 +1,17 @@
-//! Digits and hashes: `hex`, `unhex`, `bin`, `sha2`, and `sha224` to `sha512` as text.
+//! Digits and hashes: `hex`, `unhex`, `bin`, `sha1`, `sha2`, and `sha224` to `sha512` as text.
 //!
 //! DataFusion computes the hashes, but gives bytes; Flink's are text of small hexadecimal digits, and so are these.
-//! Limit: SHA-1 is left out, for none of our dependencies offers it.
+//! SHA-1, which DataFusion lacks, comes from the `sha1` crate; it is there for old data, not for anything secret.
 
 use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BinaryBuilder};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type};
 use datafusion::functions::crypto;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};
+use sha1::{Digest, Sha1};
 
 use super::function::{Call, Function, Param};
 use super::types::type_name;
@@ -32,6 +34,7 @@ pub(super) fn functions() -> Vec<Function> {
         }),
         Function::new("unhex", &[Text], DataType::Binary, unhex),
         Function::new("bin", &[Integer], DataType::Utf8, bin),
+        Function::new("sha1", &[Bytes], DataType::Utf8, sha1),
         Function::new("sha2", &[Bytes, Integer], DataType::Utf8, sha2).checked(|shape| {
             let bits = shape.number(1);
             bits.and_then(algorithm)
@@ -57,6 +60,17 @@ fn algorithm(bits: i64) -> Option<Arc<ScalarUDF>> {
 
 fn sha2(call: &Call<'_>) -> Result<ColumnarValue> {
     sha(call, call.integer(1)?.at(0).unwrap_or(0))
+}
+
+fn sha1(call: &Call<'_>) -> Result<ColumnarValue> {
+    let given = call.array(0);
+    let text = if given.data_type().is_string() { cast(given, &DataType::Utf8)? } else { Arc::clone(given) };
+    let bytes = cast(&text, &DataType::Binary)?;
+    let (bytes, step) = (bytes.as_binary::<i32>(), call.step(0));
+    call.strings(|row, out| {
+        let at = row * step;
+        Ok(bytes.is_valid(at).then(|| push_digits(&Sha1::digest(bytes.value(at)), SMALL, out)))
+    })
 }
 
 /// DataFusion's hash of the first argument, in digits.

@@ -5,6 +5,7 @@
 //! | `TIMESTAMPDIFF(SECOND, a, b)`, `TIMESTAMPADD(DAY, 1, a)` | `timestampdiff('second', a, b)`, … |
 //! | `FLOOR(a TO HOUR)`, `CEIL(a TO HOUR)` | `date_trunc('hour', a)`, `date_ceil('hour', a)` |
 //! | `LISTAGG(s)` | `listagg(s, ',')` |
+//! | `LOCALTIMESTAMP`, `PROCTIME()`, `UNIX_TIMESTAMP()` | `now()` in their type, so that an epoch gives it its time |
 //!
 //! Whatever else, and a unit that is not known, is left as it is.
 
@@ -40,16 +41,39 @@ fn rewrite_one(expr: &mut Expr) {
                 *expr = call("date_ceil", [text(unit), take(inner)]);
             }
         }
-        Expr::Function(function) => rewrite_call(function),
+        Expr::Function(function) => match on_the_clock(function).map(crate::sql::parse_expression) {
+            Some(Ok(now)) => *expr = now,
+            _ => rewrite_call(function),
+        },
         _ => {}
     }
 }
 
-fn rewrite_call(function: &mut Function) {
-    let name = match function.name.0.as_slice() {
+fn name_of(function: &Function) -> Option<String> {
+    match function.name.0.as_slice() {
         [part] => part.as_ident().map(|ident| ident.value.to_ascii_lowercase()),
         _ => None,
+    }
+}
+
+/// What a function that only reads the clock is, in terms of `now()`.
+fn on_the_clock(function: &Function) -> Option<&'static str> {
+    let is_bare = match &function.args {
+        FunctionArguments::None => true,
+        FunctionArguments::List(list) => list.args.is_empty(),
+        FunctionArguments::Subquery(_) => false,
     };
+    match name_of(function)?.as_str() {
+        _ if !is_bare => None,
+        "localtimestamp" => Some("CAST(now() AS TIMESTAMP(3))"),
+        "proctime" => Some("now()"),
+        "unix_timestamp" => Some("CAST(floor(date_part('epoch', now())) AS BIGINT)"),
+        _ => None,
+    }
+}
+
+fn rewrite_call(function: &mut Function) {
+    let name = name_of(function);
     let FunctionArguments::List(FunctionArgumentList { args, .. }) = &mut function.args else { return };
     match (name.as_deref(), args.as_mut_slice()) {
         (Some("timestampdiff" | "timestampadd"), [FunctionArg::Unnamed(FunctionArgExpr::Expr(unit)), ..]) => {
