@@ -29,4 +29,4 @@ CREATE TABLE large_orders (
 ) WITH ('connector' = 'rocketmq', 'name-server' = '127.0.0.1:9876', 'topic' = 'LargeOrders', 'format' = 'json');
 
 INSERT INTO large_orders
-SELECT order_id, amount, item, CAST(order_id AS STRING) FROM kafka_orders WHERE amount > 90;
+SELECT order_id, amount, item, CAST(order_id AS STRING) AS id FROM kafka_orders WHERE amount > 90;
