@@ -81,8 +81,7 @@ async fn plan(arguments: &Submit) -> Result<Vec<QuerySpec>> {
 /// Runs one query to its end and reports it; the exit code.
 pub(super) async fn run_query(spec: QuerySpec, reporter: Reporter, stop: watch::Receiver<bool>) -> u8 {
     let name = spec.name.clone();
-    let outcome = async { Query::open(spec, reporter.clone()).await?.run_until(stop).await };
-    match outcome.await {
+    match Query::drive(spec, reporter.clone(), stop).await {
         Ok(position) => {
             reporter.report(Event::Finished { query: name, epoch: position.epoch });
             0

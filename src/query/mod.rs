@@ -1,7 +1,7 @@
 //! A continuous query: an epoch at a time, exactly as its intents say.
 //!
-//! [`Query::step`] is the whole of it: plan offsets, intend, bind, run, publish, commit. Around it, [`Query::run_until`] waits
-//! for the trigger, redoes an epoch after transient trouble, and ends when told to.
+//! [`Query::step`] is the whole of it: plan offsets, intend, bind, run, publish, commit. Around it, [`Query::drive`] waits for
+//! the trigger, redoes an epoch after transient trouble, and ends when told to.
 //!
 //! Guarantee: after a crash between any two writes, running the query again gives what one run without a crash would
 //! have given, in every destination to the extent of its guarantee. Of two runs the newest goes on, and the other ends
@@ -16,13 +16,12 @@ use std::time::Duration;
 use datafusion::execution::SessionState;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::future::{BoxFuture, try_join_all};
-use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::catalog::TableDefinition;
 use crate::checkpoint::{Commit, Cut, DefinitionRecord, Intent, Log, QueryRecord, SourceCommit, VERSION};
 use crate::connector::{Connectors, Environment, Extent, Offsets, Owner, Partition, Progress, Published, Sink, Span};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::plan::opener::Opener;
 use crate::plan::{StreamPlan, keeps_tasks_apart};
 use crate::storage::Location;
@@ -33,21 +32,17 @@ pub mod progress;
 pub mod recovery;
 pub mod trigger;
 
+mod run;
+
 use definition::Definition;
-use progress::{Durations, EpochProgress, Event, PartitionProgress, Reporter, SourceProgress};
+use progress::{Durations, Event, Reporter};
 use recovery::Decision;
 use trigger::Trigger;
 
-/// How often an epoch is started over in process before the query fails.
-const MAX_ATTEMPTS: u32 = 10;
-/// The waits between: doubling from the first to the last.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// How long an idle query waits before it asks its sources again: doubling from the first to the last.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LONGEST_LOOK: Duration = Duration::from_millis(100);
 /// Every how many epochs records are pruned and litter is swept.
 const HOUSEKEEPING: u64 = 50;
+/// How long a query that ends waits for that.
+const CLEARING_UP: Duration = Duration::from_secs(10);
 /// `scan.max-rows-per-epoch` unless a table says otherwise.
 const MAX_ROWS_PER_EPOCH: u64 = 2_000_000;
 
@@ -550,49 +545,6 @@ impl Query {
         Ok(Step::Committed(self.position.epoch))
     }
 
-    fn progress(
-        &self,
-        batch: &Batch,
-        reports: &BTreeMap<String, BTreeMap<Partition, crate::connector::PartitionReport>>,
-        published: &[Published],
-    ) -> EpochProgress {
-        let (mut rows_in, mut bytes_in) = (0, 0);
-        let mut sources = BTreeMap::new();
-        for (table, seen) in reports {
-            let mut source = SourceProgress::default();
-            let latest = batch.latest.get(table);
-            for span in batch.intent.spans(table) {
-                let report = seen.get(&span.partition).cloned().unwrap_or_default();
-                rows_in += report.messages;
-                bytes_in += report.bytes;
-                source.skipped += report.skipped;
-                let latest = latest.and_then(|latest| latest.get(&span.partition)).copied().unwrap_or(span.to);
-                let (skipped, sample) = (report.skipped, report.sample);
-                let partition = PartitionProgress { from: span.from, to: span.to, latest, skipped, sample };
-                source.partitions.insert(span.partition.clone(), partition);
-            }
-            let position = self.offsets(table);
-            let behind = |(p, latest): (&Partition, &u64)| latest.saturating_sub(position.get(p).copied().unwrap_or(0));
-            source.lag = latest.into_iter().flatten().map(behind).sum();
-            sources.insert(table.clone(), source);
-        }
-        let seconds = (batch.took.total() / 1000.0).max(1e-6);
-        EpochProgress {
-            query: self.spec.name.clone(),
-            epoch: batch.intent.epoch,
-            run: self.log.run(),
-            batch_time_ms: batch.intent.batch_time_ms,
-            rows_in,
-            bytes_in,
-            rows_out: published.iter().map(|p| p.rows).sum(),
-            bytes_out: published.iter().map(|p| p.bytes).sum(),
-            rows_per_second: rows_in as f64 / seconds,
-            sources,
-            durations_ms: batch.took,
-            retries: self.retries,
-        }
-    }
-
     /// What may follow a commit, now and then; trouble with it is no trouble of the query's.
     async fn settle(&mut self) {
         let epoch = self.position.epoch;
@@ -630,71 +582,12 @@ impl Query {
         }
     }
 
-    /// Runs until all streams end, `stop` becomes true (the epoch under way is finished first), or an error is final.
-    pub async fn run_until(mut self, mut stop: watch::Receiver<bool>) -> Result<Position> {
-        let mut look = FIRST_LOOK;
-        let outcome = loop {
-            if *stop.borrow() {
-                break Ok(());
-            }
-            let started = self.start_us();
-            match self.step().await {
-                Ok(Step::Finished) => break Ok(()),
-                Ok(Step::Committed(_)) => {
-                    look = FIRST_LOOK;
-                    if let Trigger::Every(interval) = self.spec.trigger
-                        && !self.is_behind
-                    {
-                        let spent = Duration::from_millis(self.ms_since(started) as u64);
-                        wait(interval.saturating_sub(spent), &mut stop).await;
-                    }
-                }
-                Ok(Step::Idle) => {
-                    wait(look, &mut stop).await;
-                    look = (look * 2).min(LONGEST_LOOK);
-                }
-                Err(error) => {
-                    if let Err(error) = self.start_over(error, &mut stop).await {
-                        break Err(error);
-                    }
-                }
-            }
-        };
-        self.close().await;
-        outcome.map(|()| self.position)
-    }
-
-    /// After trouble: waits and recovers, until that succeeds; gives the error back where another try is no use.
-    async fn start_over(&mut self, mut error: Error, stop: &mut watch::Receiver<bool>) -> Result<()> {
-        loop {
-            self.retries += 1;
-            if error.kind() != Kind::Transient || *stop.borrow() {
-                return Err(error);
-            }
-            if self.retries > MAX_ATTEMPTS {
-                return Err(error.context(format_args!("given up after {MAX_ATTEMPTS} tries")));
-            }
-            let wait_for = FIRST_WAIT.saturating_mul(1 << (self.retries - 1).min(16)).min(LONGEST_WAIT);
-            self.reporter.report(Event::Retry {
-                query: self.spec.name.clone(),
-                attempt: self.retries,
-                error: error.chain(),
-                wait_ms: wait_for.as_millis() as u64,
-            });
-            wait(wait_for, stop).await;
-            match self.recover().await {
-                Ok(()) => return Ok(()),
-                Err(again) => error = again,
-            }
-        }
-    }
-
     /// Gives back connections and threads.
     pub async fn close(&mut self) {
         self.discard().await;
         if let Some(housekeeping) = self.housekeeping.take() {
             // A short run would otherwise never clear up.
-            let _ = tokio::time::timeout(LONGEST_WAIT, housekeeping).await;
+            let _ = tokio::time::timeout(CLEARING_UP, housekeeping).await;
         }
         self.opened.close().await;
     }
@@ -735,18 +628,5 @@ fn check_shrunk(table: &str, extent: &Extent, position: &Offsets) -> Result<()> 
             extent.partitions[partition].latest
         ))),
         None => Ok(()),
-    }
-}
-
-/// Waits, but not longer than until `stop` changes.
-async fn wait(duration: Duration, stop: &mut watch::Receiver<bool>) {
-    tokio::select! {
-        () = tokio::time::sleep(duration) => {}
-        changed = stop.changed() => {
-            if changed.is_err() {
-                // Nobody can stop it any more.
-                tokio::time::sleep(duration).await;
-            }
-        }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::connector::{Partition, SkippedSample};
+use super::{Batch, Query};
+use crate::connector::{Partition, PartitionReport, Published, SkippedSample};
 
 /// One epoch, as it went. Durations are in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -135,6 +136,52 @@ pub enum Event {
         /// Why.
         error: String,
     },
+}
+
+impl Query {
+    /// What an epoch that is committed has to say.
+    pub(super) fn progress(
+        &self,
+        batch: &Batch,
+        reports: &BTreeMap<String, BTreeMap<Partition, PartitionReport>>,
+        published: &[Published],
+    ) -> EpochProgress {
+        let (mut rows_in, mut bytes_in) = (0, 0);
+        let mut sources = BTreeMap::new();
+        for (table, seen) in reports {
+            let mut source = SourceProgress::default();
+            let latest = batch.latest.get(table);
+            for span in batch.intent.spans(table) {
+                let report = seen.get(&span.partition).cloned().unwrap_or_default();
+                rows_in += report.messages;
+                bytes_in += report.bytes;
+                source.skipped += report.skipped;
+                let latest = latest.and_then(|latest| latest.get(&span.partition)).copied().unwrap_or(span.to);
+                let (skipped, sample) = (report.skipped, report.sample);
+                let partition = PartitionProgress { from: span.from, to: span.to, latest, skipped, sample };
+                source.partitions.insert(span.partition.clone(), partition);
+            }
+            let position = self.offsets(table);
+            let behind = |(p, latest): (&Partition, &u64)| latest.saturating_sub(position.get(p).copied().unwrap_or(0));
+            source.lag = latest.into_iter().flatten().map(behind).sum();
+            sources.insert(table.clone(), source);
+        }
+        let seconds = (batch.took.total() / 1000.0).max(1e-6);
+        EpochProgress {
+            query: self.spec.name.clone(),
+            epoch: batch.intent.epoch,
+            run: self.log.run(),
+            batch_time_ms: batch.intent.batch_time_ms,
+            rows_in,
+            bytes_in,
+            rows_out: published.iter().map(|p| p.rows).sum(),
+            bytes_out: published.iter().map(|p| p.bytes).sum(),
+            rows_per_second: rows_in as f64 / seconds,
+            sources,
+            durations_ms: batch.took,
+            retries: self.retries,
+        }
+    }
 }
 
 /// Where a query's events go; clones share it.

@@ -21,6 +21,7 @@ const SETTINGS: &[(&str, Expects, &str)] = &[
     ("parallelism", Expects::Count, "tasks an epoch is cut into at most; default: the machine's cores"),
     ("pipeline.name", Expects::Text, "comes first in the names of queries"),
     ("query.allow-feedback", Expects::Flag, "true: a query may read the topic that it writes"),
+    ("restart.max-attempts", Expects::Count, "how often in a row an epoch is started over after trouble; default: 10"),
     ("s3.access-key", Expects::Text, "access key id"),
     ("s3.endpoint", Expects::Text, "endpoint, for a server that is not AWS"),
     ("s3.path.style.access", Expects::Flag, "false: the bucket is part of the host name"),
