@@ -2,7 +2,7 @@
 //!
 //! The idea: a file's name is `<id>-<epoch>-<task>-<n>.parquet`, and its rows follow from the intent, so an epoch that is
 //! run again writes the same names with the same rows. Nothing is readable before publish: up to 8 MB are held and put
-//! then; what is larger goes into an upload that publish completes. An upload's id is noted under the checkpoint, so
+//! then (64 MB of all files together); what is larger goes into an upload that publish completes. An upload's id is noted under the checkpoint, so
 //! that it can be aborted after a crash.
 //!
 //! Which row lies in which file must not depend on how the rows arrived, so they are first cut into blocks of exactly
@@ -26,6 +26,7 @@ use object_store::{ObjectStoreExt, PutPayload};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::FileOptions;
 use super::partitions::Splitter;
@@ -38,6 +39,8 @@ use crate::storage::Location;
 const BLOCK: usize = 8192;
 /// What is held in memory until publish; also the size of an upload's parts.
 const HELD: usize = 8 << 20;
+/// What all files of an epoch hold so, together; what comes after goes into uploads, however small.
+const HELD_IN_ALL: usize = 64 << 20;
 /// How many directories one task writes side by side.
 const OPEN_DIRECTORIES: usize = 64;
 /// How many files are put or completed side by side.
@@ -55,6 +58,8 @@ pub struct ParquetSink {
     owner: Owner,
     guarantee: Guarantee,
     staged: Mutex<BTreeMap<(u64, u32), Vec<StagedFile>>>,
+    /// A permit for each byte that may be held.
+    holding: Arc<Semaphore>,
 }
 
 /// A file that is complete, and that nobody can read yet.
@@ -68,7 +73,7 @@ struct StagedFile {
 
 #[derive(Debug)]
 enum Body {
-    Held(Vec<u8>),
+    Held(Vec<u8>, OwnedSemaphorePermit),
     Upload { id: String, parts: Vec<PartId> },
 }
 
@@ -89,7 +94,7 @@ impl ParquetSink {
     ) -> Result<Self> {
         let schema = table.writable_schema();
         let partitioned_by = table.partitioned_by.clone();
-        Ok(Self { schema, partitioned_by, options, location, owner, guarantee, staged: Mutex::default() })
+        Ok(Self { schema, partitioned_by, options, location, owner, guarantee, staged: Mutex::default(), holding: Arc::new(Semaphore::new(HELD_IN_ALL)) })
     }
 
     /// The path of a file; a directory's name is escaped already, and must not be a second time.
@@ -105,10 +110,16 @@ impl ParquetSink {
         taken.into_values().flatten().collect()
     }
 
+    /// The permit to hold so many bytes more, if they may be held.
+    fn hold(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let wanted = u32::try_from(bytes).ok().filter(|_| bytes <= HELD)?;
+        Arc::clone(&self.holding).try_acquire_many_owned(wanted).ok()
+    }
+
     async fn publish_file(&self, file: StagedFile) -> Result<()> {
         let path = self.path(&file.name)?;
         match file.body {
-            Body::Held(bytes) => drop(self.location.store.put(&path, PutPayload::from(Bytes::from(bytes))).await?),
+            Body::Held(bytes, _permit) => drop(self.location.store.put(&path, PutPayload::from(Bytes::from(bytes))).await?),
             Body::Upload { id, parts } => {
                 drop(self.location.uploads.complete_multipart(&path, &id, parts).await?);
             }
@@ -323,12 +334,14 @@ impl<'a> TaskWriter<'a> {
         file.writer.finish()?;
         let bytes = std::mem::take(file.writer.inner_mut());
         let size = file.sent + bytes.len() as u64;
-        let body = if file.upload.is_some() || bytes.len() > HELD {
-            upload_part(self.sink, self.epoch, &mut file, bytes).await?;
-            let (id, parts) = file.upload.take().unwrap_or_default();
-            Body::Upload { id, parts }
-        } else {
-            Body::Held(bytes)
+        let permit = if file.upload.is_none() { self.sink.hold(bytes.len()) } else { None };
+        let body = match permit {
+            Some(permit) => Body::Held(bytes, permit),
+            None => {
+                upload_part(self.sink, self.epoch, &mut file, bytes).await?;
+                let (id, parts) = file.upload.take().unwrap_or_default();
+                Body::Upload { id, parts }
+            }
         };
         self.done.push(StagedFile { name: file.name, rows: file.rows, bytes: size, body });
         Ok(())
