@@ -23,6 +23,7 @@ use crate::catalog::TableDefinition;
 use crate::checkpoint::Cut;
 use crate::error::{Error, Result};
 
+pub mod concat;
 pub mod explain;
 pub mod incremental;
 pub mod opener;
@@ -111,7 +112,7 @@ pub fn keeps_tasks_apart(plan: &Arc<dyn ExecutionPlan>) -> bool {
     fn reads_stream(plan: &Arc<dyn ExecutionPlan>) -> bool {
         plan.downcast_ref::<ScanExec>().is_some() || plan.children().into_iter().any(reads_stream)
     }
-    let mixes = ["RepartitionExec", "CoalescePartitionsExec", "SortPreservingMergeExec", "InterleaveExec"];
+    let mixes = ["RepartitionExec", "ConcatExec", "SortPreservingMergeExec", "InterleaveExec"];
     let mixes_here = mixes.contains(&plan.name()) && reads_stream(plan);
     !mixes_here && plan.children().into_iter().all(keeps_tasks_apart)
 }

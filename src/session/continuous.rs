@@ -79,7 +79,7 @@ impl Session {
             connector.check(table, Role::Source)?;
             let identity = connector.identity(table)?;
             let allowed = self.setting("query.allow-feedback") == Some("true");
-            if identity == identities[""] && !allowed {
+            if !allowed && feeds(&identities[""], &identity) {
                 return Err(Error::usage(format!(
                     "the query reads what it writes ({identity}), and would never end feeding itself; \
                      SET 'query.allow-feedback' = 'true' if that is meant"
@@ -169,6 +169,12 @@ impl Session {
         let guarantee = self.connectors.of(target)?.guarantee(target)?;
         Ok(explain::explain(&spec.name, &spec.planned.plan, physical.as_ref(), target, &guarantee))
     }
+}
+
+/// Whether what is written to `target` is read from `source`: the same topic, or files in one tree.
+fn feeds(target: &str, source: &str) -> bool {
+    let (target, source) = (format!("{target}/"), format!("{source}/"));
+    target.starts_with(&source) || source.starts_with(&target)
 }
 
 /// Gives the rows of a SELECT the target's schema: by position, or by the columns named; a column that is left out is

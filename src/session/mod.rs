@@ -52,6 +52,7 @@ use crate::catalog::{ColumnKind, TableDefinition, ViewDefinition};
 use crate::clock::Clock;
 use crate::connector::{Connectors, Environment, Role};
 use crate::error::{Error, Kind, Location, Result};
+use crate::plan::concat::InOrder;
 use crate::plan::opener::Opener;
 use crate::plan::scan::StreamTable;
 use crate::query::QuerySpec;
@@ -344,13 +345,8 @@ impl Session {
     /// Checks a table and makes it known.
     fn create_table(&mut self, mut table: TableDefinition) -> Result<()> {
         let connector = self.connectors.of(&table)?;
-        let as_source = connector.check(&table, Role::Source);
-        let as_sink = connector.check(&table, Role::Sink);
         // A table that can be neither read nor written is wrong; which of the two it is used for shows later.
-        if let (Err(error), Err(_)) = (&as_source, &as_sink) {
-            let _ = error;
-            return as_source.and(as_sink);
-        }
+        connector.check(&table, Role::Source).or_else(|error| connector.check(&table, Role::Sink).map_err(|_| error))?;
         let opener = Arc::new(Opener::new(self.connectors.clone(), self.environment(), None));
         let stream = StreamTable::new(Arc::new(table.clone()), opener);
         let provider: Arc<dyn TableProvider> = if table.has_computed_columns() {
@@ -499,7 +495,10 @@ fn epoch_state(state: SessionState) -> SessionState {
     // Otherwise the builder would put an empty catalog in the place of the one that both share.
     let config = state.config().clone().with_create_default_catalog_and_schema(false);
     let config = config.with_target_partitions(1).with_round_robin_repartition(false);
-    SessionStateBuilder::new_from_existing(state).with_config(config).build()
+    SessionStateBuilder::new_from_existing(state)
+        .with_config(config)
+        .with_physical_optimizer_rule(Arc::new(InOrder))
+        .build()
 }
 
 fn cores() -> usize {
