@@ -35,6 +35,8 @@ pub(super) enum Param {
     Bytes,
     /// Integers of any width, seen as BIGINT.
     Integer,
+    /// As [`Param::Text`] or [`Param::Integer`].
+    Key,
     /// A timestamp or a date, or a string that is one.
     Moment,
     /// As [`Param::Moment`], or a time of day.
@@ -51,12 +53,12 @@ impl Param {
         match (self, given) {
             (Param::Any, _) => kept(),
             (_, T::Dictionary(_, values)) => self.accepts(values),
-            (Param::Text | Param::Bytes, T::Utf8 | T::LargeUtf8 | T::Utf8View) => kept(),
-            (Param::Text | Param::Bytes, T::Null) => Some(T::Utf8),
+            (Param::Text | Param::Bytes | Param::Key, T::Utf8 | T::LargeUtf8 | T::Utf8View) => kept(),
+            (Param::Text | Param::Bytes | Param::Key, T::Null) => Some(T::Utf8),
             (Param::Bytes, T::Binary | T::LargeBinary | T::BinaryView) => kept(),
             (Param::Bytes, T::FixedSizeBinary(_)) => Some(T::Binary),
             (Param::Integer, T::Null) => Some(T::Int64),
-            (Param::Integer, other) if other.is_integer() => Some(T::Int64),
+            (Param::Integer | Param::Key, other) if other.is_integer() => Some(T::Int64),
             (Param::Moment | Param::Clock, T::Timestamp(..) | T::Date32) => kept(),
             (Param::Moment | Param::Clock, T::Date64) => Some(T::Timestamp(TimeUnit::Millisecond, None)),
             (Param::Moment | Param::Clock, T::Utf8 | T::LargeUtf8 | T::Utf8View | T::Null) => {
@@ -73,6 +75,7 @@ impl Param {
             Param::Text => "a string",
             Param::Bytes => "a string or bytes",
             Param::Integer => "an integer",
+            Param::Key => "a string or an integer",
             Param::Moment => "a timestamp or a date",
             Param::Clock => "a timestamp, a date or a time",
             Param::Any => "a value",
@@ -326,6 +329,7 @@ pub(super) struct Function {
     name: &'static str,
     params: &'static [Param],
     required: usize,
+    is_variadic: bool,
     signature: Signature,
     plan: Arc<Plan>,
     run: Arc<Run>,
@@ -343,6 +347,7 @@ impl Function {
             name,
             params,
             required: params.len(),
+            is_variadic: false,
             signature: Signature::variadic_any(Volatility::Immutable),
             plan: Arc::new(move |_| Ok(returns.clone())),
             run: Arc::new(run),
@@ -352,6 +357,12 @@ impl Function {
     /// The last `count` parameters may be left out.
     pub(super) fn optional(mut self, count: usize) -> Self {
         self.required = self.params.len() - count;
+        self
+    }
+
+    /// The last parameter may be repeated.
+    pub(super) fn variadic(mut self) -> Self {
+        self.is_variadic = true;
         self
     }
 
@@ -368,9 +379,13 @@ impl Function {
     }
 
     fn accepted(&self, fields: &[FieldRef]) -> Result<Vec<DataType>> {
-        let (name, most, given) = (self.name, self.params.len(), fields.len());
-        if given < self.required || given > most {
-            let takes = if self.required == most { most.to_string() } else { format!("{} to {most}", self.required) };
+        let (name, least, most, given) = (self.name, self.required, self.params.len(), fields.len());
+        if given < least || (given > most && !self.is_variadic) {
+            let takes = match (self.is_variadic, least == most) {
+                (true, _) => format!("{least} or more"),
+                (false, true) => most.to_string(),
+                (false, false) => format!("{least} to {most}"),
+            };
             let noun = if takes == "1" { "argument" } else { "arguments" };
             return Err(Error::usage(format!("{name} takes {takes} {noun}, not {given}")));
         }
@@ -380,7 +395,8 @@ impl Function {
                 Error::usage(format!("{name}: argument {} must be {noun}, not {found}", index + 1))
             })
         };
-        self.params.iter().zip(fields).enumerate().map(accept).collect()
+        let repeated = self.params.last().filter(|_| self.is_variadic).into_iter().cycle();
+        self.params.iter().chain(repeated).zip(fields).enumerate().map(accept).collect()
     }
 
     /// The result's type, or why the call is refused.

@@ -1,20 +1,21 @@
-//! JSON in strings: `json_value`, `json_query`, `json_exists`, with paths such as `$.a.b[0]` and `$['a b']`.
+//! JSON in strings: `json_value`, `json_query`, `json_exists`, with paths such as `$.a.b[0]` and `$['a b']`; and those
+//! that take the steps one by one, such as `json_get(j, 'a', 'b', 0)`, which the arrows `->` and `->>` are planned as.
 //!
 //! A document is read once, in a stream: what the path does not lead to is skipped without being built, and the result
-//! is written as it is met. The whole document must be JSON, else the result is NULL (FALSE of `json_exists`). Of two
-//! equal keys the last one holds.
+//! is written as it is met. The whole document must be JSON, else the result is NULL (FALSE of `json_exists` and
+//! `json_contains`). Of two equal keys the last one holds, though `json_length` counts both.
 //!
 //! Limits: no wildcards, filters or negative indexes; numbers beyond 64 bits are rounded; clauses such as RETURNING and
 //! ON EMPTY are refused by the planner.
 
 use std::fmt::{self, Write};
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Float64Type, Int64Type};
 use datafusion::logical_expr::ColumnarValue;
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::function::{Call, Function, Param};
+use super::function::{Call, Function, Integer, Param, Text};
 use super::memo::Memo;
 use crate::error::{Error, Result};
 
@@ -22,22 +23,46 @@ static PATHS: Memo<Path> = Memo::new(Path::parse);
 
 /// Everything about JSON.
 pub(super) fn functions() -> Vec<Function> {
-    use Param::Text;
+    use DataType::{Boolean, Float64, Int64, Utf8};
     vec![
-        Function::new("json_value", &[Text, Text], DataType::Utf8, |call| texts(call, Found::Scalar))
-            .checked(|shape| shape.compiles(1, &PATHS)),
-        Function::new("json_query", &[Text, Text], DataType::Utf8, |call| texts(call, Found::Nested))
-            .checked(|shape| shape.compiles(1, &PATHS)),
-        Function::new("json_exists", &[Text, Text], DataType::Boolean, json_exists)
-            .checked(|shape| shape.compiles(1, &PATHS)),
+        pathed("json_value", Utf8, |call| texts(call, Found::is_scalar)),
+        pathed("json_query", Utf8, |call| texts(call, Found::is_nested)),
+        pathed("json_exists", Boolean, json_exists),
+        keyed("json_get", Utf8, get_json),
+        keyed("json_get_json", Utf8, get_json),
+        keyed("json_as_text", Utf8, |call| get_text(call, Found::is_value)),
+        keyed("json_get_str", Utf8, |call| get_text(call, Found::is_text)),
+        keyed("json_get_int", Int64, |call| get_number::<Int64Type>(call, Found::integer)),
+        keyed("json_get_float", Float64, |call| get_number::<Float64Type>(call, Found::number)),
+        keyed("json_get_bool", Boolean, |call| get_bool(call, Found::truth)),
+        keyed("json_contains", Boolean, |call| get_bool(call, |found| Some(found != Found::Nothing))),
+        keyed("json_length", Int64, |call| get_number::<Int64Type>(call, Found::length)).optional(1),
     ]
 }
 
-/// What the path leads to, where it is of this kind.
-fn texts(call: &Call<'_>, wanted: Found) -> Result<ColumnarValue> {
+/// A function of a document and a path in it.
+fn pathed(
+    name: &'static str,
+    returns: DataType,
+    run: impl Fn(&Call<'_>) -> Result<ColumnarValue> + Send + Sync + 'static,
+) -> Function {
+    Function::new(name, &[Param::Text, Param::Text], returns, run).checked(|shape| shape.compiles(1, &PATHS))
+}
+
+/// A function of a document and keys in it, one for each step: a member's name or an element's index.
+fn keyed(
+    name: &'static str,
+    returns: DataType,
+    run: impl Fn(&Call<'_>) -> Result<ColumnarValue> + Send + Sync + 'static,
+) -> Function {
+    Function::new(name, &[Param::Text, Param::Key], returns, run).variadic()
+}
+
+/// What the path leads to, where it is wanted.
+fn texts(call: &Call<'_>, wanted: fn(Found) -> bool) -> Result<ColumnarValue> {
     let (json, mut paths) = (call.text(0)?, call.compiled(1, &PATHS)?);
     call.strings(|row, out| match json.at(row).zip(paths.at(row)?) {
-        Some((json, path)) => Ok((path.walk(json, out) == Some(wanted)).then_some(())),
+        Some((json, path)) => Ok(path.walk(json, out).is_some_and(wanted).then_some(())),
         None => Ok(None),
     })
 }
@@ -53,15 +78,160 @@ fn json_exists(call: &Call<'_>) -> Result<ColumnarValue> {
     })
 }
 
+/// What the keys lead to as JSON: a string gets its quotes back.
+fn get_json(call: &Call<'_>) -> Result<ColumnarValue> {
+    let mut lookup = Lookup::new(call)?;
+    call.strings(|row, out| {
+        let found = lookup.at(row).filter(|found| *found != Found::Nothing);
+        Ok(found.map(|found| match found {
+            Found::Text => quote(&lookup.text, out),
+            _ => out.push_str(&lookup.text),
+        }))
+    })
+}
+
+/// What the keys lead to, where it is wanted.
+fn get_text(call: &Call<'_>, wanted: fn(Found) -> bool) -> Result<ColumnarValue> {
+    let mut lookup = Lookup::new(call)?;
+    call.strings(|row, out| {
+        let is_wanted = lookup.at(row).is_some_and(wanted);
+        Ok(is_wanted.then(|| out.push_str(&lookup.text)))
+    })
+}
+
+fn get_number<T: ArrowPrimitiveType>(call: &Call<'_>, value: fn(Found) -> Option<T::Native>) -> Result<ColumnarValue> {
+    let mut lookup = Lookup::new(call)?;
+    call.numbers::<T>(|row| Ok(lookup.at(row).and_then(value)))
+}
+
+fn get_bool(call: &Call<'_>, value: fn(Found) -> Option<bool>) -> Result<ColumnarValue> {
+    let mut lookup = Lookup::new(call)?;
+    call.booleans(|row| Ok(lookup.at(row).and_then(value)))
+}
+
+/// A document and the keys to follow in it, row by row.
+struct Lookup<'a> {
+    json: Text<'a>,
+    keys: Keys<'a>,
+    /// What was found last; a string without its quotes.
+    text: String,
+}
+
+impl<'a> Lookup<'a> {
+    /// The first argument, and the keys after it.
+    fn new(call: &'a Call<'_>) -> Result<Self> {
+        Ok(Self { json: call.text(0)?, keys: Keys::new(call)?, text: String::new() })
+    }
+
+    /// What the row's keys lead to, nothing in what is not JSON; none if an argument is NULL.
+    fn at(&mut self, row: usize) -> Option<Found> {
+        let (json, path) = (self.json.at(row)?, self.keys.at(row)?);
+        self.text.clear();
+        Some(path.walk(json, &mut self.text).unwrap_or(Found::Nothing))
+    }
+}
+
+/// The keys of a call as a path: where all are literals, as they mostly are, it is made once a batch.
+struct Keys<'a> {
+    keys: Vec<Key<'a>>,
+    are_literals: bool,
+    path: Option<Path>,
+}
+
+impl<'a> Keys<'a> {
+    /// The arguments after the first.
+    fn new(call: &'a Call<'_>) -> Result<Self> {
+        let keys = (1..call.count()).map(|index| Key::new(call, index)).collect::<Result<Vec<_>>>()?;
+        let are_literals = (1..call.count()).all(|index| call.step(index) == 0);
+        let path = if are_literals { Path::of(&keys, 0) } else { None };
+        Ok(Self { keys, are_literals, path })
+    }
+
+    /// The row's path; none if a key is NULL.
+    fn at(&mut self, row: usize) -> Option<&Path> {
+        if !self.are_literals {
+            self.path = Path::of(&self.keys, row);
+        }
+        self.path.as_ref()
+    }
+}
+
+/// A key, row by row.
+enum Key<'a> {
+    Name(Text<'a>),
+    Index(Integer<'a>),
+}
+
+impl<'a> Key<'a> {
+    fn new(call: &'a Call<'_>, index: usize) -> Result<Self> {
+        Ok(match call.array(index).data_type() {
+            DataType::Int64 => Key::Index(call.integer(index)?),
+            _ => Key::Name(call.text(index)?),
+        })
+    }
+
+    /// The row's step; none if the key is NULL.
+    fn at(&self, row: usize) -> Option<Step> {
+        match self {
+            Key::Name(name) => name.at(row).map(|name| Step::Key(name.to_string())),
+            // A negative index finds nothing: no array is as long as its stand-in.
+            Key::Index(index) => index.at(row).map(|index| Step::Index(usize::try_from(index).unwrap_or(usize::MAX))),
+        }
+    }
+}
+
 /// What a path leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Found {
     Nothing,
     Null,
-    /// A string without its quotes, a number, true or false.
-    Scalar,
-    /// An object or an array, as JSON without blanks.
-    Nested,
+    Bool(bool),
+    Integer(i64),
+    /// Any other number.
+    Number(f64),
+    /// A string, written without its quotes.
+    Text,
+    /// An object or an array of so many, written as JSON without blanks.
+    Nested(i64),
+}
+
+impl Found {
+    fn is_scalar(self) -> bool {
+        self.is_value() && !self.is_nested()
+    }
+
+    fn is_nested(self) -> bool {
+        matches!(self, Found::Nested(_))
+    }
+
+    fn is_text(self) -> bool {
+        self == Found::Text
+    }
+
+    /// Whether it is there and not null.
+    fn is_value(self) -> bool {
+        !matches!(self, Found::Nothing | Found::Null)
+    }
+
+    fn truth(self) -> Option<bool> {
+        if let Found::Bool(truth) = self { Some(truth) } else { None }
+    }
+
+    fn integer(self) -> Option<i64> {
+        if let Found::Integer(number) = self { Some(number) } else { None }
+    }
+
+    fn number(self) -> Option<f64> {
+        match self {
+            Found::Integer(number) => Some(number as f64),
+            Found::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    fn length(self) -> Option<i64> {
+        if let Found::Nested(length) = self { Some(length) } else { None }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -90,6 +260,11 @@ impl Path {
             rest = after;
         }
         Ok(Self(steps))
+    }
+
+    /// The path of a row's keys; none if one of them is NULL.
+    fn of(keys: &[Key<'_>], row: usize) -> Option<Self> {
+        keys.iter().map(|key| key.at(row)).collect::<Option<Vec<_>>>().map(Self)
     }
 
     /// Writes what the path leads to; none if the text is not JSON.
@@ -237,10 +412,10 @@ struct Transcribe<'a> {
 }
 
 impl Transcribe<'_> {
-    fn scalar<E>(self, value: impl fmt::Display) -> Result<Found, E> {
+    fn scalar<E>(self, value: impl fmt::Display, found: Found) -> Result<Found, E> {
         // Writing to a String cannot fail.
         let _ = write!(self.out, "{value}");
-        Ok(Found::Scalar)
+        Ok(found)
     }
 }
 
@@ -261,10 +436,10 @@ impl<'de> Visitor<'de> for Transcribe<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
         self.out.push('{');
-        let mut is_first = true;
+        let mut length = 0;
         loop {
             let before = self.out.len();
-            if !is_first {
+            if length > 0 {
                 self.out.push(',');
             }
             if map.next_key_seed(Transcribe { out: self.out, is_inner: true })?.is_none() {
@@ -273,28 +448,28 @@ impl<'de> Visitor<'de> for Transcribe<'_> {
             }
             self.out.push(':');
             map.next_value_seed(Transcribe { out: self.out, is_inner: true })?;
-            is_first = false;
+            length += 1;
         }
         self.out.push('}');
-        Ok(Found::Nested)
+        Ok(Found::Nested(length))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Found, A::Error> {
         self.out.push('[');
-        let mut is_first = true;
+        let mut length = 0;
         loop {
             let before = self.out.len();
-            if !is_first {
+            if length > 0 {
                 self.out.push(',');
             }
             if items.next_element_seed(Transcribe { out: self.out, is_inner: true })?.is_none() {
                 self.out.truncate(before);
                 break;
             }
-            is_first = false;
+            length += 1;
         }
         self.out.push(']');
-        Ok(Found::Nested)
+        Ok(Found::Nested(length))
     }
 
     fn visit_unit<E>(self) -> Result<Found, E> {
@@ -303,21 +478,21 @@ impl<'de> Visitor<'de> for Transcribe<'_> {
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Found, E> {
-        self.scalar(value)
+        self.scalar(value, Found::Bool(value))
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Found, E> {
-        self.scalar(value)
+        self.scalar(value, Found::Integer(value))
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Found, E> {
-        self.scalar(value)
+        self.scalar(value, i64::try_from(value).map_or(Found::Number(value as f64), Found::Integer))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Found, E> {
         match serde_json::Number::from_f64(value) {
-            Some(number) => self.scalar(number),
-            None => self.scalar(value),
+            Some(number) => self.scalar(number, Found::Number(value)),
+            None => self.scalar(value, Found::Number(value)),
         }
     }
 
@@ -327,7 +502,7 @@ impl<'de> Visitor<'de> for Transcribe<'_> {
         } else {
             self.out.push_str(value);
         }
-        Ok(Found::Scalar)
+        Ok(Found::Text)
     }
 }
 

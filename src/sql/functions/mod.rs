@@ -9,9 +9,10 @@
 //! | dates and text | date_format to_timestamp to_date unix_timestamp from_unixtime to_timestamp_ltz convert_tz |
 //! | calendar | year quarter month week dayofyear dayofmonth dayofweek hour minute second timestampadd timestampdiff |
 //! | strings | locate split_index regexp regexp_extract str_to_map startswith endswith |
-//! | JSON | json_value json_query json_exists |
+//! | JSON | json_value json_query json_exists json_get json_get_str json_get_int json_get_float json_get_bool |
+//! | | json_get_json json_as_text json_contains json_length, and the operators `->` and `->>` |
 //! | addresses | parse_url url_encode url_decode |
-//! | digits, hashes | hex unhex bin sha2 sha224 sha256 sha384 sha512 |
+//! | digits, hashes | hex unhex bin sha1 sha2 sha224 sha256 sha384 sha512 |
 //! | numbers, the rest | mod ceiling truncate sign if typeof |
 //! | aggregates | listagg collect approx_count_distinct |
 //!
@@ -26,7 +27,7 @@
 //! | `element_at(map, k)` | a list | none such |
 //! | `to_timestamp(s)` | TIMESTAMP(9) of ISO's notation, an error if it does not fit | TIMESTAMP(3), NULL |
 //!
-//! Limits: functions of the clock, such as `unix_timestamp()`, are not here; neither is `sha1`.
+//! Limit: functions of the clock, such as `unix_timestamp()`, are none of these; [`rewrite`] says `now()` for them.
 
 mod aliases;
 mod calendar;

@@ -5,6 +5,7 @@
 //! | `TIMESTAMPDIFF(SECOND, a, b)`, `TIMESTAMPADD(DAY, 1, a)` | `timestampdiff('second', a, b)`, … |
 //! | `FLOOR(a TO HOUR)`, `CEIL(a TO HOUR)` | `date_trunc('hour', a)`, `date_ceil('hour', a)` |
 //! | `LISTAGG(s)` | `listagg(s, ',')` |
+//! | `j -> 'a' -> 0`, `j -> 'a' ->> 'b'` | `json_get(j, 'a', 0)`, `json_as_text(j, 'a', 'b')` |
 //! | `LOCALTIMESTAMP`, `PROCTIME()`, `UNIX_TIMESTAMP()` | `now()` in their type, so that an epoch gives it its time |
 //!
 //! Whatever else, and a unit that is not known, is left as it is.
@@ -12,7 +13,7 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    CeilFloorKind, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    BinaryOperator, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
     FunctionArguments, Ident, ObjectName, Value, VisitMut, visit_expressions_mut,
 };
 
@@ -41,12 +42,34 @@ fn rewrite_one(expr: &mut Expr) {
                 *expr = call("date_ceil", [text(unit), take(inner)]);
             }
         }
+        Expr::BinaryOp { left, op: BinaryOperator::Arrow, right } => {
+            *expr = lookup("json_get", take(left), take(right));
+        }
+        Expr::BinaryOp { left, op: BinaryOperator::LongArrow, right } => {
+            *expr = lookup("json_as_text", take(left), take(right));
+        }
         Expr::Function(function) => match on_the_clock(function).map(crate::sql::parse_expression) {
             Some(Ok(now)) => *expr = now,
             _ => rewrite_call(function),
         },
         _ => {}
     }
+}
+
+/// An arrow: what stands left of it is rewritten already, and a chain becomes one call, which reads its document once.
+fn lookup(name: &str, mut json: Expr, key: Expr) -> Expr {
+    while let Expr::Nested(inner) = json {
+        json = *inner;
+    }
+    if let Expr::Function(chain) = &mut json
+        && name_of(chain).as_deref() == Some("json_get")
+        && let FunctionArguments::List(list) = &mut chain.args
+    {
+        list.args.push(argument(key));
+        chain.name = named(name);
+        return json;
+    }
+    call(name, [json, key])
 }
 
 fn name_of(function: &Function) -> Option<String> {
@@ -111,13 +134,17 @@ fn text(text: &str) -> Expr {
     Expr::Value(Value::SingleQuotedString(text.to_string()).into())
 }
 
+fn named(name: &str) -> ObjectName {
+    ObjectName::from(vec![Ident::new(name)])
+}
+
 fn argument(expr: Expr) -> FunctionArg {
     FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))
 }
 
 fn call<const N: usize>(name: &str, args: [Expr; N]) -> Expr {
     Expr::Function(Function {
-        name: ObjectName::from(vec![Ident::new(name)]),
+        name: named(name),
         uses_odbc_syntax: false,
         parameters: FunctionArguments::None,
         args: FunctionArguments::List(FunctionArgumentList {

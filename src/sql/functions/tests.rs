@@ -247,6 +247,124 @@ async fn over_columns_with_nulls() {
 }
 
 #[tokio::test]
+async fn json_by_keys() {
+    let table = [
+        ("json_get('{\"a\": {\"b\": [1, \"x\"]}}', 'a', 'b')", r#"[1,"x"]"#),
+        ("json_get('{\"a\": \"x\"}', 'a')", r#""x""#),
+        ("json_get('{\"a\": null}', 'a')", "null"),
+        ("json_get('{\"a\": 1}', 'b')", "NULL"),
+        ("json_get('{\"a\": 1}', 'a', 'b')", "NULL"),
+        ("json_get('{\"0\": 1}', 0)", "NULL"),
+        ("json_get('[1]', '0')", "NULL"),
+        ("json_get('[1]', 1)", "NULL"),
+        ("json_get('[1]', -1)", "NULL"),
+        ("json_get('{\"a\": 1, \"a\": 2}', 'a')", "2"),
+        ("json_get('{\"a\": 1} x', 'a')", "NULL"),
+        ("json_get(NULL, 'a')", "NULL"),
+        ("json_get('{\"a\": 1}', NULL)", "NULL"),
+        ("json_get_json('{\"a\": \"say \\\"hi\\\"\"}', 'a')", r#""say \"hi\"""#),
+        ("json_get_json('[[ ], { }]', 1)", "{}"),
+        ("json_as_text('{\"a\": \"say \\\"hi\\\"\"}', 'a')", r#"say "hi""#),
+        ("json_as_text('[1.50, true, {\"a\": \"b\"}]', 0)", "1.5"),
+        ("json_as_text('[1.50, true, {\"a\": \"b\"}]', 1)", "true"),
+        ("json_as_text('[1.50, true, {\"a\": \"b\"}]', 2)", r#"{"a":"b"}"#),
+        ("json_as_text('[null]', 0)", "NULL"),
+        ("json_as_text('{\"ключ\": {\"日本\": \"✓\"}}', 'ключ', '日本')", "✓"),
+        ("json_as_text('{\"\\u00e4 b\": 1}', 'ä b')", "1"),
+        ("json_as_text('{\"\": 1}', '')", "1"),
+        ("json_get_str('[\"x\", 1, null, [\"x\"]]', 0)", "x"),
+        ("json_get_str('[\"x\", 1, null, [\"x\"]]', 1)", "NULL"),
+        ("json_get_str('[\"x\", 1, null, [\"x\"]]', 2)", "NULL"),
+        ("json_get_str('[\"x\", 1, null, [\"x\"]]', 3)", "NULL"),
+        ("json_get_int('[9223372036854775807]', 0)", "9223372036854775807"),
+        ("json_get_int('[-9223372036854775808]', 0)", "-9223372036854775808"),
+        ("json_get_int('[9223372036854775808]', 0)", "NULL"),
+        ("json_get_int('[1.5]', 0)", "NULL"),
+        ("json_get_int('[\"1\"]', 0)", "NULL"),
+        ("json_get_float('[1.5]', 0)", "1.5"),
+        ("json_get_float('[-2]', 0)", "-2.0"),
+        ("json_get_float('[\"1.5\"]', 0)", "NULL"),
+        ("json_get_bool('{\"a\": false}', 'a')", "false"),
+        ("json_get_bool('{\"a\": \"true\"}', 'a')", "NULL"),
+        ("json_contains('{\"a\": [null]}', 'a', 0)", "true"),
+        ("json_contains('{\"a\": [null]}', 'a', 1)", "false"),
+        ("json_contains('{', 'a')", "false"),
+        ("json_contains(NULL, 'a')", "NULL"),
+        ("json_contains('{\"a\": 1}', NULL)", "NULL"),
+        ("json_length('[1, [2, 3], {}]')", "3"),
+        ("json_length('{}')", "0"),
+        ("json_length('{\"a\": {\"b\": 1, \"c\": [1, 2]}}', 'a')", "2"),
+        ("json_length('{\"a\": \"abc\"}', 'a')", "NULL"),
+        ("json_length('[1')", "NULL"),
+        ("typeof(json_get_int('[1]', 0))", "BIGINT"),
+        ("typeof(json_get_float('[1]', 0))", "DOUBLE"),
+        ("typeof(json_get_bool('[1]', 0))", "BOOLEAN"),
+        ("typeof(json_length('[1]'))", "BIGINT"),
+        ("'{\"a\": {\"b\": [1, \"x\"]}}' -> 'a' -> 'b'", r#"[1,"x"]"#),
+        ("'{\"a\": {\"b\": [1, \"x\"]}}' -> 'a' -> 'b' ->> 1", "x"),
+        ("('{\"a\": {\"b\": [1, \"x\"]}}' -> 'a') -> 'b' -> 1", r#""x""#),
+        ("'{\"a\": \"[1, 2]\"}' ->> 'a' -> 1", "2"),
+        ("'{\"a\": \"[1, 2]\"}' -> 'a' -> 1", "NULL"),
+    ];
+    check(&table, "").await;
+}
+
+#[tokio::test]
+async fn json_by_keys_over_columns() {
+    let table = [
+        ("json_get(j, 'a')", r#"{"b":[1,"x"]} | NULL | NULL"#),
+        ("json_get(j, 'c')", "null | NULL | NULL"),
+        ("json_as_text(j, 'c')", "NULL | NULL | NULL"),
+        ("json_get_str(j, 'a', 'b', 1)", "x | NULL | NULL"),
+        ("json_get_int(j, 'a', 'b', 0)", "1 | NULL | NULL"),
+        ("json_get_float(j, 'a', 'b', 0)", "1.0 | NULL | NULL"),
+        ("json_get_bool(j, 'a', 'b', 0)", "NULL | NULL | NULL"),
+        ("json_contains(j, 'c')", "true | NULL | false"),
+        ("json_length(j)", "2 | NULL | NULL"),
+        ("json_length(j, 'a', 'b')", "2 | NULL | NULL"),
+        ("json_get_int('[5, 6, 7]', id)", "6 | 7 | NULL"),
+        ("json_get_int('[5, 6, 7]', n)", "NULL | NULL | NULL"),
+        ("json_as_text('{\"yyyy/MM\": [\"x\"]}', p, 0)", "x | NULL | NULL"),
+        ("json_contains('{\"nonsense\": 1}', v)", "false | NULL | true"),
+        ("json_contains('{\"nonsense\": 1}', l)", "false | NULL | true"),
+        ("json_as_text(j, 'a', 'b', id)", "x | NULL | NULL"),
+        ("j -> 'a' -> 'b' ->> id", "x | NULL | NULL"),
+        ("j ->> 'a' -> 'b' -> 1", r#""x" | NULL | NULL"#),
+    ];
+    check(&table, "FROM t ORDER BY id").await;
+}
+
+#[test]
+fn arrows_become_calls() {
+    let table = [
+        ("m -> 'k'", "json_get(m, 'k')"),
+        ("m ->> 'k'", "json_as_text(m, 'k')"),
+        ("a -> 'b' -> 0 ->> 'c'", "json_as_text(a, 'b', 0, 'c')"),
+        ("((a -> 'b') -> k) -> -1", "json_get(a, 'b', k, -1)"),
+        ("a ->> 'b' -> 'c'", "json_get(json_as_text(a, 'b'), 'c')"),
+        ("a -> (b ->> 'c')", "json_get(a, (json_as_text(b, 'c')))"),
+        ("json_get(a, 'b') -> 'c'", "json_get(a, 'b', 'c')"),
+        ("json_get_str(a, 'b') -> 'c'", "json_get(json_get_str(a, 'b'), 'c')"),
+        ("m ->> 'k' = 'v'", "json_as_text(m, 'k') = 'v'"),
+        ("m -> 'k' IS NULL AND NOT m ->> 'l' <> 'v'", "json_get(m, 'k') IS NULL AND NOT json_as_text(m, 'l') <> 'v'"),
+        ("a || b ->> 'k'", "json_as_text(a || b, 'k')"),
+        ("upper(m ->> 'k')", "upper(json_as_text(m, 'k'))"),
+    ];
+    for (written, planned) in table {
+        let mut expr = crate::sql::parse_expression(written).unwrap();
+        super::rewrite_expr(&mut expr);
+        assert_eq!(expr.to_string(), planned);
+    }
+}
+
+#[tokio::test]
+async fn a_filter_compares_what_arrows_find() {
+    let mut query = crate::sql::parse_query("SELECT id FROM t WHERE j -> 'a' -> 'b' ->> 1 = 'x'").unwrap();
+    super::rewrite(query.as_mut());
+    assert_eq!(rows(&session(), &query.to_string()).await.unwrap(), ["1"]);
+}
+
+#[tokio::test]
 async fn aggregates_under_flinks_names() {
     let table = [
         ("LISTAGG(CAST(id AS STRING))", "1,2,3"),
@@ -275,6 +393,9 @@ async fn a_wrong_call_is_refused_while_it_is_planned() {
         ("regexp_extract(s, '(?=a)')", "is not a regular expression"),
         ("json_value(j, '$.a[*]')", "position 4 is not understood"),
         ("json_value(j, 'a')", "position 1 is not understood"),
+        ("json_get(j)", "json_get takes 2 or more arguments, not 1"),
+        ("json_get(n, 'a')", "json_get: argument 1 must be a string, not BIGINT"),
+        ("json_as_text(j, 'a', b)", "json_as_text: argument 3 must be a string or an integer, not BOOLEAN"),
         ("sha2(s, 1)", "one of the literals 224, 256, 384 and 512"),
         ("hex(b)", "not BOOLEAN"),
         ("parse_url(s, 'host')", "'host' is no part of an address"),
