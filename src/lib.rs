@@ -40,4 +40,5 @@ pub mod plan;
 pub mod query;
 pub mod session;
 pub mod sql;
+pub mod state;
 pub mod storage;

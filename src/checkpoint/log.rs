@@ -3,23 +3,27 @@
 //! A [`Log`] belongs to one run. Opening it registers the run, so that older ones stop; every record it creates it either
 //! wins or sees lost. It reads facts and writes records; what to do with them is decided elsewhere.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::TimeDelta;
 use futures::stream::{self, StreamExt};
 use futures::{TryStreamExt, try_join};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
 
 use super::records::{Commit, DefinitionRecord, Intent, QueryRecord, RunRecord, VERSION, decode, encode};
-use super::{Journal, Recorded, expired};
+use super::{Journal, Recorded, StateStore, expired};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::query::definition::Definition;
+use crate::state::StateCommit;
 use crate::storage::Location;
 
 /// The outcome of a create.
@@ -82,6 +86,8 @@ pub struct Log {
     generation: u64,
     root: Path,
     run: RunRecord,
+    /// By epoch of a commit: the files of state that it names.
+    named: Mutex<BTreeMap<u64, Vec<Path>>>,
 }
 
 impl fmt::Debug for Log {
@@ -127,7 +133,7 @@ impl Log {
             let path = record_path(&root, "runs", run.number);
             if let Created::Won = create(&store, &path, encode(&run)?).await? {
                 let checkpoint = checkpoint.join(name).join(&digits(generation));
-                let log = Self { checkpoint, store, query, generation, root, run };
+                let log = Self { checkpoint, store, query, generation, root, run, named: Mutex::default() };
                 log.probe().await?;
                 return Ok(log);
             }
@@ -159,6 +165,11 @@ impl Log {
     /// Notes for connectors.
     pub fn journal(&self) -> Journal {
         Journal::new(Arc::clone(&self.store), self.root.clone().join("notes"))
+    }
+
+    /// The files of an operator's state.
+    pub fn state(&self, operator: &str) -> StateStore {
+        StateStore::new(Arc::clone(&self.store), self.root.clone().join("state").join(operator), self.run.number)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>> {
@@ -311,8 +322,53 @@ impl Log {
                 Err(e) => return Err(e.into()),
             }
         }
+        self.sweep_state().await?;
         // A record takes moments to write; what was staged an hour ago is nobody's.
         self.checkpoint.sweep_staged(|_| true).await
+    }
+}
+
+/// How long a file of state that no commit names is left alone: it may yet be named.
+const GRACE: TimeDelta = TimeDelta::hours(1);
+
+impl Log {
+    /// Removes files of state that no commit names any more, once they are older than a grace, by the store's clock.
+    async fn sweep_state(&self) -> Result<()> {
+        let found: Vec<_> = self.store.list(Some(&self.root.clone().join("state"))).try_collect().await?;
+        let Some(now) = found.iter().map(|meta| meta.last_modified).max() else { return Ok(()) };
+        let old: Vec<_> = found.into_iter().filter(|meta| now - meta.last_modified > GRACE).collect();
+        if old.is_empty() {
+            return Ok(());
+        }
+        let named = self.named_state().await?;
+        for meta in old.iter().filter(|meta| !named.contains(&meta.location)) {
+            match self.store.delete(&meta.location).await {
+                Ok(()) | Err(StoreError::NotFound { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that any commit names. Commits are read once; what they name is kept.
+    async fn named_state(&self) -> Result<BTreeSet<Path>> {
+        let folder = self.root.clone().join("commits");
+        let kept = numbers(&self.store, &folder, None).await?;
+        let mut known = self.named.lock().await;
+        known.retain(|epoch, _| kept.binary_search(epoch).is_ok());
+        for epoch in kept {
+            if known.contains_key(&epoch) {
+                continue;
+            }
+            // One that was pruned meanwhile names nothing.
+            let Some(commit) = self.get::<Commit>(&record_path(&self.root, "commits", epoch)).await? else { continue };
+            let files = |(operator, state): (&String, &StateCommit)| {
+                let folder = self.root.clone().join("state").join(operator.as_str());
+                state.files.iter().map(|file| folder.clone().join(file.name.as_str())).collect::<Vec<_>>()
+            };
+            known.insert(epoch, commit.state.iter().flat_map(files).collect());
+        }
+        Ok(known.values().flatten().cloned().collect())
     }
 }
 

@@ -10,6 +10,7 @@
 //!   runs/<20 digits>.json           who runs
 //!   intents/<20 digits>.json
 //!   commits/<20 digits>.json
+//!   state/<operator>/…              files of state, named by commits
 //!   notes/<folder>/…                where a source numbers things itself, and what a sink must clean up after a crash
 //! ```
 //!
@@ -22,6 +23,7 @@ mod journal;
 mod log;
 mod records;
 mod retention;
+mod state_store;
 
 pub use journal::Journal;
 pub use log::{Log, Tail};
@@ -29,3 +31,4 @@ pub use records::{
     Commit, Cut, DefinitionRecord, Intent, PartitionCommit, QueryRecord, RunRecord, SourceCommit, VERSION,
 };
 pub use retention::{Recorded, expired};
+pub use state_store::StateStore;

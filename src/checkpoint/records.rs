@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::connector::{Fingerprint, Offsets, Partition, Pin, Published, Span};
 use crate::error::{Error, Result};
 use crate::query::definition::Definition;
+use crate::state::StateCommit;
 
-/// The version that this binary writes.
-pub const VERSION: u32 = 1;
+/// The version that this binary writes. 2: event time and state.
+pub const VERSION: u32 = 2;
 
 /// `query.json`: who the query is, and where it began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +64,7 @@ pub struct RunRecord {
 pub type Cut = Vec<Vec<Span>>;
 
 /// `intents/…`: everything that decides an epoch's result.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     /// See [`VERSION`].
     pub version: u32,
@@ -75,6 +76,15 @@ pub struct Intent {
     pub definition: u64,
     /// The epoch's time, ms since 1970: what `now()` answers. Rises strictly.
     pub batch_time_ms: i64,
+    /// The watermark, ms since 1970: what lies before it comes out in this epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark_ms: Option<i64>,
+    /// The watermark of the epoch before: rows for what lies before it are late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_before_ms: Option<i64>,
+    /// Into how many shards state is divided, and so into how many tasks what comes out of it; 0 without state.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shards: usize,
     /// By table.
     pub sources: BTreeMap<String, Cut>,
     /// What each sink pinned, in the order of the query's sinks.
@@ -82,7 +92,7 @@ pub struct Intent {
 }
 
 /// `commits/…`: an epoch counts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
     /// See [`VERSION`].
     pub version: u32,
@@ -96,6 +106,16 @@ pub struct Commit {
     pub sources: BTreeMap<String, SourceCommit>,
     /// What was published, in the order of the query's sinks.
     pub sinks: Vec<Published>,
+    /// The watermark, from its intent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark_ms: Option<i64>,
+    /// By operator: its state after the epoch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub state: BTreeMap<String, StateCommit>,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Where the partitions of a source stand.
@@ -112,6 +132,9 @@ pub struct PartitionCommit {
     /// The last message read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Fingerprint>,
+    /// The highest watermark of its rows, ms since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark_ms: Option<i64>,
 }
 
 impl Intent {

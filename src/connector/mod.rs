@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::storage::Stores;
 
 pub use report::{Fingerprint, PartitionReport, ReadReport, SkippedSample};
+pub use scan::ScanOptions;
 
 pub mod blackhole;
 pub mod console;
@@ -39,6 +40,7 @@ pub mod rocketmq;
 pub mod spool;
 
 mod report;
+mod scan;
 
 /// A partition of a source: a Kafka partition is `topic:number`, a RocketMQ queue `broker:number`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

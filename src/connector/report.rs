@@ -44,6 +44,8 @@ pub struct PartitionReport {
     pub sample: Option<SkippedSample>,
     /// The last message.
     pub last: Option<Fingerprint>,
+    /// The highest watermark of its rows, ms since 1970, where the plan asks for it.
+    pub watermark_ms: Option<i64>,
 }
 
 impl PartitionReport {
@@ -54,6 +56,7 @@ impl PartitionReport {
         self.skipped += later.skipped;
         self.sample = self.sample.take().or(later.sample);
         self.last = later.last.or(self.last.take());
+        self.watermark_ms = self.watermark_ms.max(later.watermark_ms);
     }
 }
 

@@ -24,7 +24,7 @@ pub fn explain(
         let _ = writeln!(text, "  reads {} WITH ({})", table.name, display_options(&table.options));
         if let Some(watermark) = &table.watermark {
             let rule = &watermark.expression;
-            let _ = writeln!(text, "    watermark of {}: {rule} (kept; it has no effect yet)", watermark.column);
+            let _ = writeln!(text, "    watermark of {}: {rule}", watermark.column);
         }
     }
     let _ = writeln!(text, "  writes {} WITH ({})", target.name, display_options(&target.options));

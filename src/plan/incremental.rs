@@ -2,8 +2,8 @@
 //!
 //! A plan is incremental if its answer over all rows is the concatenation of its answers over the epochs. Today these
 //! are: projection, filter, unnest, UNION ALL of streams, and joins of a stream with static tables that keep no memory
-//! of the stream. Everything else over a stream is refused by name, with what would work. Below a static subtree
-//! anything goes.
+//! of the stream. What remembers (GROUP BY, DISTINCT, OVER) is looked at where it is planned ([`stateful`](super::stateful)).
+//! Everything else over a stream is refused by name, with what would work. Below a static subtree anything goes.
 
 use datafusion::common::JoinType;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -37,18 +37,8 @@ pub fn check(plan: &LogicalPlan) -> Result<()> {
             "its static rows would come again with every epoch; write them to the target once, by hand",
         )),
         P::Join(join) => refuse_join(join.join_type, reads_stream(&join.left), reads_stream(&join.right)),
-        P::Aggregate(aggregate) if aggregate.aggr_expr.is_empty() => {
-            Some(("DISTINCT".to_string(), "select the rows as they are, and deduplicate where they are read"))
-        }
-        P::Aggregate(_) => {
-            Some(("GROUP BY or an aggregate function".to_string(), "write the rows to Parquet, and aggregate there"))
-        }
-        P::Distinct(_) => {
-            Some(("DISTINCT".to_string(), "select the rows as they are, and deduplicate where they are read"))
-        }
-        P::Window(_) => {
-            Some(("a window function (OVER)".to_string(), "write the rows to Parquet, and compute it there"))
-        }
+        // Whether these can keep their state is seen in the physical plan.
+        P::Aggregate(_) | P::Distinct(_) | P::Window(_) => None,
         P::Sort(_) => Some(("ORDER BY".to_string(), "leave it out: a stream has no last row to sort")),
         P::Limit(_) => {
             Some(("LIMIT".to_string(), "leave it out here; in the shell, SELECT … LIMIT n shows the first n rows"))

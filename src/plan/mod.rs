@@ -23,13 +23,20 @@ use crate::catalog::TableDefinition;
 use crate::checkpoint::Cut;
 use crate::error::{Error, Result};
 
+pub mod aggregate;
 pub mod concat;
 pub mod explain;
 pub mod incremental;
+pub mod late;
 pub mod opener;
+pub mod repeat;
 pub mod scan;
+pub mod stateful;
+pub mod time;
 pub mod volatile;
 
+use aggregate::Times;
+use incremental::reads_stream;
 use opener::Opener;
 use scan::{ScanExec, StreamTable};
 
@@ -38,6 +45,23 @@ use scan::{ScanExec, StreamTable};
 pub struct StreamPlan {
     plan: LogicalPlan,
     tables: BTreeMap<String, Arc<TableDefinition>>,
+    /// Whether it remembers anything, and so needs event time.
+    remembers: bool,
+}
+
+/// What an epoch's plan is made for: what its intent says, and where things are open.
+#[derive(Debug, Clone)]
+pub struct Binding {
+    /// By table, its tasks.
+    pub cuts: BTreeMap<String, Cut>,
+    /// What `now()` answers, ms since 1970.
+    pub batch_time_ms: i64,
+    /// Event time.
+    pub times: Times,
+    /// Into how many shards state is divided, and so into how many tasks what comes out of it.
+    pub shards: usize,
+    /// Where sources and state are open.
+    pub opener: Arc<Opener>,
 }
 
 /// The stream that a scan reads, if it reads one.
@@ -55,11 +79,13 @@ impl StreamPlan {
         let plan = volatile::open_clock(plan)?;
         let plan = state.optimize(&plan)?;
         incremental::check(&plan)?;
-        let mut tables = BTreeMap::new();
+        let (mut tables, mut remembers) = (BTreeMap::new(), false);
         plan.apply_with_subqueries(|node| {
             if let Some(stream) = stream_of(node) {
                 tables.insert(stream.definition().name.clone(), Arc::clone(stream.definition()));
             }
+            remembers |= matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) | LogicalPlan::Window(_))
+                && reads_stream(node);
             Ok(TreeNodeRecursion::Continue)
         })?;
         if tables.is_empty() {
@@ -67,7 +93,7 @@ impl StreamPlan {
                 "the query reads no stream; a continuous query needs a table created WITH ('connector' = …)",
             ));
         }
-        Ok(Self { plan, tables })
+        Ok(Self { plan, tables, remembers })
     }
 
     /// The streams it reads, by name.
@@ -85,24 +111,30 @@ impl StreamPlan {
         Arc::clone(self.plan.schema().inner())
     }
 
-    /// The plan of one epoch: each stream reads its cut, `now()` is `batch_time_ms`.
-    pub fn bind(&self, cuts: &BTreeMap<String, Cut>, batch_time_ms: i64, opener: &Arc<Opener>) -> Result<LogicalPlan> {
+    /// Whether it remembers anything from epoch to epoch.
+    pub fn remembers(&self) -> bool {
+        self.remembers
+    }
+
+    /// The logical plan of one epoch: each stream reads its cut, `now()` is the batch time.
+    fn bind(&self, binding: &Binding) -> Result<LogicalPlan> {
         let bound = self.plan.clone().transform_up_with_subqueries(|node| {
             let Some(stream) = stream_of(&node) else { return Ok(Transformed::no(node)) };
-            let cut = cuts.get(&stream.definition().name).cloned().unwrap_or_default();
-            let bound = stream.bound_to(cut, Arc::clone(opener));
+            let cut = binding.cuts.get(&stream.definition().name).cloned().unwrap_or_default();
+            let bound = stream.bound_to(cut, Arc::clone(&binding.opener), self.remembers);
             let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
             scan.source = provider_as_source(Arc::new(bound));
             Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
         })?;
-        let now = ScalarValue::TimestampNanosecond(Some(batch_time_ms * 1_000_000), Some("UTC".into()));
+        let now = ScalarValue::TimestampNanosecond(Some(binding.batch_time_ms * 1_000_000), Some("UTC".into()));
         let values = ParamValues::from(vec![(volatile::BATCH_TIME_NAME, now)]);
         Ok(bound.data.replace_params_with_values(&values)?)
     }
 
-    /// The physical plan of a bound epoch.
-    pub async fn physical(state: &SessionState, bound: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(state.query_planner().create_physical_plan(bound, state).await?)
+    /// The physical plan of one epoch, with state where it needs some.
+    pub async fn epoch(&self, state: &SessionState, binding: &Binding) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = state.query_planner().create_physical_plan(&self.bind(binding)?, state).await?;
+        if self.remembers { stateful::remember(plan, binding) } else { Ok(plan) }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The seam between descriptions and open sources: a plan names a table, an [`Opener`] has it open.
+//! The seam between descriptions and what is open: a plan names a table or an operator, an [`Opener`] has its source or its
+//! state.
 //!
 //! One opener belongs to one query (its sources stay open across epochs) or to one session (scans outside of queries).
 //! On another machine the same plan would meet another opener.
@@ -7,10 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::TableDefinition;
-use crate::connector::{Connectors, Environment, Owner, ReadReport, Source};
-use crate::error::Result;
+use crate::connector::{Connectors, Environment, Owner, Partition, ReadReport, Source};
+use crate::error::{Error, Result};
+use crate::state::operator::Operator;
 
-/// Opens sources once, and keeps what their reads report.
+/// Opens sources once, and keeps operators' state and what reads report.
 #[derive(Debug)]
 pub struct Opener {
     connectors: Connectors,
@@ -18,12 +20,25 @@ pub struct Opener {
     owner: Option<Owner>,
     open: tokio::sync::Mutex<BTreeMap<String, Arc<dyn Source>>>,
     reports: Mutex<BTreeMap<String, ReadReport>>,
+    operators: Mutex<BTreeMap<String, Arc<Operator>>>,
+    late: Mutex<LateRows>,
 }
+
+/// How many rows were late, by operator and by the partition they came from.
+pub type LateRows = BTreeMap<String, BTreeMap<String, u64>>;
 
 impl Opener {
     /// An opener with nothing open yet; `owner` is the query it works for.
     pub fn new(connectors: Connectors, environment: Environment, owner: Option<Owner>) -> Self {
-        Self { connectors, environment, owner, open: Default::default(), reports: Default::default() }
+        Self {
+            connectors,
+            environment,
+            owner,
+            open: Default::default(),
+            reports: Default::default(),
+            operators: Default::default(),
+            late: Default::default(),
+        }
     }
 
     /// The source of `table`, opened when it is asked for first.
@@ -42,6 +57,38 @@ impl Opener {
     pub fn report(&self, table: &str) -> ReadReport {
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         reports.entry(table.to_owned()).or_default().clone()
+    }
+
+    /// Puts the state of the query's operators in the place of what was there.
+    pub fn set_operators(&self, operators: impl IntoIterator<Item = Operator>) {
+        let named = operators.into_iter().map(|operator| (operator.layout().name.clone(), Arc::new(operator)));
+        *self.operators.lock().unwrap_or_else(PoisonError::into_inner) = named.collect();
+    }
+
+    /// The state of an operator.
+    pub fn operator(&self, name: &str) -> Result<Arc<Operator>> {
+        let operators = self.operators.lock().unwrap_or_else(PoisonError::into_inner);
+        operators
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::internal(format!("the state of {name} was not restored before it was used")))
+    }
+
+    /// The state of all operators.
+    pub fn operators(&self) -> Vec<Arc<Operator>> {
+        self.operators.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Counts rows that were late for `operator`.
+    pub fn count_late(&self, operator: &str, from: Option<&Partition>, rows: u64) {
+        let from = from.map_or_else(|| "unknown".to_owned(), Partition::to_string);
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        *late.entry(operator.to_owned()).or_default().entry(from).or_default() += rows;
+    }
+
+    /// Takes what was counted so far.
+    pub fn take_late(&self) -> LateRows {
+        std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What connectors get from the outside.

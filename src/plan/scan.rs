@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Schema, SchemaRef, TimestampMillisecondType};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -17,6 +17,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult, Statistics};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -27,7 +28,7 @@ use futures::{Stream, TryStreamExt};
 use super::opener::Opener;
 use crate::catalog::TableDefinition;
 use crate::checkpoint::Cut;
-use crate::connector::{Offsets, Source, Span};
+use crate::connector::{Offsets, Partition, PartitionReport, ReadReport, Source, Span};
 use crate::error::Result;
 
 /// How long an unbounded scan that has read everything waits before it looks again.
@@ -40,13 +41,27 @@ pub struct StreamTable {
     schema: SchemaRef,
     opener: Arc<Opener>,
     cut: Option<Arc<Cut>>,
+    /// The table's watermark, in ms, over its stored columns.
+    watermark: Option<Arc<dyn PhysicalExpr>>,
+    /// Whether reads report it.
+    is_watched: bool,
 }
 
 impl StreamTable {
     /// The table's stored columns (without computed ones), unbound.
     pub fn new(definition: Arc<TableDefinition>, opener: Arc<Opener>) -> Self {
         let schema = definition.stored_schema();
-        Self { definition, schema, opener, cut: None }
+        Self { definition, schema, opener, cut: None, watermark: None, is_watched: false }
+    }
+
+    /// The same table, with the expression of its watermark: `Timestamp(Millisecond)` over the stored columns.
+    pub fn with_watermark(self, watermark: Arc<dyn PhysicalExpr>) -> Self {
+        Self { watermark: Some(watermark), ..self }
+    }
+
+    /// Whether it has a watermark.
+    pub fn has_watermark(&self) -> bool {
+        self.watermark.is_some()
     }
 
     /// What the table is.
@@ -54,9 +69,10 @@ impl StreamTable {
         &self.definition
     }
 
-    /// The same table, bound to these spans: a partition for each task, read in the order given.
-    pub fn bound_to(&self, cut: Cut, opener: Arc<Opener>) -> Self {
-        Self { cut: Some(Arc::new(cut)), opener, ..self.clone() }
+    /// The same table, bound to these spans: a partition for each task, read in the order given. If it is watched, its
+    /// reads report the highest watermark of each partition.
+    pub fn bound_to(&self, cut: Cut, opener: Arc<Opener>, is_watched: bool) -> Self {
+        Self { cut: Some(Arc::new(cut)), opener, is_watched, ..self.clone() }
     }
 }
 
@@ -91,6 +107,8 @@ pub struct ScanExec {
     projection: Vec<usize>,
     /// The projection with its indices rising, as sources take it, and where each column of `projection` is in that.
     ascending: (Vec<usize>, Vec<usize>),
+    /// The watermark over the columns that are read.
+    watermark: Option<Arc<dyn PhysicalExpr>>,
     opener: Arc<Opener>,
     properties: Arc<PlanProperties>,
 }
@@ -99,10 +117,14 @@ impl ScanExec {
     fn try_new(table: &StreamTable, projection: Vec<usize>) -> DfResult<Self> {
         let schema: Arc<Schema> = Arc::new(table.schema.project(&projection)?);
         let mut ascending = projection.clone();
+        let watermark = table.watermark.as_ref().filter(|_| table.is_watched);
+        ascending.extend(watermark.into_iter().flat_map(collect_columns).map(|column| column.index()));
         ascending.sort_unstable();
         ascending.dedup();
         let place = |index: &usize| ascending.binary_search(index).unwrap_or_default();
         let places = projection.iter().map(place).collect();
+        let read = table.schema.project(&ascending)?;
+        let watermark = watermark.map(|expr| reassign_expr_columns(Arc::clone(expr), &read)).transpose()?;
         let (partitions, boundedness, emission) = match &table.cut {
             Some(cut) => (cut.len().max(1), Boundedness::Bounded, EmissionType::Incremental),
             None => (1, Boundedness::Unbounded { requires_infinite_memory: false }, EmissionType::Incremental),
@@ -118,6 +140,7 @@ impl ScanExec {
             cut: table.cut.clone(),
             projection,
             ascending: (ascending, places),
+            watermark,
             opener: Arc::clone(&table.opener),
             properties,
         })
@@ -129,11 +152,36 @@ impl ScanExec {
         let (ascending, places) = self.ascending.clone();
         let is_reordered = places.iter().enumerate().any(|(i, place)| i != *place) || places.len() != ascending.len();
         let spans = spans.into_iter().filter(|span| !span.is_empty()).collect::<Vec<_>>();
+        let watermark = self.watermark.clone();
         stream::iter(spans)
-            .map(move |span| source.read(&span, &ascending, &report).map_err(DataFusionError::from))
+            .map(move |span| {
+                let rows = source.read(&span, &ascending, &report).map_err(DataFusionError::from)?;
+                Ok::<_, DataFusionError>(watched(rows, span.partition, watermark.clone(), report.clone()))
+            })
             .try_flatten()
             .map(move |batch| if is_reordered { Ok(batch?.project(&places)?) } else { batch })
     }
+}
+
+/// The rows of a partition, whose highest watermark is reported on the way.
+fn watched(
+    rows: SendableRecordBatchStream,
+    partition: Partition,
+    watermark: Option<Arc<dyn PhysicalExpr>>,
+    report: ReadReport,
+) -> SendableRecordBatchStream {
+    let Some(watermark) = watermark else { return rows };
+    let schema = rows.schema();
+    let rows = rows.map(move |batch| {
+        let batch = batch?;
+        let values = watermark.evaluate(&batch)?.into_array(batch.num_rows())?;
+        let highest = arrow::compute::max(values.as_primitive::<TimestampMillisecondType>());
+        if highest.is_some() {
+            report.add(&partition, PartitionReport { watermark_ms: highest, ..PartitionReport::default() });
+        }
+        Ok(batch)
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }
 
 impl fmt::Debug for ScanExec {
@@ -245,6 +293,16 @@ impl ScanExec {
     /// The table it reads.
     pub fn table(&self) -> &Arc<TableDefinition> {
         &self.table
+    }
+
+    /// By task, the partition it reads, if it is one.
+    pub fn partitions(&self) -> Vec<Option<Partition>> {
+        let only = |spans: &Vec<Span>| match spans.as_slice() {
+            [span] => Some(span.partition.clone()),
+            _ => None,
+        };
+        let cut = self.cut.as_deref().map(|cut| cut.iter().map(only).collect::<Vec<_>>()).unwrap_or_default();
+        if cut.is_empty() { vec![None] } else { cut }
     }
 
     /// Which stored columns it reads.

@@ -16,14 +16,20 @@ use std::time::Duration;
 use datafusion::execution::SessionState;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::future::{BoxFuture, try_join_all};
+use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::catalog::TableDefinition;
 use crate::checkpoint::{Commit, Cut, DefinitionRecord, Intent, Log, QueryRecord, SourceCommit, VERSION};
-use crate::connector::{Connectors, Environment, Extent, Offsets, Owner, Partition, Progress, Published, Sink, Span};
+use crate::connector::{
+    Bounds, Connectors, Environment, Extent, Offsets, Owner, Partition, Progress, Published, ScanOptions, Sink, Span,
+};
 use crate::error::{Error, Result};
+use crate::plan::aggregate::{Shape, Times};
 use crate::plan::opener::Opener;
-use crate::plan::{StreamPlan, keeps_tasks_apart};
+use crate::plan::{Binding, StreamPlan, keeps_tasks_apart};
+use crate::state::StateCommit;
+use crate::state::operator::Operator;
 use crate::storage::Location;
 
 pub mod definition;
@@ -31,6 +37,7 @@ pub mod planning;
 pub mod progress;
 pub mod recovery;
 pub mod trigger;
+pub mod watermark;
 
 mod run;
 
@@ -38,13 +45,12 @@ use definition::Definition;
 use progress::{Durations, Event, Reporter};
 use recovery::Decision;
 use trigger::Trigger;
+use watermark::PartitionTime;
 
 /// Every how many epochs records are pruned and litter is swept.
 const HOUSEKEEPING: u64 = 50;
 /// How long a query that ends waits for that.
 const CLEARING_UP: Duration = Duration::from_secs(10);
-/// `scan.max-rows-per-epoch` unless a table says otherwise.
-const MAX_ROWS_PER_EPOCH: u64 = 2_000_000;
 
 /// Plans a definition again: an intent is finished under the one it names.
 pub type Replan = Arc<dyn Fn(Definition) -> BoxFuture<'static, Result<Planned>> + Send + Sync>;
@@ -56,6 +62,8 @@ pub struct Planned {
     pub definition: Definition,
     /// The plan.
     pub plan: StreamPlan,
+    /// What it remembers, operator by operator.
+    pub shapes: Vec<Arc<Shape>>,
     /// What plans the epochs: the functions and static tables of the session.
     pub state: SessionState,
     /// The target, with the options of today.
@@ -96,6 +104,10 @@ pub struct Position {
     pub batch_time_ms: i64,
     /// By table, where its partitions stand.
     pub sources: BTreeMap<String, SourceCommit>,
+    /// Its watermark.
+    pub watermark_ms: Option<i64>,
+    /// By operator, its state.
+    pub state: BTreeMap<String, StateCommit>,
 }
 
 /// What a step did.
@@ -116,6 +128,8 @@ struct Opened {
     planned: Planned,
     opener: Arc<Opener>,
     sinks: Vec<Arc<dyn Sink>>,
+    /// Of which epoch, and in how many shards, the state is that the opener holds.
+    restored: Mutex<Option<(u64, usize)>>,
 }
 
 /// The permit to run an epoch: only an intent that was won makes one, and a commit consumes it.
@@ -128,6 +142,8 @@ pub struct Batch {
     /// Rule 1, overlapping the run; publishing waits for it.
     looked_again: Option<JoinHandle<Result<()>>>,
     latest: BTreeMap<String, Offsets>,
+    /// By operator, its state after the epoch, once that is saved.
+    state: BTreeMap<String, StateCommit>,
     took: Durations,
 }
 
@@ -140,7 +156,16 @@ enum Work {
 /// The next epoch: one that is intended already, or one to intend.
 enum Next {
     Pending(Box<Batch>),
-    New { cuts: BTreeMap<String, Cut>, latest: BTreeMap<String, Offsets>, plan_ms: f64 },
+    New(Box<NewEpoch>),
+}
+
+/// An epoch that is planned, and not intended yet.
+struct NewEpoch {
+    cuts: BTreeMap<String, Cut>,
+    latest: BTreeMap<String, Offsets>,
+    batch_time_ms: i64,
+    watermark_ms: Option<i64>,
+    plan_ms: f64,
 }
 
 /// A continuous query that is open.
@@ -152,6 +177,8 @@ pub struct Query {
     /// Today's definition.
     opened: Arc<Opened>,
     tasks: usize,
+    /// Into how many shards state is divided.
+    shards: usize,
     position: Position,
     pending: Option<Box<Batch>>,
     /// Where `available-now` ends.
@@ -175,12 +202,14 @@ impl Query {
         let planned = spec.planned.clone();
         let sink = Self::sink(&spec, &log, &record, &planned.target).await?;
         let tasks = Self::tasks(&spec, &opener).await?;
-        let opened = Arc::new(Opened { number, planned, opener, sinks: vec![sink] });
+        let shards = spec.environment.parallelism.max(1);
+        let opened = Arc::new(Opened { number, planned, opener, sinks: vec![sink], restored: Mutex::default() });
         let mut query = Self {
             log,
             record,
             opened,
             tasks,
+            shards,
             position: Position::default(),
             pending: None,
             until: None,
@@ -263,13 +292,18 @@ impl Query {
         }
     }
 
-    /// How many tasks an epoch may be cut into: one, if the plan would mix the rows of several.
+    /// How many tasks an epoch may be cut into: one, if the plan would mix the rows of several. What remembers deals rows
+    /// out anew; below it each partition is a task, so that it is known where a late row came from.
     async fn tasks(spec: &QuerySpec, opener: &Arc<Opener>) -> Result<usize> {
+        if spec.planned.plan.remembers() {
+            return Ok(usize::MAX);
+        }
         let partitions = [Partition::new("trial", 0), Partition::new("trial", 1)];
         let trial: Cut = partitions.map(|p| vec![Span::new(p, 0, 1)]).to_vec();
         let cuts = spec.planned.plan.tables().keys().map(|name| (name.clone(), trial.clone())).collect();
-        let bound = spec.planned.plan.bind(&cuts, 0, opener)?;
-        let physical = StreamPlan::physical(&spec.planned.state, &bound).await?;
+        let opener = Arc::clone(opener);
+        let binding = Binding { cuts, batch_time_ms: 0, times: Times::default(), shards: 1, opener };
+        let physical = spec.planned.plan.epoch(&spec.planned.state, &binding).await?;
         Ok(if keeps_tasks_apart(&physical) { spec.environment.parallelism.max(1) } else { 1 })
     }
 
@@ -281,18 +315,20 @@ impl Query {
         let tail = self.log.tail().await?;
         let decision = recovery::decide(&tail, &progress)?;
         self.position = match tail.commit {
-            Some(commit) => {
-                Position { epoch: commit.epoch, batch_time_ms: commit.batch_time_ms, sources: commit.sources }
-            }
+            Some(commit) => Position::after(commit),
             None => Position { sources: self.start(), ..Position::default() },
         };
         self.forget().await?;
-        if let Decision::Redo { intent, published } = decision {
-            let opened = self.opened_as(intent.definition).await?;
-            let looked_again = Some(self.look_again(intent.epoch));
-            let (latest, took) = Default::default();
-            self.pending = Some(Box::new(Batch { intent: *intent, opened, published, looked_again, latest, took }));
+        let Decision::Redo { intent, published } = decision else { return self.restore(&self.opened).await };
+        if intent.shards > 0 {
+            // It has to be finished as it was cut.
+            self.shards = intent.shards;
         }
+        let opened = self.opened_as(intent.definition).await?;
+        self.restore(&opened).await?;
+        let looked_again = Some(self.look_again(intent.epoch));
+        let (latest, state, took) = Default::default();
+        self.pending = Some(Box::new(Batch { intent: *intent, opened, published, looked_again, latest, state, took }));
         Ok(())
     }
 
@@ -323,9 +359,35 @@ impl Query {
         let owner = Some(Self::owner(&self.log, &self.record.id));
         let opener = Opener::new(self.spec.connectors.clone(), self.spec.environment.clone(), owner);
         let sink = Self::sink(&self.spec, &self.log, &self.record, &planned.target).await?;
-        let opened = Opened { number, planned, opener: Arc::new(opener), sinks: vec![sink] };
+        let opened =
+            Opened { number, planned, opener: Arc::new(opener), sinks: vec![sink], restored: Mutex::default() };
         self.fence(&opened).await?;
         Ok(Arc::new(opened))
+    }
+
+    /// Makes sure that an open definition has the state of the newest commit.
+    async fn restore(&self, opened: &Opened) -> Result<()> {
+        let wanted = Some((self.position.epoch, self.shards));
+        let mut restored = opened.restored.lock().await;
+        if *restored == wanted {
+            opened.opener.operators().iter().for_each(|operator| operator.discard());
+            return Ok(());
+        }
+        let shapes = &opened.planned.shapes;
+        if let Some(gone) = self.position.state.keys().find(|name| !shapes.iter().any(|s| s.layout.name == **name)) {
+            return Err(Error::refused(format!(
+                "the query's checkpoint has state of {gone}, which the query no longer has; give the query another name \
+                 (SET 'pipeline.name') to start anew, or put it back as it was"
+            )));
+        }
+        let operators = shapes.iter().map(|shape| async {
+            let name = &shape.layout.name;
+            let commit = self.position.state.get(name).cloned().unwrap_or_default();
+            Operator::restore(shape.layout.clone(), self.log.state(name), &commit, self.shards).await
+        });
+        opened.opener.set_operators(try_join_all(operators).await?);
+        *restored = wanted;
+        Ok(())
     }
 
     fn look_again(&self, epoch: u64) -> JoinHandle<Result<()>> {
@@ -379,12 +441,22 @@ impl Query {
             let position = self.offsets(name);
             check_shrunk(name, extent, &position)?;
             let until = self.until.as_ref().and_then(|until| until.get(name));
-            let spans = planning::next_spans(extent, &position, until, self.limit(&tables[name])?);
+            let limit = ScanOptions::of(&tables[name])?.max_rows;
+            let spans = planning::next_spans(extent, &position, until, limit);
             let all: Vec<Partition> = extent.partitions.keys().cloned().collect();
             cuts.insert(name.clone(), planning::cut(spans, &all, self.tasks));
         }
-        if cuts.values().any(|cut| !cut.is_empty()) {
-            return Ok(Work::Next(Next::New { cuts, latest, plan_ms: self.ms_since(start) }));
+        let batch_time_ms = self.spec.environment.clock.now_ms().max(self.position.batch_time_ms + 1);
+        let watermark_ms = self.watermark(&extents, batch_time_ms)?;
+        if cuts.values().any(|cut| !cut.is_empty()) || self.would_close(watermark_ms)? {
+            let plan_ms = self.ms_since(start);
+            return Ok(Work::Next(Next::New(Box::new(NewEpoch {
+                cuts,
+                latest,
+                batch_time_ms,
+                watermark_ms,
+                plan_ms,
+            }))));
         }
         let is_complete = match &self.until {
             Some(until) => until.iter().all(|(name, until)| {
@@ -402,20 +474,59 @@ impl Query {
         commits.into_iter().flatten().map(|(partition, commit)| (partition.clone(), commit.next)).collect()
     }
 
-    fn limit(&self, table: &TableDefinition) -> Result<u64> {
-        let mut options = crate::sql::options::OptionReader::new(table);
-        let limit = options.parsed("scan.max-rows-per-epoch", "a number of rows")?;
-        match limit {
-            Some(0) => Err(Error::usage(format!("table {}: 'scan.max-rows-per-epoch' must be at least 1", table.name))),
-            limit => Ok(limit.unwrap_or(MAX_ROWS_PER_EPOCH)),
+    /// The watermark of the next epoch, by what has been read so far.
+    fn watermark(&self, extents: &[(String, Extent)], batch_time_ms: i64) -> Result<Option<i64>> {
+        if !self.opened.planned.plan.remembers() {
+            return Ok(None);
         }
+        let is_read = |(table, extent): &(String, Extent)| {
+            let position = self.offsets(table);
+            extent.complete
+                && extent.partitions.iter().all(|(p, b)| position.get(p).is_some_and(|next| *next >= b.latest))
+        };
+        if extents.iter().all(is_read) {
+            return Ok(Some(i64::MAX));
+        }
+        let mut sources = vec![];
+        for (table, extent) in extents {
+            let definition = &self.opened.planned.plan.tables()[table];
+            if definition.watermark.is_none() {
+                continue;
+            }
+            let commits = self.position.sources.get(table);
+            let shown = |(partition, bounds): (&Partition, &Bounds)| {
+                let commit = commits.and_then(|commits| commits.get(partition)).cloned().unwrap_or_default();
+                PartitionTime {
+                    watermark_ms: commit.watermark_ms,
+                    last_row_ms: commit.last_row_ms.unwrap_or(self.record.created_ms),
+                    has_more: bounds.latest > commit.next.max(bounds.earliest),
+                }
+            };
+            let partitions: Vec<PartitionTime> = extent.partitions.iter().map(shown).collect();
+            let timeout = ScanOptions::of(definition)?.idle_timeout;
+            sources.push(watermark::of_source(&partitions, batch_time_ms, timeout));
+        }
+        Ok(watermark::next(&sources, self.position.watermark_ms))
+    }
+
+    /// Whether anything would come out at this watermark without a new row.
+    fn would_close(&self, watermark_ms: Option<i64>) -> Result<bool> {
+        for shape in &self.opened.planned.shapes {
+            let earliest = self.opened.opener.operator(&shape.layout.name)?.earliest();
+            if let (Some(earliest), Some(bound)) = (earliest, shape.bound(watermark_ms)?)
+                && earliest < bound
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Writes the intent, unless there is one; from here on the epoch's result is decided.
     async fn intend(&mut self, next: Next) -> Result<Batch> {
-        let (cuts, latest, plan_ms) = match next {
+        let NewEpoch { cuts, latest, batch_time_ms, watermark_ms, plan_ms } = match next {
             Next::Pending(batch) => return Ok(*batch),
-            Next::New { cuts, latest, plan_ms } => (cuts, latest, plan_ms),
+            Next::New(new) => *new,
         };
         let start = self.start_us();
         let epoch = self.position.epoch + 1;
@@ -428,7 +539,10 @@ impl Query {
             epoch,
             run: self.log.run(),
             definition: self.opened.number,
-            batch_time_ms: self.spec.environment.clock.now_ms().max(self.position.batch_time_ms + 1),
+            batch_time_ms,
+            watermark_ms,
+            late_before_ms: self.position.watermark_ms,
+            shards: if self.opened.planned.shapes.is_empty() { 0 } else { self.shards },
             sources: cuts,
             pins,
         };
@@ -442,7 +556,8 @@ impl Query {
         let took = Durations { plan: plan_ms, intend: self.ms_since(start), ..Durations::default() };
         let published = vec![false; self.opened.sinks.len()];
         let opened = Arc::clone(&self.opened);
-        Ok(Batch { intent, opened, published, looked_again, latest, took })
+        let state = BTreeMap::new();
+        Ok(Batch { intent, opened, published, looked_again, latest, state, took })
     }
 
     /// The epoch's physical plan: a pure function of the intent.
@@ -455,8 +570,14 @@ impl Query {
     }
 
     async fn physical(&self, intent: &Intent, opened: &Opened, advice: &str) -> Result<Arc<dyn ExecutionPlan>> {
-        let bound = opened.planned.plan.bind(&intent.sources, intent.batch_time_ms, &opened.opener)?;
-        let physical = StreamPlan::physical(&opened.planned.state, &bound).await?;
+        let binding = Binding {
+            cuts: intent.sources.clone(),
+            batch_time_ms: intent.batch_time_ms,
+            times: Times { late_before: intent.late_before_ms, watermark: intent.watermark_ms },
+            shards: intent.shards,
+            opener: Arc::clone(&opened.opener),
+        };
+        let physical = opened.planned.plan.epoch(&opened.planned.state, &binding).await?;
         if definition::static_files(&physical) != opened.planned.definition.static_files {
             return Err(Error::refused(format!("the files of a static table changed while the query runs; {advice}")));
         }
@@ -469,6 +590,9 @@ impl Query {
         for table in batch.intent.sources.keys() {
             batch.opened.opener.report(table).take();
         }
+        batch.opened.opener.take_late();
+        let operators = batch.opened.opener.operators();
+        operators.iter().for_each(|operator| operator.discard());
         let context = batch.opened.planned.state.task_ctx();
         let mut tasks = JoinSet::new();
         for (index, sink) in batch.opened.sinks.iter().enumerate().filter(|(index, _)| !batch.published[*index]) {
@@ -488,9 +612,14 @@ impl Query {
         Ok(())
     }
 
-    /// Makes the epoch readable, once it is sure that this run may.
+    /// Makes the epoch readable, once it is sure that this run may, and its state durable.
     async fn publish(&self, batch: &mut Batch) -> Result<Vec<Published>> {
         let start = self.start_us();
+        let operators = batch.opened.opener.operators();
+        let saved = operators.iter().map(|operator| async {
+            Ok::<_, Error>((operator.layout().name.clone(), operator.save(batch.intent.epoch).await?))
+        });
+        batch.state = try_join_all(saved).await?.into_iter().collect();
         if let Some(looked_again) = batch.looked_again.take() {
             looked_again.await.map_err(|e| Error::internal("looking again ended by itself").caused_by(e))??;
         }
@@ -520,6 +649,7 @@ impl Query {
                 if let Some(last) = seen.get(&span.partition).and_then(|report| report.last.clone()) {
                     (commit.last, commit.last_row_ms) = (Some(last), Some(intent.batch_time_ms));
                 }
+                commit.watermark_ms = commit.watermark_ms.max(seen.get(&span.partition).and_then(|r| r.watermark_ms));
             }
             reports.insert(table.clone(), seen);
         }
@@ -530,16 +660,24 @@ impl Query {
             batch_time_ms: intent.batch_time_ms,
             sources,
             sinks: published,
+            watermark_ms: intent.watermark_ms.or(self.position.watermark_ms),
+            state: std::mem::take(&mut batch.state),
         };
         self.log.commit(&commit).await?;
         batch.took.commit = self.ms_since(start);
-        self.position = Position { epoch: commit.epoch, batch_time_ms: commit.batch_time_ms, sources: commit.sources };
-        let progress = self.progress(&batch, &reports, &commit.sinks);
+        for operator in batch.opened.opener.operators() {
+            operator.apply(commit.epoch, &commit.state[&operator.layout().name])?;
+        }
+        *batch.opened.restored.lock().await = Some((commit.epoch, self.shards));
+        let sinks = commit.sinks.clone();
+        self.position = Position::after(commit);
+        let progress = self.progress(&batch, &reports, &sinks);
         self.is_behind = progress.sources.values().any(|source| source.lag > 0);
         self.reporter.report(Event::Epoch(Box::new(progress)));
         self.retries = 0;
         if batch.opened.number != self.opened.number {
             batch.opened.close().await;
+            self.restore(&self.opened).await?;
         }
         self.settle().await;
         Ok(Step::Committed(self.position.epoch))
@@ -605,6 +743,13 @@ impl Query {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.spec.name
+    }
+}
+
+impl Position {
+    fn after(commit: Commit) -> Self {
+        let Commit { epoch, batch_time_ms, sources, watermark_ms, state, .. } = commit;
+        Self { epoch, batch_time_ms, sources, watermark_ms, state }
     }
 }
 

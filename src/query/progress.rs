@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Batch, Query};
 use crate::connector::{Partition, PartitionReport, Published, SkippedSample};
+use crate::plan::opener::LateRows;
 
 /// One epoch, as it went. Durations are in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -32,10 +33,28 @@ pub struct EpochProgress {
     pub rows_per_second: f64,
     /// By table.
     pub sources: BTreeMap<String, SourceProgress>,
+    /// The watermark, ms since 1970, for a query that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watermark_ms: Option<i64>,
+    /// By operator and partition, rows that were late and left out.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub late: LateRows,
+    /// By operator, what it remembers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub state: BTreeMap<String, StateProgress>,
     /// How long each of the six steps took.
     pub durations_ms: Durations,
     /// How often this epoch was started over in this process.
     pub retries: u32,
+}
+
+/// What an operator remembers after an epoch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct StateProgress {
+    /// Rows: groups, or seen keys.
+    pub rows: usize,
+    /// Bytes in memory, about.
+    pub memory: usize,
 }
 
 /// One source in an epoch.
@@ -178,6 +197,9 @@ impl Query {
             bytes_out: published.iter().map(|p| p.bytes).sum(),
             rows_per_second: rows_in as f64 / seconds,
             sources,
+            watermark_ms: batch.intent.watermark_ms.filter(|watermark| *watermark < i64::MAX),
+            late: batch.opened.opener.take_late(),
+            state: batch.opened.opener.operators().iter().map(|operator| operator.progress()).collect(),
             durations_ms: batch.took,
             retries: self.retries,
         }

@@ -65,11 +65,8 @@ mod tests {
     use crate::checkpoint::{Commit, VERSION};
 
     fn tail(committed: u64, pending: bool) -> Tail {
-        let (sources, sinks, pins) = (Default::default(), vec![], vec![]);
-        let commit = Commit { version: VERSION, epoch: committed, run: 1, batch_time_ms: 0, sources, sinks };
-        let sources = Default::default();
-        let intent =
-            Intent { version: VERSION, epoch: committed + 1, run: 1, definition: 1, batch_time_ms: 0, sources, pins };
+        let commit = Commit { version: VERSION, epoch: committed, run: 1, ..Commit::default() };
+        let intent = Intent { version: VERSION, epoch: committed + 1, run: 1, definition: 1, ..Intent::default() };
         Tail {
             commit: (committed > 0).then_some(commit),
             pending: pending.then_some(intent),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::common::Column as ColumnRef;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::scalar::ScalarValue;
@@ -13,7 +14,8 @@ use super::{Outcome, Session, epoch_state, settings};
 use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::connector::{Partition, Role, Span};
 use crate::error::{Error, Result};
-use crate::plan::{StreamPlan, explain, opener::Opener};
+use crate::plan::aggregate::{Times, shapes};
+use crate::plan::{Binding, StreamPlan, explain, opener::Opener};
 use crate::query::definition::{self, Definition, durable, revived};
 use crate::query::trigger::Trigger;
 use crate::query::{Planned, QuerySpec, Replan};
@@ -99,18 +101,18 @@ impl Session {
             static_files: None,
             identities,
         };
-        let planned = Planned { definition: definition.clone(), plan, state, target: Arc::new(target.clone()) };
-        definition.static_files = definition::static_files(&self.trial(&planned).await?);
-        Ok(Planned { definition, ..planned })
+        let trial = self.trial(&plan, &state).await?;
+        definition.static_files = definition::static_files(&trial);
+        Ok(Planned { definition, plan, shapes: shapes(&trial), state, target: Arc::new(target.clone()) })
     }
 
     /// The physical plan of an epoch that reads nothing.
-    async fn trial(&self, planned: &Planned) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn trial(&self, plan: &StreamPlan, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
         let opener = Arc::new(Opener::new(self.connectors.clone(), self.environment(), None));
         let cut = vec![vec![Span::new(Partition::new("partition", 0), 0, 0)]];
-        let cuts = planned.plan.tables().keys().map(|name| (name.clone(), cut.clone())).collect();
-        let bound = planned.plan.bind(&cuts, 0, &opener)?;
-        StreamPlan::physical(&planned.state, &bound).await
+        let cuts = plan.tables().keys().map(|name| (name.clone(), cut.clone())).collect();
+        let (batch_time_ms, times, shards) = (0, Times::default(), 1);
+        plan.epoch(state, &Binding { cuts, batch_time_ms, times, shards, opener }).await
     }
 
     /// Plans a stored definition anew, with the secrets and operational options of today.
@@ -164,7 +166,7 @@ impl Session {
 
     /// EXPLAIN of a continuous query.
     pub async fn explain(&self, spec: &QuerySpec) -> Result<String> {
-        let physical = self.trial(&spec.planned).await?;
+        let physical = self.trial(&spec.planned.plan, &spec.planned.state).await?;
         let target = &spec.planned.target;
         let guarantee = self.connectors.of(target)?.guarantee(target)?;
         Ok(explain::explain(&spec.name, &spec.planned.plan, physical.as_ref(), target, &guarantee))

@@ -2,8 +2,9 @@
 //!
 //! A script goes through [`substitute`] (variables), then [`parse`]: tokens are rewritten where sqlparser lacks a type
 //! (`tokens`), statements of our own are read by hand (`statements`, `ddl`), and all others by DataFusion's parser with
-//! our [`dialect`]. What cannot be run is refused by name and never dropped (`unsupported`). [`planning`] tells
-//! DataFusion what it needs to plan the result, and [`types`] what our types mean.
+//! our [`dialect`]. What DataFusion would not plan is rewritten (`rewrite`, `windows`), what cannot be run is refused
+//! by name and never dropped (`unsupported`). [`planning`] tells DataFusion what it needs to plan the result, and
+//! [`types`] what our types mean.
 //!
 //! Guaranteed: text that is not SQL gives an error with its line and column, never a panic nor a stack overflow. Not
 //! promised: that names exist or types fit; the planner finds that out.
@@ -23,6 +24,7 @@ mod statements;
 mod tokens;
 mod unsupported;
 mod variables;
+mod windows;
 
 #[cfg(test)]
 mod tests;

@@ -1,17 +1,20 @@
 //! Rewrites of a parsed query, where DataFusion parses more than it plans.
 //!
-//! `FETCH FIRST n ROWS ONLY` becomes a limit, in every query of the tree, and `INFORMATION_SCHEMA` is lower-cased, as
-//! names are compared exactly and its tables have lower-case ones. Forms that mean something else (`WITH TIES`,
-//! `PERCENT`) and a query that hides an INSERT are refused, because DataFusion would drop or misread them.
+//! Windows are written out (`windows`), `FETCH FIRST n ROWS ONLY` becomes a limit, in every query of the tree, and
+//! `INFORMATION_SCHEMA` is lower-cased, as names are compared exactly and its tables have lower-case ones. Forms that
+//! mean something else (`WITH TIES`, `PERCENT`) and a query that hides an INSERT are refused, because DataFusion would
+//! drop or misread them.
 
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{Expr, LimitClause, ObjectName, ObjectNamePart, Query, SetExpr, Value, VisitMut, VisitorMut};
 
+use super::windows;
 use crate::error::{Error, Result};
 
 /// Rewrites every query in `node`.
 pub(super) fn queries<T: VisitMut>(node: &mut T) -> Result<()> {
+    windows::expand(node)?;
     match node.visit(&mut Rewriter) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),

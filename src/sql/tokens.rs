@@ -1,8 +1,9 @@
 //! The pass over the tokens, before any parser sees them.
 //!
 //! sqlparser offers no hook for types or comments, but it takes tokens. So here a text becomes one list of tokens for
-//! each statement, in which `ROW<…>` has become `STRUCT<…>` and `TIMESTAMP(3) WITH LOCAL TIME ZONE` has become
-//! `TIMESTAMP_LTZ(3)`. A new token keeps the place of the one it replaces, so that errors point at what was written.
+//! each statement, in which `ROW<…>` has become `STRUCT<…>`, `TIMESTAMP(3) WITH LOCAL TIME ZONE` has become
+//! `TIMESTAMP_LTZ(3)`, and the `TABLE t` that a window function takes `(SELECT * FROM t)`. A new token keeps the place
+//! of the one it replaces, so that errors point at what was written.
 //!
 //! Two things are refused: hints, which are comments to sqlparser and would be dropped without a word, and nesting or
 //! chains of operators so long that parsing or dropping the tree might overflow the stack. sqlparser's own limit on
@@ -16,6 +17,7 @@ use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, TokenizerError, Whit
 use super::cursor::syntax_error;
 use super::dialect::MillstreamDialect;
 use super::source::location;
+use super::windows;
 use crate::error::{Error, Result};
 
 /// How deep brackets of all kinds may nest; expressions stop at sqlparser's limit of 50.
@@ -89,14 +91,69 @@ fn at(error: Error, token: &TokenWithSpan) -> Error {
 
 fn rewrite(tokens: &mut Vec<TokenWithSpan>) {
     let mut index = 0;
+    // Of each open bracket, whether it is a window function's.
+    let mut brackets: Vec<bool> = Vec::new();
     while index < tokens.len() {
         if is_word(&tokens[index].token, "ROW") && next_is(tokens, index, &Token::Lt) {
             replace_word(&mut tokens[index], "STRUCT", Keyword::STRUCT);
         } else if is_word(&tokens[index].token, "TIMESTAMP") {
             rewrite_local_time_zone(tokens, index);
+        } else if is_word(&tokens[index].token, "TABLE") && brackets.last() == Some(&true) {
+            rewrite_table_argument(tokens, index);
+        }
+        match tokens[index].token {
+            Token::LParen => brackets.push(index > 0 && is_window(&tokens[index - 1].token)),
+            Token::RParen => {
+                brackets.pop();
+            }
+            _ => {}
         }
         index += 1;
     }
+}
+
+fn is_window(token: &Token) -> bool {
+    windows::NAMES.iter().any(|name| is_word(token, name))
+}
+
+/// `TABLE a.b`, the whole of an argument: `(SELECT * FROM a.b)`; and `PARTITION BY k` or `(k, l)` after it: one more
+/// argument, `PARTITION_BY(k)`.
+fn rewrite_table_argument(tokens: &mut Vec<TokenWithSpan>, index: usize) {
+    let opens = index > 0 && matches!(tokens[index - 1].token, Token::LParen | Token::Comma | Token::RArrow);
+    let Some(last) = last_of_name(tokens, index + 1).filter(|_| opens) else { return };
+    let is_partitioned =
+        |word: &TokenWithSpan, by: &TokenWithSpan| is_word(&word.token, "PARTITION") && is_word(&by.token, "BY");
+    match tokens.get(last + 1..) {
+        Some([word, by, ..]) if is_partitioned(word, by) => {
+            if let Some(key) = last_of_name(tokens, last + 3) {
+                insert_after(tokens, key, [Token::RParen]);
+                insert_after(tokens, last + 2, [Token::LParen]);
+            }
+            tokens[last + 1].token = Token::Comma;
+            replace_word(&mut tokens[last + 2], "PARTITION_BY", Keyword::NoKeyword);
+        }
+        Some([next, ..]) if matches!(next.token, Token::Comma | Token::RParen) => {}
+        _ => return,
+    }
+    insert_after(tokens, last, [Token::RParen]);
+    insert_after(tokens, index, [Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")]);
+    tokens[index].token = Token::LParen;
+}
+
+/// Where the name ends that begins at this token, if one does.
+fn last_of_name(tokens: &[TokenWithSpan], first: usize) -> Option<usize> {
+    let is_name = |index: usize| tokens.get(index).is_some_and(|token| matches!(token.token, Token::Word(_)));
+    let mut last = Some(first).filter(|first| is_name(*first))?;
+    while next_is(tokens, last, &Token::Period) && is_name(last + 2) {
+        last += 2;
+    }
+    Some(last)
+}
+
+/// Inserts tokens with the place of the one before them.
+fn insert_after<const N: usize>(tokens: &mut Vec<TokenWithSpan>, index: usize, inserted: [Token; N]) {
+    let span = tokens[index].span;
+    tokens.splice(index + 1..index + 1, inserted.map(|token| TokenWithSpan::new(token, span)));
 }
 
 /// `TIMESTAMP [(p)] WITH LOCAL TIME ZONE`: the words go, and the token before them covers their place.
@@ -265,6 +322,25 @@ mod tests {
         check("TIMESTAMP WITH LOCAL TIME ZONE", &["TIMESTAMP_LTZ"]);
         check("TIMESTAMP(3) WITH TIME ZONE", &["TIMESTAMP ( 3 ) WITH TIME ZONE"]);
         check("timestamp(", &["timestamp ("]);
+    }
+
+    #[test]
+    fn tables_that_windows_take_become_queries() {
+        check("TUMBLE(TABLE t, x)", &["TUMBLE ( ( SELECT * FROM t ) , x )"]);
+        check("table(hop(table a.`b c`, x))", &["table ( hop ( ( SELECT * FROM a . `b c` ) , x ) )"]);
+        check("Session(DATA => TABLE t)", &["Session ( DATA => ( SELECT * FROM t ) )"]);
+        let partitioned = "SESSION ( ( SELECT * FROM t ) , PARTITION_BY ( k . l ) , x )";
+        check("SESSION(TABLE t PARTITION BY k.l, x)", &[partitioned]);
+        let partitioned = "SESSION ( ( SELECT * FROM t ) , PARTITION_BY ( k , l ) , x )";
+        check("SESSION(TABLE t PARTITION BY (k, l), x)", &[partitioned]);
+        let nested = "TUMBLE ( ( SELECT * FROM HOP ( ( SELECT * FROM t ) ) ) )";
+        check("TUMBLE((SELECT * FROM HOP(TABLE t)))", &[nested]);
+        for other in ["tumble ( table )", "tumble ( table , x )", "tumble ( f ( table t ) )", "f ( table t )"] {
+            check(other, &[other]);
+        }
+        for other in ["tumble ( table is null )", "tumble ( x table t )", "`tumble` ( table t )", "tumble ( table t"] {
+            check(other, &[other]);
+        }
     }
 
     #[test]

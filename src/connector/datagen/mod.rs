@@ -27,7 +27,7 @@ use self::values::Column;
 use super::messages::{check_metadata, refuse_layout};
 use super::{
     Bounds, Connector, Environment, Extent, Fingerprint, Guarantee, Offsets, Owner, Partition, PartitionReport,
-    ReadReport, Role, Sink, Source, Span,
+    ReadReport, Role, ScanOptions, Sink, Source, Span,
 };
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
@@ -78,7 +78,7 @@ impl Connector for DatagenConnector {
     }
 
     fn is_operational(&self, option: &str) -> bool {
-        option == "rows-per-second"
+        option == "rows-per-second" || ScanOptions::KEYS.contains(&option)
     }
 
     async fn source(

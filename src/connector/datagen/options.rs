@@ -24,6 +24,7 @@ use datafusion::common::ScalarValue;
 
 use super::values::{Column, Values};
 use crate::catalog::{self, TableDefinition};
+use crate::connector::ScanOptions;
 use crate::error::{Error, Result};
 use crate::sql::options::{OptionReader, parse_duration};
 
@@ -55,8 +56,7 @@ impl Options {
             reader.with("rows-per-second", "a number above 0", |text| text.parse().ok().filter(|rate| *rate > 0))?;
         let mut rows = reader.parsed::<u64>("number-of-rows", "a number of rows")?;
         let seed = reader.parsed("seed", "a whole number from 0")?.unwrap_or(1);
-        // The engine's, which plans epochs by it.
-        reader.parsed::<u64>("scan.max-rows-per-epoch", "a number of rows")?;
+        ScanOptions::take(&mut reader)?;
         let mut columns = Vec::new();
         for column in table.stored_columns() {
             let (made, length) = ColumnOptions { reader: &mut reader, column }.read(seed)?;

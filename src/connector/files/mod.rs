@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 
 use super::messages::check_metadata;
-use super::{Connector, Delivery, Environment, Guarantee, Journal, MetadataKey, Owner, Role, Sink, Source};
+use super::{
+    Connector, Delivery, Environment, Guarantee, Journal, MetadataKey, Owner, Role, ScanOptions, Sink, Source,
+};
 use crate::catalog::{ColumnKind, TableDefinition};
 use crate::error::{Error, Result};
 use crate::format::FormatOptions;
@@ -77,7 +79,7 @@ impl FileOptions {
             roll_bytes: options.bytes("sink.rolling-policy.file-size")?.unwrap_or(1 << 30).max(1),
             look_every: options.duration("source.monitor-interval")?.unwrap_or(std::time::Duration::from_secs(1)),
         };
-        options.text("scan.max-rows-per-epoch")?;
+        ScanOptions::take(&mut options)?;
         options.finish()?;
         Ok(taken)
     }
@@ -153,7 +155,7 @@ impl Connector for FilesConnector {
     }
 
     fn is_operational(&self, option: &str) -> bool {
-        ["format.on-error", "scan.max-rows-per-epoch", "source.monitor-interval"].contains(&option)
+        ScanOptions::KEYS.contains(&option) || ["format.on-error", "source.monitor-interval"].contains(&option)
     }
 
     fn prefers_continuous(&self) -> bool {

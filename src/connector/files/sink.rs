@@ -94,7 +94,16 @@ impl ParquetSink {
     ) -> Result<Self> {
         let schema = table.writable_schema();
         let partitioned_by = table.partitioned_by.clone();
-        Ok(Self { schema, partitioned_by, options, location, owner, guarantee, staged: Mutex::default(), holding: Arc::new(Semaphore::new(HELD_IN_ALL)) })
+        Ok(Self {
+            schema,
+            partitioned_by,
+            options,
+            location,
+            owner,
+            guarantee,
+            staged: Mutex::default(),
+            holding: Arc::new(Semaphore::new(HELD_IN_ALL)),
+        })
     }
 
     /// The path of a file; a directory's name is escaped already, and must not be a second time.
@@ -119,7 +128,9 @@ impl ParquetSink {
     async fn publish_file(&self, file: StagedFile) -> Result<()> {
         let path = self.path(&file.name)?;
         match file.body {
-            Body::Held(bytes, _permit) => drop(self.location.store.put(&path, PutPayload::from(Bytes::from(bytes))).await?),
+            Body::Held(bytes, _permit) => {
+                drop(self.location.store.put(&path, PutPayload::from(Bytes::from(bytes))).await?)
+            }
             Body::Upload { id, parts } => {
                 drop(self.location.uploads.complete_multipart(&path, &id, parts).await?);
             }

@@ -18,7 +18,7 @@ use self::options::KafkaOptions;
 use self::sink::KafkaSink;
 use self::source::KafkaSource;
 use super::messages::{Decoding, check_metadata};
-use super::{Connector, Delivery, Environment, Guarantee, MetadataKey, Owner, Role, Sink, Source};
+use super::{Connector, Delivery, Environment, Guarantee, MetadataKey, Owner, Role, ScanOptions, Sink, Source};
 use crate::catalog::{ColumnKind, TableDefinition};
 use crate::error::{Error, Result};
 
@@ -80,7 +80,7 @@ impl Connector for KafkaConnector {
     }
 
     fn is_operational(&self, option: &str) -> bool {
-        option.starts_with("properties.") || matches!(option, "format.on-error" | "scan.max-rows-per-epoch")
+        option.starts_with("properties.") || option == "format.on-error" || ScanOptions::KEYS.contains(&option)
     }
 
     async fn source(

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::properties::Properties;
 use crate::catalog::{Column, ColumnKind, TableDefinition};
+use crate::connector::ScanOptions;
 use crate::error::{Error, Result};
 use crate::format::FormatOptions;
 use crate::sql::options::{OptionReader, did_you_mean};
@@ -58,8 +59,7 @@ impl KafkaOptions {
             guarantee: reader.text("sink.delivery-guarantee")?,
             properties: reader.prefixed("properties.")?,
         };
-        // The engine's own: read elsewhere, known here.
-        reader.text("scan.max-rows-per-epoch")?;
+        ScanOptions::take(&mut reader)?;
         let options = given.judge(table, format).map_err(|error| reader.blame(error))?;
         reader.finish()?;
         Ok(options)

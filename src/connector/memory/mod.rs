@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use self::sink::MemorySink;
 use self::source::MemorySource;
 use super::messages::check_metadata;
-use super::{Connector, Delivery, Environment, Guarantee, Owner, Role, Sink, Source};
+use super::{Connector, Delivery, Environment, Guarantee, Owner, Role, ScanOptions, Sink, Source};
 use crate::catalog::TableDefinition;
 use crate::error::Result;
 use crate::sql::options::OptionReader;
@@ -45,8 +45,7 @@ impl MemoryConnector {
 fn topic(table: &TableDefinition) -> Result<String> {
     let mut reader = OptionReader::new(table);
     let topic = reader.required("topic")?;
-    // The engine's, which plans epochs by it.
-    reader.parsed::<u64>("scan.max-rows-per-epoch", "a number of rows")?;
+    ScanOptions::take(&mut reader)?;
     reader.finish()?;
     Ok(topic)
 }

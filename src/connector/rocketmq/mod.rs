@@ -12,7 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::messages::check_metadata;
-use super::{Connector, Environment, Guarantee, MetadataKey, Owner, Role, Sink, Source};
+use super::{Connector, Environment, Guarantee, MetadataKey, Owner, Role, ScanOptions, Sink, Source};
 use crate::catalog::TableDefinition;
 use crate::error::Result;
 
@@ -65,7 +65,7 @@ impl Connector for RocketmqConnector {
     }
 
     fn is_operational(&self, option: &str) -> bool {
-        options::OPERATIONAL.contains(&option)
+        options::OPERATIONAL.contains(&option) || ScanOptions::KEYS.contains(&option)
     }
 
     async fn source(

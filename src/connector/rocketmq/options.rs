@@ -9,14 +9,13 @@ use std::sync::Arc;
 use rocketmq_client_rust::{AclClientRPCHook, SessionCredentials};
 
 use crate::catalog::TableDefinition;
-use crate::connector::Partition;
+use crate::connector::{Partition, ScanOptions};
 use crate::error::{Error, Result};
 use crate::format::FormatOptions;
 use crate::sql::options::OptionReader;
 
 /// Options whose change applies at once: how to connect, and what to do with trouble.
-pub(super) const OPERATIONAL: &[&str] =
-    &["name-server", "access-key", "secret-key", "group", "format.on-error", "scan.max-rows-per-epoch"];
+pub(super) const OPERATIONAL: &[&str] = &["name-server", "access-key", "secret-key", "group", "format.on-error"];
 
 /// The longest name the broker takes.
 const LONGEST_TOPIC: usize = 127;
@@ -88,8 +87,7 @@ impl RocketmqOptions {
             (None, Some(_)) => return Err(reader.blame(Error::usage("'secret-key' needs 'access-key' beside it"))),
         };
         let startup = startup(&mut reader)?;
-        // How much an epoch may hold is planned by the engine; here it is only known.
-        reader.parsed::<u64>("scan.max-rows-per-epoch", "a number of rows")?;
+        ScanOptions::take(&mut reader)?;
         for filter in ["filter.tag", "filter.sql"] {
             if reader.text(filter)?.is_some() {
                 let advice = format!("'{filter}' is not supported yet; filter in a WHERE clause instead");

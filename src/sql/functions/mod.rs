@@ -44,6 +44,7 @@ mod strings;
 mod syntax;
 mod types;
 mod urls;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -76,6 +77,9 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
         conditional::functions,
     ];
     for function in themes.into_iter().flat_map(|functions| functions()) {
+        registry.register_udf(Arc::new(ScalarUDF::from(function)))?;
+    }
+    for function in windows::functions() {
         registry.register_udf(Arc::new(ScalarUDF::from(function)))?;
     }
     Ok(())

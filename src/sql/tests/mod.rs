@@ -3,6 +3,7 @@
 mod robustness;
 mod statements;
 mod tables;
+mod windows;
 
 use super::{Parsed, Statement, parse};
 

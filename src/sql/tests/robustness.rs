@@ -14,6 +14,8 @@ const SEEDS: &[&str] = &[
     "SET 'a.b' = 'c'; RESET a.b; SHOW CREATE TABLE t; DESCRIBE `t`; EXPLAIN ANALYZE SELECT 1 FETCH FIRST 2 ROWS ONLY;",
     "CREATE VIEW v (a) AS WITH x AS (SELECT 1 /* c */) SELECT * FROM x; DROP VIEW IF EXISTS v; -- ;'\nSHOW TABLES;",
     "CREATE EXTERNAL TABLE t (a INT) STORED AS PARQUET LOCATION '/x' OPTIONS ('a' 'b'); COPY t TO 'x';",
+    "SELECT TUMBLE_END(ts, INTERVAL '1' HOUR) FROM TABLE(HOP(TABLE a.`t`, DESCRIPTOR(ts), INTERVAL '1' HOUR, INTERVAL '2' HOURS)) \
+     AS w JOIN CUMULATE(DATA => TABLE t PARTITION BY (k, l), STEP => INTERVAL '1 hour', SIZE => -INTERVAL '1' DAY) GROUP BY w;",
 ];
 
 /// A token of a seed is dropped, doubled, replaced or cut short, some times over.

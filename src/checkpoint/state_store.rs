@@ -1,0 +1,57 @@
+//! The files of one operator's state, under its query's checkpoint.
+//!
+//! A file's name is its writer's own (it holds the run), so no two runs ever write the same; a file counts once a commit
+//! names it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::error::{Error, Result};
+
+/// Where an operator's state lies; clones share it.
+#[derive(Clone)]
+pub struct StateStore {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    run: u64,
+}
+
+impl fmt::Debug for StateStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StateStore({})", self.prefix)
+    }
+}
+
+impl StateStore {
+    /// Files under `prefix`, written by `run`.
+    pub(super) fn new(store: Arc<dyn ObjectStore>, prefix: Path, run: u64) -> Self {
+        Self { store, prefix, run }
+    }
+
+    /// The run that writes.
+    pub fn run(&self) -> u64 {
+        self.run
+    }
+
+    /// Writes a file; it is durable when this returns.
+    pub async fn put(&self, name: &str, body: Bytes) -> Result<()> {
+        self.store.put(&self.prefix.clone().join(name), body.into()).await?;
+        Ok(())
+    }
+
+    /// A file that a commit names.
+    pub async fn get(&self, name: &str) -> Result<Bytes> {
+        let path = self.prefix.clone().join(name);
+        match self.store.get(&path).await {
+            Ok(found) => Ok(found.bytes().await?),
+            Err(object_store::Error::NotFound { .. }) => {
+                Err(Error::refused(format!("the commit names {path}, which is not there; restore it from a copy")))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Options of every source that the engine itself acts on: how much an epoch takes, and when a partition counts as idle.
+
+use std::time::Duration;
+
+use crate::catalog::TableDefinition;
+use crate::error::Result;
+use crate::sql::options::OptionReader;
+
+/// See the module's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanOptions {
+    /// `scan.max-rows-per-epoch`: offsets that an epoch takes at most.
+    pub max_rows: u64,
+    /// `scan.watermark.idle-timeout`: a partition that had nothing to read for so long does not hold the watermark back.
+    pub idle_timeout: Duration,
+}
+
+impl ScanOptions {
+    /// The keys. What they say is in every intent, so changes may apply at once.
+    pub const KEYS: [&'static str; 2] = ["scan.max-rows-per-epoch", "scan.watermark.idle-timeout"];
+
+    /// Takes them.
+    pub fn take(reader: &mut OptionReader<'_>) -> Result<Self> {
+        let [max_rows, idle_timeout] = Self::KEYS;
+        let at_least_one = |text: &str| text.trim().parse().ok().filter(|rows| *rows > 0);
+        Ok(Self {
+            max_rows: reader.with(max_rows, "a number of rows, at least 1", at_least_one)?.unwrap_or(2_000_000),
+            idle_timeout: reader.duration(idle_timeout)?.unwrap_or(Duration::from_secs(60)),
+        })
+    }
+
+    /// Those of a table that was checked.
+    pub fn of(table: &TableDefinition) -> Result<Self> {
+        Self::take(&mut OptionReader::new(table))
+    }
+}

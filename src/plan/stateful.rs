@@ -1,0 +1,511 @@
+//! From the batch plan of an epoch to one that remembers: what needs state gets it, what cannot run is refused by name.
+//!
+//! The idea: DataFusion plans an epoch as if its rows were all there are. Walking that plan from the leaves, each node says
+//! which of its columns rise with event time ([`Rising`]), and whether its rows come in *wholes*: all rows with the same
+//! value of one column in one epoch. An aggregation with a rising key becomes a [`StatefulAggregateExec`], whose rows are
+//! whole by that key; above it, whatever keeps to that key (a ranking, a sort, another aggregation) is right within an
+//! epoch, and stays DataFusion's own.
+//!
+//! Guarantee: a plan that passes gives, over all epochs, what the batch plan gives over all rows that are not late. This
+//! module does no I/O.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::FieldRef;
+use datafusion::common::{JoinType, ScalarValue};
+use datafusion::functions_aggregate::count::count_udaf;
+use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
+use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
+use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::unnest::UnnestExec;
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
+use datafusion::physical_plan::{Distribution, ExecutionPlan, ExecutionPlanProperties};
+
+use super::Binding;
+use super::aggregate::{Emit, Shape, StatefulAggregateExec};
+use super::concat::ConcatExec;
+use super::late::LateExec;
+use super::repeat::RepeatExec;
+use super::scan::ScanExec;
+use super::time::{Rising, can_rise};
+use crate::connector::Partition;
+use crate::error::{Error, Result};
+use crate::state::Layout;
+
+/// Aggregate functions whose state does not grow, and does not depend on the order of rows: partial states are kept.
+const SMALL: &[&str] = &[
+    "approx_distinct",
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "corr",
+    "count",
+    "covar_pop",
+    "covar_samp",
+    "grouping",
+    "max",
+    "min",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_count",
+    "regr_intercept",
+    "regr_r2",
+    "regr_slope",
+    "regr_sxx",
+    "regr_sxy",
+    "regr_syy",
+    "stddev",
+    "stddev_pop",
+    "sum",
+    "var",
+    "var_pop",
+];
+/// Aggregate functions whose answer depends on the order of rows.
+const ORDERED: &[&str] = &["array_agg", "first_value", "last_value", "nth_value", "string_agg"];
+
+/// What is known of a node's rows.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    reads_stream: bool,
+    /// By column.
+    rising: Vec<Option<Rising>>,
+    /// The column by which rows are whole within an epoch.
+    whole: Option<usize>,
+}
+
+/// The plan with state where it needs some.
+pub fn remember(plan: Arc<dyn ExecutionPlan>, binding: &Binding) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut walk = Walk { binding, operators: 0 };
+    Ok(walk.visit(plan)?.0)
+}
+
+struct Walk<'a> {
+    binding: &'a Binding,
+    operators: usize,
+}
+
+type Visited = (Arc<dyn ExecutionPlan>, Known);
+
+impl Walk<'_> {
+    fn visit(&mut self, plan: Arc<dyn ExecutionPlan>) -> Result<Visited> {
+        if let Some(aggregation) = Aggregation::of(&plan) {
+            return self.aggregation(plan, aggregation);
+        }
+        let mut children = vec![];
+        let mut known = vec![];
+        let needed = plan.input_distribution_requirements().into_per_child();
+        for (child, needs) in plan.children().into_iter().cloned().zip(needed) {
+            let (child, known_of) = self.visit(child)?;
+            let is_apart = child.output_partitioning().partition_count() > 1;
+            let is_one = !matches!(needs, Distribution::UnspecifiedDistribution);
+            children.push(if is_apart && is_one { concat(child) } else { child });
+            known.push(known_of);
+        }
+        let known = self.known(&plan, &known)?;
+        let plan = replace_children_if_necessary(plan, children)?;
+        Ok((plan, known))
+    }
+
+    /// What is known of the rows of a node that needs no state of ours.
+    fn known(&self, plan: &Arc<dyn ExecutionPlan>, inputs: &[Known]) -> Result<Known> {
+        let columns = plan.schema().fields().len();
+        if plan.downcast_ref::<ScanExec>().is_some() {
+            return Ok(Known { reads_stream: true, rising: vec![None; columns], whole: None });
+        }
+        if !inputs.iter().any(|input| input.reads_stream) {
+            return Ok(Known { rising: vec![None; columns], ..Known::default() });
+        }
+        let first = &inputs[0];
+        if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+            let expressions = projection.expr();
+            let rising = expressions.iter().map(|e| Rising::of(&e.expr, &first.rising)).collect();
+            let is_whole =
+                |whole: &usize| expressions.iter().position(|e| column(&e.expr).is_some_and(|index| index == *whole));
+            return Ok(Known { reads_stream: true, rising, whole: first.whole.as_ref().and_then(is_whole) });
+        }
+        if let Some(filter) = plan.downcast_ref::<FilterExec>() {
+            return Ok(first.clone().projected(filter.projection().as_deref()));
+        }
+        if plan.downcast_ref::<UnionExec>().is_some() {
+            return Ok(union(inputs));
+        }
+        if let Some(unnest) = plan.downcast_ref::<UnnestExec>() {
+            let mut known = first.clone();
+            let lists: Vec<usize> = unnest.list_column_indices().iter().map(|l| l.index_in_input_schema).collect();
+            if known.rising.len() != columns || !unnest.struct_column_indices().is_empty() {
+                return Ok(Known { rising: vec![None; columns], whole: None, ..known });
+            }
+            for list in lists {
+                known.rising[list] = known.rising[list].as_ref().and_then(Rising::unnested);
+            }
+            return Ok(known);
+        }
+        if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
+            return Ok(joined(inputs, *join.join_type()).projected(join.projection.as_deref()));
+        }
+        if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
+            return Ok(joined(inputs, *join.join_type()).projected(join.projection().as_deref()));
+        }
+        if plan.downcast_ref::<CrossJoinExec>().is_some() {
+            return Ok(joined(inputs, JoinType::Inner));
+        }
+        let passes =
+            ["ConcatExec", "CoalesceBatchesExec", "CoalescePartitionsExec", "CooperativeExec", "RepartitionExec"];
+        if passes.contains(&plan.name()) {
+            return Ok(first.clone());
+        }
+        if plan.downcast_ref::<SortExec>().is_some_and(|sort| sort.fetch().is_none()) && first.whole.is_some() {
+            return Ok(first.clone());
+        }
+        if let Some(keys) = partition_keys(plan) {
+            return match first.whole {
+                Some(whole) if keys.iter().any(|key| column(key) == Some(whole)) => {
+                    let mut known = first.clone();
+                    known.rising.resize(columns, None);
+                    Ok(known)
+                }
+                _ => Err(refused(
+                    "a window function (OVER) whose PARTITION BY does not hold its rows together",
+                    "PARTITION BY the window's columns (window_start, window_end) over the result of a GROUP BY of them",
+                )),
+            };
+        }
+        Err(refused(
+            &format!("{} over a stream", plan.name()),
+            "leave it out, or write the rows to Parquet and ask there",
+        ))
+    }
+
+    fn aggregation(&mut self, plan: Arc<dyn ExecutionPlan>, aggregation: Aggregation) -> Result<Visited> {
+        let (input, known) = self.visit(Arc::clone(&aggregation.input))?;
+        if !known.reads_stream {
+            let known = Known { rising: vec![None; plan.schema().fields().len()], ..Known::default() };
+            return Ok((plan, known));
+        }
+        let rising = aggregation.rising(&known);
+        if let Some(whole) = known.whole
+            && let Some(key) = aggregation.key_at(whole)
+        {
+            let whole = aggregation.single(concat(input))?;
+            let known = Known { reads_stream: true, rising: aggregation.result_rising(rising), whole: Some(key) };
+            return Ok((whole, known));
+        }
+        let Some(key) = aggregation.time_key(&rising) else {
+            return Err(if aggregation.functions.is_empty() {
+                refused(
+                    "DISTINCT without a column that rises with event time",
+                    "add a window (TUMBLE over a table with a WATERMARK) or date_bin of its event time to the columns",
+                )
+            } else {
+                refused(
+                    "GROUP BY without a window",
+                    "group by window_start, window_end of TUMBLE, HOP or CUMULATE, or by date_bin(INTERVAL '1 minute', ts), \
+                     where ts has a WATERMARK",
+                )
+            });
+        };
+        aggregation.check_order()?;
+        // Keys that come out when they are first seen come out one by one; all others with their window.
+        let whole = (!aggregation.functions.is_empty()).then_some(key);
+        let known = Known { reads_stream: true, rising: aggregation.result_rising(rising.clone()), whole };
+        let is_small = |f: &Arc<AggregateFunctionExpr>| SMALL.contains(&f.fun().name()) && !f.is_distinct();
+        let plan = if aggregation.functions.iter().all(is_small) {
+            let emit = if aggregation.functions.is_empty() { Emit::New } else { Emit::Complete };
+            let rising = rising[key].clone();
+            self.stateful(&aggregation, input, emit, key, rising, plan.schema())?
+        } else {
+            self.by_members(&aggregation, input, key, rising[key].clone())?
+        };
+        Ok((plan, known))
+    }
+
+    /// The aggregation with its partial states remembered.
+    fn stateful(
+        &mut self,
+        aggregation: &Aggregation,
+        input: Arc<dyn ExecutionPlan>,
+        emit: Emit,
+        key: usize,
+        rising: Option<Rising>,
+        schema: arrow::datatypes::SchemaRef,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.operators += 1;
+        let name = format!("aggregate-{}", self.operators);
+        let opener = &self.binding.opener;
+        let key_expr = Arc::clone(&aggregation.group_by.expr()[key].0);
+        let mut shape = Shape {
+            layout: Layout { name: name.clone(), keys: vec![], values: vec![], rising: Some(key) },
+            functions: aggregation.functions.clone(),
+            emit,
+            rising,
+        };
+        let late_before = shape.bound(self.binding.times.late_before)?;
+        let from = lineage(&input);
+        let late = Arc::new(LateExec::new(input, &name, key_expr, late_before, from, Arc::clone(opener)));
+        let partial = aggregation.over(AggregateMode::Partial, late)?;
+        let fields: Vec<FieldRef> = partial.schema().fields().iter().cloned().collect();
+        let (keys, values) = fields.split_at(aggregation.group_by.num_group_exprs());
+        (shape.layout.keys, shape.layout.values) = (keys.to_vec(), values.to_vec());
+        let (times, shards, opener) = (self.binding.times, self.binding.shards, Arc::clone(opener));
+        Ok(Arc::new(StatefulAggregateExec::new(partial, Arc::new(shape), schema, times, shards, opener)))
+    }
+
+    /// An aggregation whose states would grow: what it aggregates is remembered as rows of their own, with how often each
+    /// was there, and aggregated as a batch when its window is complete.
+    fn by_members(
+        &mut self,
+        aggregation: &Aggregation,
+        input: Arc<dyn ExecutionPlan>,
+        key: usize,
+        rising: Option<Rising>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = input.schema();
+        let mut members: Vec<Arc<dyn PhysicalExpr>> =
+            aggregation.group_by.expr().iter().map(|(e, _)| Arc::clone(e)).collect();
+        let mut place = |expr: &Arc<dyn PhysicalExpr>| -> Arc<dyn PhysicalExpr> {
+            if expr.downcast_ref::<Literal>().is_some() {
+                return Arc::clone(expr);
+            }
+            let index = members.iter().position(|known| known.eq(expr)).unwrap_or_else(|| {
+                members.push(Arc::clone(expr));
+                members.len() - 1
+            });
+            Arc::new(Column::new(&member_name(index, &members[index]), index))
+        };
+        let group_by = aggregation.group_by.as_ref();
+        let groups = group_by.expr().iter().map(|(e, name)| (place(e), name.clone())).collect();
+        let group_by = PhysicalGroupBy::new(
+            groups,
+            group_by.null_expr().to_vec(),
+            group_by.groups().to_vec(),
+            group_by.has_grouping_set(),
+        );
+        let filters = aggregation.filters.iter().map(|f| f.as_ref().map(&mut place)).collect();
+        let mut functions = vec![];
+        for function in &aggregation.functions {
+            let arguments = function.expressions().iter().map(&mut place).collect();
+            let order = function.order_bys().iter().map(|sort| place(&sort.expr)).collect();
+            let moved = function.with_new_expressions(arguments, order).ok_or_else(|| {
+                refused(
+                    &format!("{} in a window", function.name()),
+                    "leave it out, or write the rows to Parquet and ask there",
+                )
+            })?;
+            functions.push(Arc::new(moved));
+        }
+        let one: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::Int64(Some(1))));
+        let count =
+            AggregateExprBuilder::new(count_udaf(), vec![one]).schema(schema).alias(RepeatExec::TIMES).build()?;
+        let named = members.iter().enumerate().map(|(index, e)| (Arc::clone(e), member_name(index, e))).collect();
+        let inner = Aggregation {
+            group_by: Arc::new(PhysicalGroupBy::new_single(named)),
+            functions: vec![Arc::new(count)],
+            filters: vec![None],
+            input: Arc::clone(&input),
+        };
+        let result = inner.over(AggregateMode::Single, Arc::clone(&input))?.schema();
+        let kept = self.stateful(&inner, input, Emit::Complete, key, rising, result)?;
+        let outer = Aggregation {
+            group_by: Arc::new(group_by),
+            functions,
+            filters,
+            input: Arc::new(RepeatExec::try_new(concat(kept))?),
+        };
+        outer.single(Arc::clone(&outer.input))
+    }
+}
+
+fn member_name(index: usize, expr: &Arc<dyn PhysicalExpr>) -> String {
+    format!("{index} {expr}")
+}
+
+impl Known {
+    fn projected(self, projection: Option<&[usize]>) -> Known {
+        let Some(projection) = projection else { return self };
+        let whole = self.whole.and_then(|whole| projection.iter().position(|index| *index == whole));
+        let rising = projection.iter().map(|index| self.rising[*index].clone()).collect();
+        Known { rising, whole, ..self }
+    }
+}
+
+/// A column of a union rises where it does in all inputs, and in the same way.
+fn union(inputs: &[Known]) -> Known {
+    let (first, rest) = match inputs.split_first() {
+        Some((first, rest)) => (first, rest),
+        None => return Known::default(),
+    };
+    let same = |index: usize, rising: &Rising| {
+        rest.iter().all(|input| input.rising[index].as_ref().is_some_and(|other| rising.is_same(other)))
+    };
+    let rising = first.rising.iter().enumerate();
+    let rising = rising.map(|(index, rising)| rising.clone().filter(|rising| same(index, rising))).collect();
+    let whole = first.whole.filter(|whole| rest.iter().all(|input| input.whole == Some(*whole)));
+    Known { reads_stream: true, rising, whole }
+}
+
+/// A join of a stream with a static table: the stream's columns stay what they are.
+fn joined(inputs: &[Known], join: JoinType) -> Known {
+    let [left, right] = inputs else { return Known::default() };
+    let reads_stream = true;
+    let moved = right.whole.map(|whole| whole + left.rising.len());
+    match join {
+        JoinType::LeftSemi | JoinType::LeftAnti => Known { reads_stream, ..left.clone() },
+        JoinType::RightSemi | JoinType::RightAnti => Known { reads_stream, ..right.clone() },
+        JoinType::LeftMark | JoinType::RightMark => {
+            let side = if join == JoinType::LeftMark { left } else { right };
+            Known { reads_stream, rising: [side.rising.as_slice(), &[None]].concat(), whole: side.whole }
+        }
+        _ => Known {
+            reads_stream,
+            rising: [left.rising.as_slice(), &right.rising].concat(),
+            whole: left.whole.or(moved),
+        },
+    }
+}
+
+fn column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+    expr.downcast_ref::<Column>().map(Column::index)
+}
+
+fn partition_keys(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
+    let windows = match (plan.downcast_ref::<BoundedWindowAggExec>(), plan.downcast_ref::<WindowAggExec>()) {
+        (Some(window), _) => window.window_expr(),
+        (_, Some(window)) => window.window_expr(),
+        _ => return None,
+    };
+    Some(windows.first().map(|window| window.partition_by().to_vec()).unwrap_or_default())
+}
+
+fn concat(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    match plan.output_partitioning().partition_count() {
+        1 => plan,
+        _ => Arc::new(ConcatExec::new(plan)),
+    }
+}
+
+fn refused(what: &str, instead: &str) -> Error {
+    Error::usage(format!("{what} is not supported in a continuous query yet; {instead}"))
+}
+
+/// Where the rows of each partition of a plan come from, where that is one partition of a source.
+fn lineage(plan: &Arc<dyn ExecutionPlan>) -> Vec<Option<Partition>> {
+    if let Some(scan) = plan.downcast_ref::<ScanExec>() {
+        return scan.partitions();
+    }
+    let count = plan.output_partitioning().partition_count();
+    let below: Vec<Vec<Option<Partition>>> = plan.children().into_iter().map(lineage).collect();
+    if plan.downcast_ref::<UnionExec>().is_some() {
+        return below.concat();
+    }
+    let mut same = below.into_iter().filter(|child| child.len() == count && child.iter().any(Option::is_some));
+    same.next().unwrap_or_else(|| vec![None; count])
+}
+
+/// An aggregation as DataFusion planned it, in one step or two.
+#[derive(Debug, Clone)]
+struct Aggregation {
+    group_by: Arc<PhysicalGroupBy>,
+    functions: Vec<Arc<AggregateFunctionExpr>>,
+    filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
+    input: Arc<dyn ExecutionPlan>,
+}
+
+impl Aggregation {
+    fn of(plan: &Arc<dyn ExecutionPlan>) -> Option<Self> {
+        let mut aggregate = plan.downcast_ref::<AggregateExec>()?;
+        if matches!(aggregate.mode(), AggregateMode::Final | AggregateMode::FinalPartitioned) {
+            let mut below = aggregate.input();
+            aggregate = loop {
+                match below.downcast_ref::<AggregateExec>() {
+                    Some(partial) if *partial.mode() == AggregateMode::Partial => break partial,
+                    Some(_) => return None,
+                    None => below = below.children().into_iter().next()?,
+                }
+            };
+        }
+        // A merge below is only there because one partition was asked for.
+        let input = match aggregate.input().downcast_ref::<ConcatExec>() {
+            Some(merge) => Arc::clone(merge.children()[0]),
+            None => Arc::clone(aggregate.input()),
+        };
+        Some(Self {
+            group_by: Arc::new(aggregate.group_expr().clone()),
+            functions: aggregate.aggr_expr().to_vec(),
+            filters: aggregate.filter_expr().to_vec(),
+            input,
+        })
+    }
+
+    fn over(&self, mode: AggregateMode, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let (group_by, functions, filters) = (Arc::clone(&self.group_by), self.functions.clone(), self.filters.clone());
+        let schema = input.schema();
+        Ok(Arc::new(AggregateExec::try_new(mode, group_by, functions, filters, input, schema)?))
+    }
+
+    fn single(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.over(AggregateMode::Single, concat(input))
+    }
+
+    /// By key: how it rises, if it does and is never left out by a grouping set.
+    fn rising(&self, input: &Known) -> Vec<Option<Rising>> {
+        let nullable = self.group_by.exprs_nullable();
+        let rising = |(index, (expr, _)): (usize, &(Arc<dyn PhysicalExpr>, String))| {
+            Rising::of(expr, &input.rising).filter(|_| !nullable[index])
+        };
+        self.group_by.expr().iter().enumerate().map(rising).collect()
+    }
+
+    /// The key that decides when a group is complete: of CUMULATE's two, the one that has several values.
+    fn time_key(&self, rising: &[Option<Rising>]) -> Option<usize> {
+        let schema = self.input.schema();
+        let can = |index: &usize| {
+            let data_type = self.group_by.expr()[*index].0.data_type(&schema);
+            rising[*index].is_some() && data_type.is_ok_and(|data_type| can_rise(&data_type))
+        };
+        let found: BTreeSet<usize> = (0..rising.len()).filter(can).collect();
+        let least = found.iter().find(|index| rising[**index].as_ref().is_some_and(Rising::is_least));
+        least.or(found.first()).copied()
+    }
+
+    /// The key that is this column of the input.
+    fn key_at(&self, index: usize) -> Option<usize> {
+        let nullable = self.group_by.exprs_nullable();
+        self.group_by
+            .expr()
+            .iter()
+            .enumerate()
+            .position(|(key, (expr, _))| column(expr) == Some(index) && !nullable[key])
+    }
+
+    /// The result's columns: the keys rise as they did, the rest does not.
+    fn result_rising(&self, mut keys: Vec<Option<Rising>>) -> Vec<Option<Rising>> {
+        keys.resize(self.group_by.num_group_exprs() + self.functions.len(), None);
+        keys
+    }
+
+    /// Rows come from several partitions, and in another order when they are read again from elsewhere.
+    fn check_order(&self) -> Result<()> {
+        let depends = |f: &&Arc<AggregateFunctionExpr>| {
+            let order: &[PhysicalSortExpr] = f.order_bys();
+            ORDERED.contains(&f.fun().name()) && order.is_empty()
+        };
+        match self.functions.iter().find(depends) {
+            Some(function) => Err(refused(
+                &format!("{} without an ORDER BY", function.name()),
+                "say in which order: array_agg(x ORDER BY ts)",
+            )),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Event time in a plan: which columns rise with it, and what a watermark says of them.
+//!
+//! The idea: a table with `WATERMARK FOR ts` hands out `ts` under a marker, [`EventTime`], which computes nothing. A column
+//! made from it by functions that never fall (`date_bin`, `date_trunc`, casts, `± INTERVAL`, the windows of HOP) *rises*
+//! with event time: once no row before the watermark will come, no row with a value before [`Rising::bound`] will. So a
+//! window needs no operator of its own: a group is complete when its rising key lies before that bound.
+//!
+//! Guarantee: a bound is never too late for a row that the watermark lets in. Not promised: that every function that rises
+//! is known; what is not on the list does not rise.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, TimestampMillisecondArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result as DfResult, ScalarValue};
+use datafusion::functions_nested::extract::array_element_udf;
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, Literal};
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+
+use crate::error::{Error, Result};
+
+/// What stands for the watermark in the expression of a [`Rising`].
+const WATERMARK: &str = "watermark";
+
+/// The marker of event time: gives back what it gets.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct EventTime {
+    signature: Signature,
+}
+
+impl EventTime {
+    /// `expr` under the marker.
+    pub fn mark(expr: Expr) -> Expr {
+        let signature = Signature::any(1, Volatility::Immutable);
+        ScalarUDF::from(EventTime { signature }).call(vec![expr])
+    }
+}
+
+impl ScalarUDFImpl for EventTime {
+    fn name(&self) -> &str {
+        "event_time"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> DfResult<DataType> {
+        Ok(types[0].clone())
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> DfResult<FieldRef> {
+        let given = &args.arg_fields[0];
+        Ok(Arc::new(Field::new(self.name(), given.data_type().clone(), given.is_nullable())))
+    }
+
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        Ok(args.args.swap_remove(0))
+    }
+}
+
+/// A column that rises with event time, as a function of it.
+#[derive(Debug, Clone)]
+pub struct Rising {
+    /// Over one column, the event time.
+    expr: Arc<dyn PhysicalExpr>,
+    /// The type of the event time.
+    time: DataType,
+    /// Whether a row of the input has several values, of which this is the least.
+    is_least: bool,
+}
+
+impl Rising {
+    /// Before what values nothing will come any more, once nothing before `watermark_ms` will; in the ticks of the
+    /// column's own type. None where that cannot be said.
+    pub fn bound(&self, watermark_ms: i64) -> Result<Option<i64>> {
+        let millis: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![watermark_ms]));
+        let time = cast(&millis, &self.time)?;
+        let schema = Arc::new(Schema::new(vec![Field::new(WATERMARK, self.time.clone(), true)]));
+        let value = self.expr.evaluate(&RecordBatch::try_new(schema, vec![time])?)?.into_array(1)?;
+        Ok(ticks(&value)?.iter().next().flatten())
+    }
+
+    /// Whether it is one of several values of a row, as in HOP and CUMULATE.
+    pub fn is_least(&self) -> bool {
+        self.is_least
+    }
+
+    /// Whether two columns rise in the same way.
+    pub fn is_same(&self, other: &Rising) -> bool {
+        self.expr.to_string() == other.expr.to_string() && self.time == other.time
+    }
+
+    /// What an expression over columns that rise so is, if it rises.
+    pub fn of(expr: &Arc<dyn PhysicalExpr>, columns: &[Option<Rising>]) -> Option<Rising> {
+        let mut found: Option<Rising> = None;
+        let rewritten = rise(expr, columns, &mut found)?;
+        found.map(|found| Rising { expr: rewritten, ..found })
+    }
+
+    /// What the elements of a column of lists are, when each becomes a row.
+    pub fn unnested(&self) -> Option<Rising> {
+        let one: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::Int64(Some(1))));
+        let schema = Schema::new(vec![Field::new(WATERMARK, self.time.clone(), true)]);
+        let args = vec![Arc::clone(&self.expr), one];
+        let first = ScalarFunctionExpr::try_new(array_element_udf(), args, &schema, Default::default()).ok()?;
+        Some(Rising { expr: Arc::new(first), time: self.time.clone(), is_least: true })
+    }
+}
+
+/// The values of a column that rises, as 64-bit numbers.
+pub fn ticks(column: &ArrayRef) -> Result<arrow::array::Int64Array> {
+    let numbers = match column.data_type() {
+        DataType::Date32 | DataType::Int8 | DataType::Int16 | DataType::Int32 => cast(column, &DataType::Int64)?,
+        DataType::Int64 | DataType::Date64 | DataType::Timestamp(..) => cast(column, &DataType::Int64)?,
+        other => return Err(Error::internal(format!("{other} does not rise with event time"))),
+    };
+    Ok(numbers.as_primitive::<Int64Type>().clone())
+}
+
+/// Whether a column of this type can be a key that rises.
+pub fn can_rise(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) | DataType::Int64)
+}
+
+/// The expression with the watermark in the place of event time, if every function in it rises; `found` is what the
+/// columns in it say. Literals stay.
+fn rise(
+    expr: &Arc<dyn PhysicalExpr>,
+    columns: &[Option<Rising>],
+    found: &mut Option<Rising>,
+) -> Option<Arc<dyn PhysicalExpr>> {
+    if expr.downcast_ref::<Literal>().is_some() {
+        return Some(Arc::clone(expr));
+    }
+    if let Some(column) = expr.downcast_ref::<Column>() {
+        let rising = columns.get(column.index())?.as_ref()?;
+        if found.as_ref().is_some_and(|other| other.time != rising.time) {
+            return None;
+        }
+        let is_least = rising.is_least || found.as_ref().is_some_and(|other| other.is_least);
+        *found = Some(Rising { is_least, ..rising.clone() });
+        return Some(Arc::clone(&rising.expr));
+    }
+    if let Some(cast) = expr.downcast_ref::<CastExpr>() {
+        return match cast.cast_type() {
+            DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => with(expr, columns, found),
+            _ => None,
+        };
+    }
+    if let Some(binary) = expr.downcast_ref::<BinaryExpr>() {
+        let is_constant = |side: &Arc<dyn PhysicalExpr>| side.downcast_ref::<Literal>().is_some();
+        return match binary.op() {
+            Operator::Plus if is_constant(binary.left()) || is_constant(binary.right()) => with(expr, columns, found),
+            Operator::Minus if is_constant(binary.right()) => with(expr, columns, found),
+            _ => None,
+        };
+    }
+    let function = expr.downcast_ref::<ScalarFunctionExpr>()?;
+    if function.fun().inner().is::<EventTime>() {
+        let time = function.return_type().clone();
+        *found = Some(Rising { expr: Arc::clone(expr), time, is_least: false });
+        return Some(Arc::new(Column::new(WATERMARK, 0)));
+    }
+    match function.fun().name() {
+        "date_bin"
+        | "date_trunc"
+        | "date_ceil"
+        | "hop_starts"
+        | "cumulate_ends"
+        | "to_timestamp_millis"
+        | "to_timestamp_micros"
+        | "to_timestamp_nanos" => with(expr, columns, found),
+        _ => None,
+    }
+}
+
+/// An expression that rises if what it is made of does.
+fn with(
+    expr: &Arc<dyn PhysicalExpr>,
+    columns: &[Option<Rising>],
+    found: &mut Option<Rising>,
+) -> Option<Arc<dyn PhysicalExpr>> {
+    let children = expr.children().into_iter().map(|child| rise(child, columns, found)).collect::<Option<Vec<_>>>()?;
+    Arc::clone(expr).with_new_children(children).ok()
+}
+
+/// Whether a plan's expressions name event time at all.
+pub fn is_named_in(expr: &Expr) -> bool {
+    let mut found = false;
+    // The closure never fails.
+    let _ = expr.apply(|node| {
+        found |= matches!(node, Expr::ScalarFunction(function) if function.func.inner().is::<EventTime>());
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found
+}
+
+/// An expression without its markers: for where event time has done its work.
+pub fn unmarked(expr: Arc<dyn PhysicalExpr>) -> DfResult<Arc<dyn PhysicalExpr>> {
+    let unmarked = expr.transform_up(|node| {
+        Ok(match node.downcast_ref::<ScalarFunctionExpr>() {
+            Some(function) if function.fun().inner().is::<EventTime>() => {
+                Transformed::yes(Arc::clone(&function.args()[0]))
+            }
+            _ => Transformed::no(node),
+        })
+    })?;
+    Ok(unmarked.data)
+}

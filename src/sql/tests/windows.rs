@@ -1,0 +1,378 @@
+//! Windows: what they are written out as, what is refused, and what the result says over a static table.
+
+use arrow::array::{Array, RecordBatch};
+use arrow::util::display::array_value_to_string;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement as DFStatement;
+
+use super::super::*;
+use super::{one, refused};
+
+/// The text of a query or of an INSERT's query, which says the same when it is parsed again.
+fn expanded(sql: &str) -> String {
+    let query = match one(sql) {
+        Statement::Query(query) => query,
+        Statement::Insert(insert) => insert.query,
+        Statement::Explain { statement, .. } => match *statement {
+            Statement::Query(query) => query,
+            other => panic!("{sql}\n{other:?}"),
+        },
+        other => panic!("{sql}\n{other:?}"),
+    };
+    let text = query.to_string();
+    assert_eq!(parse_query(&text).unwrap(), query, "{text}");
+    text
+}
+
+fn check(sql: &str, expected: &str) {
+    assert_eq!(expanded(sql), expected, "{sql}");
+}
+
+/// The text of `TUMBLE` over what stands after FROM, as a derived table.
+fn tumble(table: &str, time: &str, size: &str) -> String {
+    format!(
+        "(SELECT *, window_start + {size} AS window_end, \
+         window_start + {size} - INTERVAL '1 millisecond' AS window_time FROM \
+         (SELECT *, date_bin({size}, {time}) AS window_start FROM {table}))"
+    )
+}
+
+#[test]
+fn windows_become_derived_tables() {
+    for (call, expected) in [
+        (
+            "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '10' SECOND)",
+            "SELECT *, window_start + INTERVAL '10' SECOND AS window_end, \
+             window_start + INTERVAL '10' SECOND - INTERVAL '1 millisecond' AS window_time FROM \
+             (SELECT *, date_bin(INTERVAL '10' SECOND, ts) AS window_start FROM t)",
+        ),
+        (
+            "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' DAY, INTERVAL '-8' HOUR)",
+            "SELECT *, window_start + INTERVAL '1' DAY AS window_end, \
+             window_start + INTERVAL '1' DAY - INTERVAL '1 millisecond' AS window_time FROM \
+             (SELECT *, date_bin(INTERVAL '1' DAY, ts, \
+             CAST(TIMESTAMP '1970-01-01 00:00:00' + INTERVAL '-8' HOUR AS TIMESTAMP(9))) AS window_start FROM t)",
+        ),
+        (
+            "HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '5' MINUTES, INTERVAL '10' MINUTES)",
+            "SELECT *, window_start + INTERVAL '10' MINUTES AS window_end, \
+             window_start + INTERVAL '10' MINUTES - INTERVAL '1 millisecond' AS window_time FROM \
+             (SELECT *, unnest(hop_starts(ts, INTERVAL '5' MINUTES, INTERVAL '10' MINUTES)) AS window_start FROM t)",
+        ),
+        (
+            "HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '5 minutes', INTERVAL '10 minutes', - INTERVAL '1' MINUTE)",
+            "SELECT *, window_start + INTERVAL '10 minutes' AS window_end, \
+             window_start + INTERVAL '10 minutes' - INTERVAL '1 millisecond' AS window_time FROM \
+             (SELECT *, unnest(hop_starts(ts, INTERVAL '5 minutes', INTERVAL '10 minutes', -INTERVAL '1' MINUTE)) \
+             AS window_start FROM t)",
+        ),
+        (
+            "CUMULATE(TABLE t, DESCRIPTOR(ts), INTERVAL '2' HOUR, INTERVAL '1' DAY)",
+            "SELECT *, window_end - INTERVAL '1 millisecond' AS window_time FROM \
+             (SELECT *, unnest(cumulate_ends(ts, INTERVAL '2' HOUR, INTERVAL '1' DAY)) AS window_end FROM \
+             (SELECT *, date_bin(INTERVAL '1' DAY, ts) AS window_start FROM t))",
+        ),
+        (
+            "CUMULATE(TABLE t, DESCRIPTOR(ts), INTERVAL '2' HOUR, INTERVAL '1' DAY, INTERVAL '1' HOUR)",
+            "SELECT *, window_end - INTERVAL '1 millisecond' AS window_time FROM \
+             (SELECT *, unnest(cumulate_ends(ts, INTERVAL '2' HOUR, INTERVAL '1' DAY, INTERVAL '1' HOUR)) \
+             AS window_end FROM (SELECT *, date_bin(INTERVAL '1' DAY, ts, \
+             CAST(TIMESTAMP '1970-01-01 00:00:00' + INTERVAL '1' HOUR AS TIMESTAMP(9))) AS window_start FROM t))",
+        ),
+    ] {
+        check(&format!("SELECT * FROM TABLE({call})"), &format!("SELECT * FROM ({expected})"));
+        check(&format!("SELECT w.ts FROM {call} AS w"), &format!("SELECT w.ts FROM ({expected}) AS w"));
+    }
+}
+
+#[test]
+fn windows_may_be_written_in_many_ways() {
+    let minute = "INTERVAL '1' MINUTE";
+    let window = tumble("t", "ts", minute);
+    for call in [
+        "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)",
+        "tumble(table t, descriptor(ts), interval '1' minute)",
+        "TABLE(Tumble((SELECT * FROM t), Descriptor(ts), INTERVAL '1' MINUTE))",
+        "TUMBLE(DATA => TABLE t, TIMECOL => DESCRIPTOR(ts), SIZE => INTERVAL '1' MINUTE)",
+        "TABLE(TUMBLE(size => INTERVAL '1' MINUTE, data => TABLE t, timecol => DESCRIPTOR(ts)))",
+        "TUMBLE(TABLE t, DESCRIPTOR(ts), SIZE => INTERVAL '1' MINUTE)",
+        "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1'\n-- a comment\nMINUTE)",
+    ] {
+        check(&format!("SELECT * FROM {call}"), &format!("SELECT * FROM {window}"));
+    }
+    let offset =
+        "SELECT * FROM HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE, INTERVAL '2' MINUTES, INTERVAL '3' SECOND)";
+    for named in ["OFFSET => INTERVAL '3' SECOND", "\"OFFSET\" => INTERVAL '3' SECOND"] {
+        let sql = format!(
+            "SELECT * FROM HOP(SLIDE => INTERVAL '1' MINUTE, SIZE => INTERVAL '2' MINUTES, DATA => TABLE t, {named}, \
+             TIMECOL => DESCRIPTOR(ts))"
+        );
+        assert_eq!(expanded(&sql), expanded(offset));
+    }
+    for (call, table, time, size) in [
+        (
+            "TUMBLE(TABLE k.`my.topic-1`, DESCRIPTOR(`a b`), INTERVAL '1' DAY)",
+            "k.`my.topic-1`",
+            "`a b`",
+            "INTERVAL '1' DAY",
+        ),
+        ("TUMBLE(TABLE \"t\", DESCRIPTOR(\"ts\"), INTERVAL 90 SECOND)", "\"t\"", "\"ts\"", "INTERVAL 90 SECOND"),
+        (
+            "TUMBLE((SELECT a, ts FROM t WHERE a > 1), DESCRIPTOR(ts), INTERVAL '1 hour 30 minutes')",
+            "(SELECT a, ts FROM t WHERE a > 1)",
+            "ts",
+            "INTERVAL '1 hour 30 minutes'",
+        ),
+    ] {
+        check(&format!("SELECT * FROM {call}"), &format!("SELECT * FROM {}", tumble(table, time, size)));
+    }
+}
+
+#[test]
+fn windows_may_stand_wherever_tables_stand() {
+    let call = "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)";
+    let window = tumble("t", "ts", "INTERVAL '1' MINUTE");
+    let twice = tumble(&format!("{window} AS x"), "window_time", "INTERVAL '1' HOUR");
+    for sql in [
+        "SELECT * FROM # AS a JOIN u AS b ON a.k = b.k AND a.window_start = b.s",
+        "SELECT * FROM u, # AS w",
+        "WITH w AS (SELECT * FROM #) SELECT * FROM w UNION ALL SELECT * FROM # AS v",
+        "SELECT * FROM (SELECT count(*) FROM # AS w GROUP BY window_start, window_end) AS c",
+        "SELECT a IN (SELECT b FROM #) FROM u WHERE EXISTS (SELECT 1 FROM # AS w)",
+        "SELECT * FROM (# AS a CROSS JOIN # AS b)",
+    ] {
+        check(&sql.replace('#', call), &sql.replace('#', &window));
+        check(&sql.replace('#', &format!("TABLE({call})")), &sql.replace('#', &window));
+    }
+    let nested = format!("TUMBLE((SELECT * FROM {call} AS x), DESCRIPTOR(window_time), INTERVAL '1' HOUR)");
+    check(&format!("SELECT * FROM {nested}"), &format!("SELECT * FROM {twice}"));
+    check(&format!("INSERT INTO s SELECT * FROM {call}"), &format!("SELECT * FROM {window}"));
+    check(&format!("EXPLAIN SELECT * FROM {call}"), &format!("SELECT * FROM {window}"));
+    // A view keeps what was written.
+    let Statement::CreateView { view, .. } = one(&format!("CREATE VIEW v AS SELECT * FROM TABLE({call})")) else {
+        panic!("no view");
+    };
+    assert_eq!(view.query, format!("SELECT * FROM TABLE({call})"));
+    check(&view.query, &format!("SELECT * FROM {window}"));
+}
+
+#[test]
+fn the_functions_of_group_by_become_arithmetic() {
+    let bin = "date_bin(INTERVAL '1' HOUR, ts)";
+    for (written, expected) in [
+        ("TUMBLE(ts, INTERVAL '1' HOUR)", bin.to_string()),
+        ("tumble_start(ts, INTERVAL '1' HOUR)", bin.to_string()),
+        ("TUMBLE_END(ts, INTERVAL '1' HOUR)", format!("({bin} + INTERVAL '1' HOUR)")),
+        ("TUMBLE_ROWTIME(ts, INTERVAL '1' HOUR)", format!("({bin} + INTERVAL '1' HOUR - INTERVAL '1 millisecond')")),
+        (
+            "TUMBLE(ts, INTERVAL '1' HOUR, INTERVAL '5' MINUTE)",
+            "date_bin(INTERVAL '1' HOUR, ts, \
+             CAST(TIMESTAMP '1970-01-01 00:00:00' + INTERVAL '5' MINUTE AS TIMESTAMP(9)))"
+                .to_string(),
+        ),
+    ] {
+        let sql = "SELECT x - #, count(*) FROM t GROUP BY # HAVING # > y ORDER BY #";
+        check(&sql.replace('#', written), &sql.replace('#', &expected));
+    }
+    check("SELECT TUMBLE(f(a) + b, INTERVAL '1' DAY) FROM t", "SELECT date_bin(INTERVAL '1' DAY, f(a) + b) FROM t");
+}
+
+#[test]
+fn names_of_windows_are_free_for_others() {
+    for sql in [
+        "SELECT tumble, t.hop, session AS cumulate FROM tumble AS t",
+        "SELECT tumble(a), hop(1), session(a, b), cumulate(a, b, c), tumble_start(a, b) FROM session",
+        "SELECT a FROM hop JOIN session ON hop.a = session.a",
+        "SELECT `tumble`(ts, INTERVAL '1' DAY), f(ts, INTERVAL '1' DAY), hop_starts(ts, INTERVAL '1' DAY) FROM t",
+        "SELECT date_add(ts, INTERVAL '1' DAY), week_start(ts, INTERVAL '1' DAY) FROM generate_series(1, 2)",
+    ] {
+        check(sql, sql);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_refused_where_it_stands() {
+    let say = "; say TUMBLE(TABLE t, DESCRIPTOR(ts), size [, offset])";
+    for (arguments, message) in [
+        ("", format!("there is no DATA{say}")),
+        ("TABLE t", format!("there is no TIMECOL{say}")),
+        ("TABLE t, DESCRIPTOR(ts)", format!("there is no SIZE{say}")),
+        ("t, DESCRIPTOR(ts), INTERVAL '1' DAY", format!("DATA is no TABLE and no query in brackets{say}")),
+        ("TABLE t, ts, INTERVAL '1' DAY", format!("TIMECOL is no DESCRIPTOR of one column{say}")),
+        ("TABLE t, DESCRIPTOR(a, b), INTERVAL '1' DAY", format!("TIMECOL is no DESCRIPTOR of one column{say}")),
+        ("TABLE t, DESCRIPTOR(t.ts), INTERVAL '1' DAY", format!("TIMECOL is no DESCRIPTOR of one column{say}")),
+        ("TABLE t, DESCRIPTOR(ts), 10", "SIZE must be an interval literal".into()),
+        ("TABLE t, DESCRIPTOR(ts), INTERVAL a DAY", "SIZE must be an interval literal".into()),
+        ("TABLE t, DESCRIPTOR(ts), INTERVAL 'x' DAY", "SIZE must be an interval literal".into()),
+        ("TABLE t, DESCRIPTOR(ts), INTERVAL '1 2' DAY TO HOUR", "SIZE must be an interval literal".into()),
+        (
+            "TABLE t, DESCRIPTOR(ts), INTERVAL '1' MONTH",
+            "SIZE is in months or years, which have no fixed length".into(),
+        ),
+        (
+            "TABLE t, DESCRIPTOR(ts), INTERVAL '2 years'",
+            "SIZE is in months or years, which have no fixed length".into(),
+        ),
+        ("TABLE t, DESCRIPTOR(ts), INTERVAL '0' DAY", "SIZE must be positive".into()),
+        ("TABLE t, DESCRIPTOR(ts), -INTERVAL '1' DAY", "SIZE must be positive".into()),
+        ("TABLE t, DESCRIPTOR(ts), INTERVAL '1' DAY, 5", "OFFSET must be an interval literal".into()),
+        ("TABLE t, DESCRIPTOR(ts), INTERVAL '1' DAY, INTERVAL '0' DAY, 5", format!("it takes no 5{say}")),
+        ("TABLE t, DESCRIPTOR(ts), SLIDE => INTERVAL '1' DAY", format!("it takes no SLIDE{say}")),
+        ("TABLE t, DESCRIPTOR(ts), INTERVAL '1' DAY, SIZE => INTERVAL '1' DAY", format!("SIZE is given twice{say}")),
+        ("TABLE t PARTITION BY k, DESCRIPTOR(ts), INTERVAL '1' DAY", format!("PARTITION BY belongs to SESSION{say}")),
+    ] {
+        refused(&format!("SELECT *\nFROM TUMBLE({arguments})"), &format!("line 2, column 6: TUMBLE: {message}"));
+        let wrapped = format!("line 1, column 21: TUMBLE: {message}");
+        refused(&format!("SELECT * FROM TABLE(Tumble({arguments}))"), &wrapped);
+    }
+    for (sql, message) in [
+        (
+            "SELECT * FROM HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '3' MINUTE, INTERVAL '10' MINUTE)",
+            "line 1, column 15: HOP: SIZE must be a multiple of SLIDE, and INTERVAL '10' MINUTE is none of",
+        ),
+        (
+            "SELECT * FROM HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '10' MINUTE, INTERVAL '5' MINUTE)",
+            "line 1, column 15: HOP: SIZE must be a multiple of SLIDE",
+        ),
+        (
+            "SELECT * FROM a JOIN cumulate(TABLE t, DESCRIPTOR(ts), INTERVAL '5' HOUR, INTERVAL '1' DAY) ON true",
+            "line 1, column 22: CUMULATE: SIZE must be a multiple of STEP, and INTERVAL '1' DAY is none of",
+        ),
+        (
+            "SELECT * FROM CUMULATE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' DAY, INTERVAL '1' MONTH)",
+            "line 1, column 15: CUMULATE: SIZE is in months or years",
+        ),
+        (
+            "SELECT * FROM SESSION(TABLE t PARTITION BY (k, l), DESCRIPTOR(ts), INTERVAL '1' HOUR)",
+            "line 1, column 15: SESSION windows are not supported yet; TUMBLE, HOP and CUMULATE are",
+        ),
+        (
+            "SELECT * FROM TABLE(SESSION(DATA => TABLE t PARTITION BY k, GAP => INTERVAL '1' HOUR))",
+            "line 1, column 21: SESSION windows are not supported yet",
+        ),
+        ("SELECT a FROM t GROUP BY SESSION(ts, INTERVAL '1' HOUR)", "line 1, column 26: SESSION windows are not"),
+        ("SELECT session_start(ts, INTERVAL '1' HOUR) FROM t", "line 1, column 8: SESSION windows are not"),
+        (
+            "SELECT a FROM t GROUP BY HOP(ts, INTERVAL '1' HOUR, INTERVAL '2' HOUR)",
+            "line 1, column 26: HOP in GROUP BY is not supported; say FROM TABLE(HOP(",
+        ),
+        ("SELECT HOP_END(ts, INTERVAL '1' HOUR, INTERVAL '2' HOUR) FROM t", "line 1, column 8: HOP in GROUP BY"),
+        ("SELECT TUMBLE_PROCTIME(ts, INTERVAL '1' HOUR) FROM t", "line 1, column 8: TUMBLE_PROCTIME is not supported"),
+        ("SELECT a FROM t GROUP BY TUMBLE(ts, INTERVAL '1' YEAR)", "line 1, column 26: TUMBLE: SIZE is in months"),
+        (
+            "SELECT TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' HOUR)",
+            "line 1, column 8: TUMBLE of a TABLE stands in FROM; say FROM TABLE(TUMBLE(TABLE …))",
+        ),
+    ] {
+        refused(sql, message);
+    }
+}
+
+/// The rows of a query as they are printed, planned as the session plans it.
+async fn rows(sql: &str) -> Vec<String> {
+    let config = planning::configure(SessionConfig::new());
+    let state = planning::register(SessionStateBuilder::new().with_config(config).with_default_features()).build();
+    let mut context = SessionContext::new_with_state(state);
+    functions::register(&mut context).unwrap();
+    let statement = sqlparser::ast::Statement::Query(parse_query(sql).unwrap());
+    let statement = DFStatement::Statement(Box::new(statement));
+    let plan = context.state().statement_to_plan(statement).await.unwrap_or_else(|error| panic!("{sql}\n{error}"));
+    let frame = context.execute_logical_plan(plan).await.unwrap();
+    let batches = frame.collect().await.unwrap_or_else(|error| panic!("{sql}\n{error}"));
+    let row = |batch: &RecordBatch, row: usize| {
+        let print = |column: &arrow::array::ArrayRef| match column.is_null(row) {
+            true => "NULL".to_string(),
+            false => array_value_to_string(column, row).unwrap(),
+        };
+        batch.columns().iter().map(print).collect::<Vec<_>>().join(" ")
+    };
+    batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |index| row(batch, index))).collect()
+}
+
+/// Three rows: one after 1970, one before, one without a time.
+fn table(time_type: &str) -> String {
+    format!(
+        "(SELECT CAST(column1 AS {time_type}) AS ts, column2 AS v FROM \
+         (VALUES ('2024-01-01 00:00:07', 1), ('1969-12-31 23:59:52', 2), (NULL, 3)))"
+    )
+}
+
+#[tokio::test]
+async fn rows_of_a_static_table_get_their_windows() {
+    let table = table("TIMESTAMP(3)");
+    let columns = "SELECT v, window_start, window_end, window_time FROM";
+    let order = "ORDER BY v, window_start, window_end";
+    let found = rows(&format!("{columns} TUMBLE({table}, DESCRIPTOR(ts), INTERVAL '10' SECOND) {order}")).await;
+    assert_eq!(
+        found,
+        [
+            "1 2024-01-01T00:00:00 2024-01-01T00:00:10 2024-01-01T00:00:09.999",
+            "2 1969-12-31T23:59:50 1970-01-01T00:00:00 1969-12-31T23:59:59.999",
+            "3 NULL NULL NULL",
+        ]
+    );
+    let offset = format!("TUMBLE({table}, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '-8' SECOND)");
+    let found = rows(&format!("SELECT v, window_start FROM TABLE({offset}) {order}")).await;
+    assert_eq!(found, ["1 2024-01-01T00:00:02", "2 1969-12-31T23:59:52", "3 NULL"]);
+
+    let hop = format!("HOP({table}, DESCRIPTOR(ts), INTERVAL '5' SECOND, INTERVAL '10' SECOND)");
+    assert_eq!(
+        rows(&format!("{columns} {hop} {order}")).await,
+        [
+            "1 2024-01-01T00:00:00 2024-01-01T00:00:10 2024-01-01T00:00:09.999",
+            "1 2024-01-01T00:00:05 2024-01-01T00:00:15 2024-01-01T00:00:14.999",
+            "2 1969-12-31T23:59:45 1969-12-31T23:59:55 1969-12-31T23:59:54.999",
+            "2 1969-12-31T23:59:50 1970-01-01T00:00:00 1969-12-31T23:59:59.999",
+        ]
+    );
+    let cumulate = format!("CUMULATE({table}, DESCRIPTOR(ts), INTERVAL '5' SECOND, INTERVAL '10' SECOND)");
+    assert_eq!(
+        rows(&format!("SELECT * FROM TABLE({cumulate}) {order}")).await,
+        [
+            "2024-01-01T00:00:07 1 2024-01-01T00:00:00 2024-01-01T00:00:10 2024-01-01T00:00:09.999",
+            "1969-12-31T23:59:52 2 1969-12-31T23:59:50 1969-12-31T23:59:55 1969-12-31T23:59:54.999",
+            "1969-12-31T23:59:52 2 1969-12-31T23:59:50 1970-01-01T00:00:00 1969-12-31T23:59:59.999",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn times_of_any_type_have_windows() {
+    for (time_type, zone) in
+        [("TIMESTAMP(0)", ""), ("TIMESTAMP(6)", ""), ("TIMESTAMP(9)", ""), ("TIMESTAMP_LTZ(3)", "Z")]
+    {
+        let table = table(time_type);
+        for call in [
+            format!("TUMBLE({table}, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '2' SECOND)"),
+            format!("HOP({table}, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '10' SECOND, INTERVAL '2' SECOND)"),
+            format!(
+                "CUMULATE({table}, DESCRIPTOR(ts), INTERVAL '10' SECOND, INTERVAL '10' SECOND, INTERVAL '2' SECOND)"
+            ),
+        ] {
+            let found = rows(&format!("SELECT window_start, window_end FROM {call} WHERE v < 3 ORDER BY v")).await;
+            let expected = [
+                format!("2024-01-01T00:00:02{zone} 2024-01-01T00:00:12{zone}"),
+                format!("1969-12-31T23:59:52{zone} 1970-01-01T00:00:02{zone}"),
+            ];
+            assert_eq!(found, expected, "{time_type} {call}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_are_grouped_by_windows_in_both_ways() {
+    let table = table("TIMESTAMP(3)");
+    let size = "INTERVAL '10' SECOND";
+    let expected = ["2024-01-01T00:00:00 2024-01-01T00:00:10 1", "1969-12-31T23:59:50 1970-01-01T00:00:00 1"];
+    let sql = format!(
+        "SELECT window_start, window_end, count(*) AS n FROM TUMBLE({table}, DESCRIPTOR(ts), {size}) \
+         WHERE ts IS NOT NULL GROUP BY window_start, window_end ORDER BY window_start DESC"
+    );
+    assert_eq!(rows(&sql).await, expected);
+    let sql = format!(
+        "SELECT TUMBLE_START(ts, {size}) AS s, TUMBLE_END(ts, {size}) AS e, count(*) AS n FROM {table} AS t \
+         GROUP BY TUMBLE(ts, {size}) HAVING TUMBLE_ROWTIME(ts, {size}) IS NOT NULL ORDER BY s DESC"
+    );
+    assert_eq!(rows(&sql).await, expected);
+}

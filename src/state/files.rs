@@ -1,0 +1,73 @@
+//! Rows of state as files: an Arrow stream, compressed with Zstandard.
+//!
+//! The columns' names and types travel with the rows, and a version: a file of another operator, of an operator that
+//! keeps other columns now, or of a newer binary is refused by what differs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+
+/// The version that this binary writes.
+const VERSION: &str = "1";
+const VERSION_KEY: &str = "millstream.state.version";
+/// Rows in a batch of a file.
+pub const BATCH: usize = 64 * 1024;
+
+/// Batches of one schema as a file.
+pub fn encode(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Bytes> {
+    let metadata = HashMap::from([(VERSION_KEY.to_owned(), VERSION.to_owned())]);
+    let schema = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
+    let compressed = zstd::stream::Encoder::new(Vec::new(), 1)?;
+    let mut writer = StreamWriter::try_new(compressed, &schema)?;
+    for batch in batches {
+        writer.write(&batch.clone().with_schema(Arc::clone(&schema))?)?;
+    }
+    writer.finish()?;
+    Ok(writer.into_inner()?.finish()?.into())
+}
+
+/// The batches of a file, which must have this schema; `name` is for errors.
+pub fn decode(name: &str, bytes: &[u8], expected: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    let broken =
+        |e| Error::refused(format!("the state file {name} cannot be read; restore it from a copy")).caused_by(e);
+    let reader = StreamReader::try_new(zstd::stream::Decoder::new(bytes)?, None).map_err(broken)?;
+    let schema = reader.schema();
+    match schema.metadata().get(VERSION_KEY).map(String::as_str) {
+        Some(VERSION) => {}
+        version => {
+            return Err(Error::refused(format!(
+                "the state file {name} has version {}, and this binary knows {VERSION}; use the newer binary",
+                version.unwrap_or("none")
+            )));
+        }
+    }
+    check(name, &schema, expected)?;
+    let batches = reader.map(|batch| Ok(batch.map_err(broken)?.with_schema(Arc::clone(expected))?));
+    batches.collect()
+}
+
+/// State is kept where its columns are the same: names say what each of them is.
+fn check(name: &str, found: &Schema, expected: &Schema) -> Result<()> {
+    let advice = "state cannot be carried over to another computation; give the query another name \
+                  (SET 'pipeline.name') to start anew, or put the query back as it was";
+    for index in 0..found.fields().len().max(expected.fields().len()) {
+        let text = |schema: &Schema| match schema.fields().get(index) {
+            Some(field) => format!("{} {}", field.name(), field.data_type()),
+            None => "nothing".to_owned(),
+        };
+        let (was, is) = (text(found), text(expected));
+        if was != is {
+            return Err(Error::refused(format!(
+                "the state in {name} has {was}, and the query now needs {is}; {advice}"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! State: what a query remembers from epoch to epoch, as tables of rows by key.
+//!
+//! The idea: partial aggregates and seen keys are rows, `[key columns, value columns]`, one for each key. An epoch looks up
+//! the keys it touches, merges, and what comes out is at once the rows in memory from now on, and one file, the *delta*:
+//! cost follows what changed. Now and then all rows become one file, the *snapshot*, written beside the running epochs. A
+//! commit names the files that make up the state after it, so the state has the commit's own guarantee.
+//!
+//! A key may rise with event time; then the rows of each of its values lie in a bucket of their own, and when the
+//! watermark has passed it, the bucket goes as a whole.
+//!
+//! Guarantee: after a restore, the rows are those of the commit, whatever the number of shards is now: stored rows carry
+//! their keys and depend on no hash. Not promised: state larger than memory.
+//!
+//! [`shard`] keeps rows in memory, [`files`] turns them into bytes, [`operator`] is one operator's table across epochs.
+
+pub mod files;
+pub mod keys;
+pub mod operator;
+pub mod shard;
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use serde::{Deserialize, Serialize};
+
+/// What one operator's state looks like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// The operator's name within its query: `aggregate-1`.
+    pub name: String,
+    /// The key columns.
+    pub keys: Vec<FieldRef>,
+    /// The value columns.
+    pub values: Vec<FieldRef>,
+    /// Which key rises with event time.
+    pub rising: Option<usize>,
+}
+
+impl Layout {
+    /// Keys, then values.
+    pub fn schema(&self) -> SchemaRef {
+        let nullable = |field: &FieldRef| Field::new(field.name(), field.data_type().clone(), true);
+        Arc::new(Schema::new(self.keys.iter().chain(&self.values).map(nullable).collect::<Vec<_>>()))
+    }
+}
+
+/// The state of an operator after an epoch, as its commit names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateCommit {
+    /// Rows whose rising key lies before this are gone, though a file may still have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<i64>,
+    /// The files, oldest first: a later row takes the place of an earlier one with its key.
+    pub files: Vec<StateFile>,
+}
+
+/// A file of state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFile {
+    /// Its name within the operator's folder.
+    pub name: String,
+    /// The epoch after which its rows held.
+    pub epoch: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// The highest rising key in it: once that is closed, the file is of no use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest: Option<i64>,
+}
