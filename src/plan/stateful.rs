@@ -17,7 +17,7 @@ use datafusion::common::{JoinType, ScalarValue};
 use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
-use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::filter::FilterExec;
@@ -292,18 +292,13 @@ impl Walk<'_> {
             group_by.has_grouping_set(),
         );
         let filters = aggregation.filters.iter().map(|f| f.as_ref().map(&mut place)).collect();
-        let mut functions = vec![];
-        for function in &aggregation.functions {
-            let arguments = function.expressions().iter().map(&mut place).collect();
-            let order = function.order_bys().iter().map(|sort| place(&sort.expr)).collect();
-            let moved = function.with_new_expressions(arguments, order).ok_or_else(|| {
-                refused(
-                    &format!("{} in a window", function.name()),
-                    "leave it out, or write the rows to Parquet and ask there",
-                )
-            })?;
-            functions.push(Arc::new(moved));
-        }
+        let moved: Vec<(Vec<_>, Vec<_>)> = (aggregation.functions.iter())
+            .map(|function| {
+                let arguments = function.expressions().iter().map(&mut place).collect();
+                let order = function.order_bys().iter();
+                (arguments, order.map(|sort| PhysicalSortExpr::new(place(&sort.expr), sort.options)).collect())
+            })
+            .collect();
         let one: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::Int64(Some(1))));
         let count =
             AggregateExprBuilder::new(count_udaf(), vec![one]).schema(schema).alias(RepeatExec::TIMES).build()?;
@@ -316,12 +311,20 @@ impl Walk<'_> {
         };
         let result = inner.over(AggregateMode::Single, Arc::clone(&input))?.schema();
         let kept = self.stateful(&inner, input, Emit::Complete, key, rising, result)?;
-        let outer = Aggregation {
-            group_by: Arc::new(group_by),
-            functions,
-            filters,
-            input: Arc::new(RepeatExec::try_new(concat(kept))?),
-        };
+        let rows = Arc::new(RepeatExec::try_new(concat(kept))?);
+        let functions = (aggregation.functions.iter().zip(moved))
+            .map(|(function, (arguments, order))| {
+                let moved = AggregateExprBuilder::new(Arc::new(function.fun().clone()), arguments)
+                    .order_by(order)
+                    .schema(rows.schema())
+                    .alias(function.name())
+                    .with_distinct(function.is_distinct())
+                    .with_ignore_nulls(function.ignore_nulls())
+                    .with_reversed(function.is_reversed());
+                Ok(Arc::new(moved.build()?))
+            })
+            .collect::<Result<_>>()?;
+        let outer = Aggregation { group_by: Arc::new(group_by), functions, filters, input: rows };
         outer.single(Arc::clone(&outer.input))
     }
 }
@@ -434,11 +437,11 @@ impl Aggregation {
                 }
             };
         }
-        // A merge below is only there because one partition was asked for.
-        let input = match aggregate.input().downcast_ref::<ConcatExec>() {
-            Some(merge) => Arc::clone(merge.children()[0]),
-            None => Arc::clone(aggregate.input()),
-        };
+        // A merge or a sort below is only there because the aggregation asked for one partition or an order.
+        let mut input = Arc::clone(aggregate.input());
+        while input.downcast_ref::<ConcatExec>().is_some() || input.downcast_ref::<SortExec>().is_some() {
+            input = Arc::clone(input.children()[0]);
+        }
         Some(Self {
             group_by: Arc::new(aggregate.group_expr().clone()),
             functions: aggregate.aggr_expr().to_vec(),
@@ -450,7 +453,16 @@ impl Aggregation {
     fn over(&self, mode: AggregateMode, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let (group_by, functions, filters) = (Arc::clone(&self.group_by), self.functions.clone(), self.filters.clone());
         let schema = input.schema();
-        Ok(Arc::new(AggregateExec::try_new(mode, group_by, functions, filters, input, schema)?))
+        let aggregate = AggregateExec::try_new(mode, group_by, functions, filters, Arc::clone(&input), schema)?;
+        let order = aggregate.required_input_ordering().into_iter().next().flatten();
+        let aggregate: Arc<dyn ExecutionPlan> = Arc::new(aggregate);
+        Ok(match order {
+            Some(order) => {
+                let sorted = SortExec::new(LexOrdering::from(order.into_single()), input);
+                replace_children_if_necessary(aggregate, vec![Arc::new(sorted)])?
+            }
+            None => aggregate,
+        })
     }
 
     fn single(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {

@@ -6,6 +6,7 @@
 #![recursion_limit = "512"]
 
 mod brokers;
+mod cases;
 mod cli;
 mod crash;
 mod harness;

@@ -1,4 +1,4 @@
-//! Golden files: what version 1 of each record looks like, for as long as checkpoints of it may exist.
+//! Golden files: what each version of each record looks like, for as long as checkpoints of it may exist.
 //!
 //! A record that is written differently needs a new version, and the old file stays as a test of reading.
 
@@ -9,19 +9,30 @@ use millstream::checkpoint::{Commit, DefinitionRecord, Intent, PartitionCommit, 
 use millstream::connector::{Fingerprint, Offsets, Partition, Published, Span};
 use millstream::query::definition::Definition;
 use millstream::sql::{Statement, parse};
+use millstream::state::{StateCommit, StateFile};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The record is written as the golden file has it, and read back from it.
 fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, record: T) {
-    let path = format!("{}/tests/golden/{name}.v1.json", env!("CARGO_MANIFEST_DIR"));
+    let path = path(name, VERSION);
     let written = serde_json::to_string_pretty(&record).unwrap() + "\n";
     if std::env::var_os("MILLSTREAM_WRITE_GOLDEN").is_some() {
         std::fs::write(&path, &written).unwrap();
     }
     let golden = std::fs::read_to_string(&path).unwrap();
     assert_eq!(written, golden, "{name}: a change of a record needs a new version");
-    assert_eq!(serde_json::from_str::<T>(&golden).unwrap(), record, "{name}");
+    check_read(name, VERSION, record);
+}
+
+/// The golden file of this version is read as this record.
+fn check_read<T: DeserializeOwned + PartialEq + Debug>(name: &str, version: u32, record: T) {
+    let golden = std::fs::read_to_string(path(name, version)).unwrap();
+    assert_eq!(serde_json::from_str::<T>(&golden).unwrap(), record, "{name}, version {version}");
+}
+
+fn path(name: &str, version: u32) -> String {
+    format!("{}/tests/golden/{name}.v{version}.json", env!("CARGO_MANIFEST_DIR"))
 }
 
 fn table(sql: &str) -> millstream::catalog::TableDefinition {
@@ -62,16 +73,28 @@ fn records_are_written_and_read_as_ever() {
         vec![Span::new(partition(1), 90, 240)],
     ];
     let sources = BTreeMap::from([("orders".to_string(), cut)]);
-    check(
-        "intent",
-        Intent { version, epoch, run, definition: 2, batch_time_ms, sources, pins: vec![serde_json::Value::Null] },
-    );
+    let pins = vec![serde_json::Value::Null];
+    let intent = Intent { version: 1, epoch, run, definition: 2, batch_time_ms, sources, pins, ..Intent::default() };
+    check_read("intent", 1, intent.clone());
+    let (watermark_ms, late_before_ms) = (Some(batch_time_ms - 5_000), Some(batch_time_ms - 9_000));
+    check("intent", Intent { version, watermark_ms, late_before_ms, shards: 2, ..intent });
+
     let last = Fingerprint { offset: 249, timestamp: Some(batch_time_ms), id: Some("7F00".into()) };
-    let stands = PartitionCommit { next: 250, last_row_ms: Some(batch_time_ms), last: Some(last) };
-    let commits = BTreeMap::from([(partition(0), stands), (partition(3), PartitionCommit::default())]);
+    let stands = PartitionCommit { next: 250, last_row_ms: Some(batch_time_ms), last: Some(last), watermark_ms: None };
+    let commits = BTreeMap::from([(partition(0), stands.clone()), (partition(3), PartitionCommit::default())]);
     let published = Published { rows: 7, bytes: 512, position: serde_json::json!({"files": ["x-17-0-0.parquet"]}) };
     let sources = BTreeMap::from([("orders".to_string(), commits)]);
-    check("commit", Commit { version, epoch, run, batch_time_ms, sources, sinks: vec![published] });
+    let sinks = vec![published];
+    let commit = Commit { version: 1, epoch, run, batch_time_ms, sources, sinks, ..Commit::default() };
+    check_read("commit", 1, commit.clone());
+    let commits = BTreeMap::from([(partition(0), PartitionCommit { watermark_ms, ..stands })]);
+    let sources = BTreeMap::from([("orders".to_string(), commits)]);
+    let name = "00000000000000000017-00000000000000000003-delta.arrow.zst".to_string();
+    let file = StateFile { name, epoch, rows: 5, bytes: 321, latest: Some(1_767_225_600_000) };
+    let state = StateCommit { closed: Some(1_767_225_590_000), files: vec![file] };
+    let state = BTreeMap::from([("aggregate-1".to_string(), state)]);
+    check("commit", Commit { version, sources, watermark_ms, state, ..commit });
+
     let orders = table(
         "CREATE TABLE orders (id BIGINT NOT NULL, amount DECIMAL(10, 2), ts TIMESTAMP(3), tags MAP<STRING, ARRAY<INT>>,
            at ROW<city STRING, zip BYTES>, pos BIGINT METADATA FROM 'offset' VIRTUAL, cents AS CAST(amount * 100 AS BIGINT),

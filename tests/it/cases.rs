@@ -1,0 +1,361 @@
+//! Cases with exact answers: what each operator emits, epoch by epoch. One text file a case, in `cases/`.
+//!
+//! A file's first lines say what it shows. Then
+//!
+//! ```text
+//! table NAME (columns…)                a topic in memory of that name
+//! query INSERT INTO … SELECT …         may go on in indented lines
+//! epoch                                the rows that follow arrive, and one step is made
+//! > NAME PARTITION: value, value       a row; NULL and '' as in SQL, 00:00:05 is a time on 2026-01-01
+//! wait DURATION                        before it: so much time passes
+//! end                                  before it: nothing more will come
+//! < value, value                       a row that comes out in this epoch, in order of the sorted lines
+//! idle                                 no epoch was needed
+//! watermark TIME, state ROWS, late N   what the epoch says of itself, where a case wants to show it
+//! refused TEXT                         instead of epochs: the query is refused, and the message holds TEXT
+//! ```
+//!
+//! Beyond that, every case whose rows are all in time must give DataFusion's batch answer over the same rows, however
+//! they are cut into epochs and whatever the parallelism.
+//!
+//! With MILLSTREAM_WRITE_CASES set, what follows the inputs of each epoch is written anew; read it before you commit it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::datasource::MemTable;
+use millstream::catalog::TableDefinition;
+use millstream::clock::Clock;
+use millstream::connector::Connectors;
+use millstream::connector::memory::{Memory, MemoryConnector};
+use millstream::query::progress::{EpochProgress, Event, Reporter};
+use millstream::query::{Query, Step};
+use millstream::session::{Outcome, Session};
+use millstream::sql::options::parse_duration;
+use millstream::storage::Stores;
+
+/// 2026-01-01 00:00:00.
+const START_MS: i64 = 1_767_225_600_000;
+const DAY: &str = "2026-01-01";
+
+#[derive(Debug, Clone, Default)]
+struct Case {
+    intro: Vec<String>,
+    tables: Vec<String>,
+    settings: Vec<String>,
+    query: String,
+    epochs: Vec<Epoch>,
+    refused: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Epoch {
+    wait: Option<String>,
+    end: bool,
+    /// Table, partition, values.
+    rows: Vec<(String, u32, String)>,
+    says: Vec<String>,
+}
+
+impl Case {
+    fn parse(text: &str) -> Self {
+        let mut case = Case::default();
+        let mut before = Epoch::default();
+        for line in text.lines() {
+            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+            match word {
+                _ if line.starts_with('#') => case.intro.push(line.to_owned()),
+                _ if line.starts_with("  ") => {
+                    let _ = write!(case.query, "\n{line}");
+                }
+                "" => {}
+                "table" => case.tables.push(rest.to_owned()),
+                "set" => case.settings.push(rest.to_owned()),
+                "query" => case.query = rest.to_owned(),
+                "refused" => case.refused = Some(rest.to_owned()),
+                "wait" => before.wait = Some(rest.to_owned()),
+                "end" => before.end = true,
+                "epoch" => case.epochs.push(std::mem::take(&mut before)),
+                ">" => {
+                    let (place, values) = rest.split_once(':').unwrap_or_else(|| panic!("no values: {line}"));
+                    let (table, partition) = place.split_once(' ').unwrap_or((place, "0"));
+                    let row = (table.to_owned(), partition.parse().unwrap(), values.trim().to_owned());
+                    case.epochs.last_mut().unwrap().rows.push(row);
+                }
+                _ => case.epochs.last_mut().unwrap_or_else(|| panic!("before any epoch: {line}")).says.push(line.to_owned()),
+            }
+        }
+        case
+    }
+
+    /// The file anew, with what was said.
+    fn print(&self, said: &[Vec<String>]) -> String {
+        let mut text = self.intro.join("\n") + "\n\n";
+        self.settings.iter().for_each(|setting| text += &format!("set {setting}\n"));
+        self.tables.iter().for_each(|table| text += &format!("table {table}\n"));
+        text += &format!("query {}\n", self.query);
+        for (epoch, said) in self.epochs.iter().zip(said) {
+            text += "\n";
+            if let Some(wait) = &epoch.wait {
+                text += &format!("wait {wait}\n");
+            }
+            text += if epoch.end { "end\nepoch\n" } else { "epoch\n" };
+            for (table, partition, values) in &epoch.rows {
+                text += &format!("> {table} {partition}: {values}\n");
+            }
+            said.iter().for_each(|line| text += &format!("{line}\n"));
+        }
+        text
+    }
+}
+
+/// A world of its own for one run of a case.
+struct Run {
+    memory: Memory,
+    clock: Clock,
+    session: Session,
+}
+
+impl Run {
+    fn new(case: &Case, parallelism: usize) -> Self {
+        let (memory, clock) = (Memory::new(), Clock::seeded(1, START_MS));
+        let connectors = Connectors::none().with(Arc::new(MemoryConnector::new(memory.clone())));
+        let mut session = Session::with("case", connectors, Stores::new(clock.clone()), clock.clone()).unwrap();
+        session.set("checkpoint.location", "memory://checkpoints").unwrap();
+        session.set("parallelism", &parallelism.to_string()).unwrap();
+        for setting in &case.settings {
+            let (key, value) = setting.split_once(" = ").unwrap();
+            session.set(key, value).unwrap();
+        }
+        Self { memory, clock, session }
+    }
+
+    async fn open(&mut self, case: &Case, reporter: Reporter) -> millstream::error::Result<Query> {
+        for table in &case.tables {
+            let name = table.split([' ', '(']).next().unwrap();
+            let create = format!("CREATE TABLE {table} WITH ('connector' = 'memory', 'topic' = '{name}')");
+            self.session.execute_script(&create).await?;
+            // A topic that nothing was appended to has a partition all the same.
+            let definition = &self.session.tables()[name];
+            self.memory.append(name, 0, rows(definition, &[]));
+        }
+        let mut outcomes = self.session.execute_script(&case.query).await?;
+        let Some(Outcome::Query(spec)) = outcomes.pop() else { panic!("no query: {}", case.query) };
+        Query::open(*spec, reporter).await
+    }
+
+    fn append(&self, epoch: &[(String, u32, String)]) {
+        for (table, partition, values) in epoch {
+            let definition = &self.session.tables()[table.as_str()];
+            self.memory.append(table, *partition, rows(definition, &[values]));
+        }
+    }
+
+    /// What was written after the first `known` rows, a line each.
+    fn written(&self, known: &mut usize) -> Vec<String> {
+        let lines: Vec<String> = self.memory.rows("out").iter().flat_map(lines).collect();
+        let mut new = lines[*known..].to_vec();
+        *known = lines.len();
+        new.sort();
+        new
+    }
+
+    fn complete(&self) {
+        self.session.tables().keys().for_each(|table| self.memory.complete(table));
+    }
+}
+
+/// Values as a batch of the table's stored columns.
+fn rows(table: &TableDefinition, lines: &[&String]) -> RecordBatch {
+    let schema = table.stored_schema();
+    let cell = |line: &&String, index: usize| {
+        let value = line.split(',').nth(index).unwrap_or_else(|| panic!("{line}: too few values")).trim();
+        let is_time = value.len() >= 8 && value.as_bytes()[2] == b':' && value.as_bytes()[0].is_ascii_digit();
+        match value {
+            "NULL" => None,
+            _ if is_time => Some(format!("{DAY} {value}")),
+            _ => Some(value.trim_matches('\'').to_owned()),
+        }
+    };
+    let column = |index: usize| -> ArrayRef {
+        let texts: ArrayRef = Arc::new(lines.iter().map(|line| cell(line, index)).collect::<StringArray>());
+        cast(&texts, schema.field(index).data_type()).unwrap()
+    };
+    let columns = (0..schema.fields().len()).map(column).collect();
+    RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()
+}
+
+/// Rows as lines; times without the day they are all on.
+fn lines(batch: &RecordBatch) -> Vec<String> {
+    let options = FormatOptions::new().with_null("NULL").with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.f"));
+    let columns: Vec<_> = batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
+    let cell = |column: &ArrayFormatter<'_>, row: usize| column.value(row).to_string().replace(&format!("{DAY} "), "");
+    (0..batch.num_rows())
+        .map(|row| format!("< {}", columns.iter().map(|c| cell(c, row)).collect::<Vec<_>>().join(", ")))
+        .collect()
+}
+
+fn said(epoch: &EpochProgress, wanted: &[String]) -> Vec<String> {
+    let wants = |word: &str| wanted.iter().any(|line| line.starts_with(word));
+    let mut lines = vec![];
+    if wants("watermark") {
+        let time = |ms| chrono::DateTime::from_timestamp_millis(ms).unwrap().format("%H:%M:%S%.f").to_string();
+        lines.push(format!("watermark {}", epoch.watermark_ms.map_or("none".into(), time)));
+    }
+    if wants("state") {
+        lines.push(format!("state {}", epoch.state.values().map(|state| state.rows).sum::<usize>()));
+    }
+    for (operator, partitions) in &epoch.late {
+        for (partition, rows) in partitions {
+            lines.push(format!("late {rows} for {operator} from {partition}"));
+        }
+    }
+    lines
+}
+
+/// Runs the case as it is written; what it says, epoch by epoch, and whether any row was late.
+async fn as_written(case: &Case) -> (Vec<Vec<String>>, bool) {
+    let mut run = Run::new(case, 2);
+    let events: Arc<Mutex<Vec<EpochProgress>>> = Arc::default();
+    let seen = Arc::clone(&events);
+    let reporter = Reporter::new(move |event| {
+        if let Event::Epoch(epoch) = event {
+            seen.lock().unwrap().push(*epoch);
+        }
+    });
+    let mut query = match run.open(case, reporter).await {
+        Ok(query) => query,
+        Err(error) => return (vec![vec![format!("refused {}", error.chain())]], true),
+    };
+    assert_eq!(case.refused, None, "the query runs");
+    let (mut known, mut all, mut any_late) = (0, vec![], false);
+    for epoch in &case.epochs {
+        if let Some(wait) = &epoch.wait {
+            run.clock.advance(parse_duration(wait).unwrap().as_millis() as i64);
+        }
+        if epoch.end {
+            run.complete();
+        }
+        run.append(&epoch.rows);
+        let step = query.step().await.unwrap_or_else(|e| panic!("{}", e.chain()));
+        let mut lines = run.written(&mut known);
+        match step {
+            Step::Committed(_) => {
+                let progress = events.lock().unwrap().pop().unwrap();
+                any_late |= !progress.late.is_empty();
+                lines.extend(said(&progress, &epoch.says));
+            }
+            Step::Idle | Step::Finished => lines.push("idle".into()),
+        }
+        all.push(lines);
+    }
+    query.close().await;
+    (all, any_late)
+}
+
+/// All rows in epochs of another size; the answer, or none if rows were late.
+async fn cut_otherwise(case: &Case, parallelism: usize, at_once: usize) -> Option<Vec<String>> {
+    let mut run = Run::new(case, parallelism);
+    let any_late = Arc::new(Mutex::new(false));
+    let seen = Arc::clone(&any_late);
+    let reporter = Reporter::new(move |event| {
+        if let Event::Epoch(epoch) = event {
+            *seen.lock().unwrap() |= !epoch.late.is_empty();
+        }
+    });
+    let mut query = run.open(case, reporter).await.unwrap();
+    let rows: Vec<_> = case.epochs.iter().flat_map(|epoch| epoch.rows.clone()).collect();
+    for rows in rows.chunks(at_once) {
+        run.append(rows);
+        query.step().await.unwrap_or_else(|e| panic!("{}", e.chain()));
+    }
+    run.complete();
+    while query.step().await.unwrap() != Step::Finished {}
+    query.close().await;
+    (!*any_late.lock().unwrap()).then(|| run.written(&mut 0))
+}
+
+/// DataFusion's batch answer: the same SELECT, planned over static tables.
+async fn batch_answer(case: &Case) -> Vec<String> {
+    let mut run = Run::new(case, 1);
+    for table in &case.tables {
+        run.session
+            .execute_script(&format!("CREATE TABLE {table} WITH ('connector' = 'memory', 'topic' = 'x')"))
+            .await
+            .unwrap();
+    }
+    let mut by_table: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+    for (table, _, values) in case.epochs.iter().flat_map(|epoch| &epoch.rows) {
+        by_table.entry(table).or_default().push(values);
+    }
+    let context = run.session.context();
+    for (name, definition) in run.session.tables() {
+        let batch = rows(definition, by_table.get(name.as_str()).map_or(&[][..], |rows| rows));
+        let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
+        let reference = datafusion::common::TableReference::bare(name.as_str());
+        context.deregister_table(reference.clone()).unwrap();
+        context.register_table(reference, Arc::new(table)).unwrap();
+    }
+    // The target's types, as the INSERT casts to them.
+    let target = run.session.tables()["out"].writable_schema();
+    let select = case.query.split_once("INSERT INTO out").unwrap().1;
+    let outcome = run.session.execute_script(select).await.unwrap().pop();
+    let Some(Outcome::Rows(found)) = outcome else { panic!("no rows: {select}") };
+    let batches: Vec<RecordBatch> = futures::TryStreamExt::try_collect(found.stream).await.unwrap();
+    let fit = |batch: &RecordBatch| {
+        let columns = batch.columns().iter().zip(target.fields());
+        let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap()).collect();
+        RecordBatch::try_new(Arc::clone(&target), columns).unwrap()
+    };
+    let mut answer: Vec<String> = batches.iter().flat_map(|batch| lines(&fit(batch))).collect();
+    answer.sort();
+    answer
+}
+
+async fn check(path: &Path) {
+    let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+    let text = std::fs::read_to_string(path).unwrap();
+    let case = Case::parse(&text);
+    assert!(!case.intro.is_empty(), "{name}: the first lines say what it shows");
+    let (said, any_late) = as_written(&case).await;
+    if let Some(refused) = &case.refused {
+        assert!(said[0][0].contains(refused.as_str()), "{name}: {}", said[0][0]);
+        return;
+    }
+    assert!(!said[0].iter().any(|line| line.starts_with("refused")), "{name}: {}", said[0][0]);
+    if std::env::var_os("MILLSTREAM_WRITE_CASES").is_some() {
+        std::fs::write(path, case.print(&said)).unwrap();
+    } else {
+        for (number, (epoch, said)) in case.epochs.iter().zip(&said).enumerate() {
+            assert_eq!(&epoch.says, said, "{name}: epoch {}", number + 1);
+        }
+    }
+    if any_late {
+        return;
+    }
+    let answer = batch_answer(&case).await;
+    for (parallelism, at_once) in [(1, 1), (3, 1), (2, 2), (2, 3), (1, 1000), (3, 1000)] {
+        if let Some(found) = cut_otherwise(&case, parallelism, at_once).await {
+            assert_eq!(found, answer, "{name}: {at_once} rows an epoch, parallelism {parallelism}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_case_gives_its_answer_and_the_batch_answer() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/cases");
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "case"));
+    paths.sort();
+    let only = std::env::var("MILLSTREAM_CASE").ok();
+    assert!(!paths.is_empty(), "no cases in {folder}");
+    for path in paths.iter().filter(|path| only.as_ref().is_none_or(|o| path.to_string_lossy().contains(o.as_str()))) {
+        println!("{}", path.display());
+        check(path).await;
+    }
+}
