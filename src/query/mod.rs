@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use datafusion::execution::SessionState;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use futures::TryStreamExt;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
@@ -29,7 +30,7 @@ use crate::plan::aggregate::{Shape, Times};
 use crate::plan::opener::Opener;
 use crate::plan::{Binding, StreamPlan, keeps_tasks_apart};
 use crate::state::StateCommit;
-use crate::state::operator::Operator;
+use crate::state::operator::{Operator, SNAPSHOT_FILES};
 use crate::storage::Location;
 
 pub mod definition;
@@ -380,10 +381,12 @@ impl Query {
                  (SET 'pipeline.name') to start anew, or put it back as it was"
             )));
         }
-        let operators = shapes.iter().map(|shape| async {
+        let max_files = self.spec.environment.settings.get("state.snapshot.max-files");
+        let max_files = max_files.and_then(|text| text.parse().ok()).unwrap_or(SNAPSHOT_FILES);
+        let operators = shapes.iter().map(|shape| async move {
             let name = &shape.layout.name;
             let commit = self.position.state.get(name).cloned().unwrap_or_default();
-            Operator::restore(shape.layout.clone(), self.log.state(name), &commit, self.shards).await
+            Operator::restore(shape.layout.clone(), self.log.state(name), &commit, self.shards, max_files).await
         });
         opened.opener.set_operators(try_join_all(operators).await?);
         *restored = wanted;
@@ -599,12 +602,19 @@ impl Query {
             for task in 0..plan.output_partitioning().partition_count() {
                 let rows = plan.execute(task, Arc::clone(&context))?;
                 let (sink, pin, epoch) = (Arc::clone(sink), batch.intent.pins[index].clone(), batch.intent.epoch);
-                tasks.spawn(async move { sink.stage(epoch, task as u32, &pin, rows).await });
+                tasks.spawn(async move { sink.stage(epoch, task as u32, &pin, rows).await.map(drop) });
+            }
+        }
+        if tasks.is_empty() && !operators.is_empty() {
+            // All is published already, but what the epoch did to the state went with the run that published it.
+            for task in 0..plan.output_partitioning().partition_count() {
+                let rows = plan.execute(task, Arc::clone(&context))?;
+                tasks.spawn(async move { Ok(rows.try_for_each(|_| std::future::ready(Ok(()))).await?) });
             }
         }
         while let Some(done) = tasks.join_next().await {
             match done {
-                Ok(staged) => drop(staged?),
+                Ok(staged) => staged?,
                 Err(join) => return Err(Error::internal("a task ended by itself").caused_by(join)),
             }
         }

@@ -27,7 +27,7 @@ pub fn encode(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Bytes> {
     let compressed = zstd::stream::Encoder::new(Vec::new(), 1)?;
     let mut writer = StreamWriter::try_new(compressed, &schema)?;
     for batch in batches {
-        writer.write(&batch.clone().with_schema(Arc::clone(&schema))?)?;
+        writer.write(batch)?;
     }
     writer.finish()?;
     Ok(writer.into_inner()?.finish()?.into())
@@ -49,8 +49,8 @@ pub fn decode(name: &str, bytes: &[u8], expected: &SchemaRef) -> Result<Vec<Reco
         }
     }
     check(name, &schema, expected)?;
-    let batches = reader.map(|batch| Ok(batch.map_err(broken)?.with_schema(Arc::clone(expected))?));
-    batches.collect()
+    let named = |batch: RecordBatch| RecordBatch::try_new(Arc::clone(expected), batch.columns().to_vec());
+    reader.map(|batch| Ok(named(batch.map_err(broken)?)?)).collect()
 }
 
 /// State is kept where its columns are the same: names say what each of them is.

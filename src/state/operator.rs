@@ -26,8 +26,8 @@ use crate::query::progress::StateProgress;
 
 /// A snapshot is due when the files after the last one have as many rows as it, but at least this many…
 const SNAPSHOT_ROWS: u64 = 200_000;
-/// … or when there are this many of them.
-const SNAPSHOT_FILES: usize = 200;
+/// … or when there are this many of them, unless `state.snapshot.max-files` says otherwise.
+pub const SNAPSHOT_FILES: usize = 200;
 /// How many files are read side by side.
 const READING: usize = 8;
 
@@ -41,6 +41,7 @@ pub struct Operator {
     staged: Mutex<BTreeMap<usize, Delta>>,
     files: Mutex<StateCommit>,
     snapshot: Mutex<Option<JoinHandle<Result<StateFile>>>>,
+    max_files: usize,
 }
 
 impl fmt::Debug for Operator {
@@ -55,7 +56,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Operator {
     /// The state that a commit names, in so many shards.
-    pub async fn restore(layout: Layout, store: StateStore, commit: &StateCommit, shards: usize) -> Result<Self> {
+    ///
+    /// A snapshot is due at the latest when `max_files` files follow the last one.
+    pub async fn restore(
+        layout: Layout,
+        store: StateStore,
+        commit: &StateCommit,
+        shards: usize,
+        max_files: usize,
+    ) -> Result<Self> {
         let codec = Arc::new(KeyCodec::try_new(&layout.keys, layout.rising)?);
         let schema = layout.schema();
         let operator = Self {
@@ -67,6 +76,7 @@ impl Operator {
             staged: Mutex::default(),
             files: Mutex::new(commit.clone()),
             snapshot: Mutex::default(),
+            max_files,
         };
         let mut read = stream::iter(commit.files.clone())
             .map(|file| {
@@ -213,7 +223,7 @@ impl Operator {
         let is_due = match commit.files.split_first() {
             Some((first, rest)) => {
                 let rows: u64 = rest.iter().map(|file| file.rows).sum();
-                rows >= first.rows.max(SNAPSHOT_ROWS) || rest.len() >= SNAPSHOT_FILES
+                rows >= first.rows.max(SNAPSHOT_ROWS) || rest.len() >= self.max_files
             }
             None => false,
         };

@@ -30,11 +30,24 @@ fn script(target: &str) -> String {
     )
 }
 
+/// Windows of three seconds over the same topic: what a window counts, with its start, as one number.
+fn windows(target: &str) -> String {
+    script(target)
+        .replace("SET 'parallelism'", "SET 'state.snapshot.max-files' = '2'; SET 'parallelism'")
+        .replace("input (n BIGINT)", "input (n BIGINT, ts AS to_timestamp_millis(n % 1000 * 1000), WATERMARK FOR ts AS ts)")
+        .replace(
+            "SELECT n FROM input WHERE n % 3 <> 0",
+            "SELECT CAST(date_part('epoch', window_start) AS BIGINT) * 1000 + sum(n) + max(n)
+             FROM TABLE(TUMBLE(TABLE input, DESCRIPTOR(ts), INTERVAL '3' SECOND)) GROUP BY window_start, window_end, n % 4",
+        )
+}
+
 const FILES: &str = "'connector' = 'filesystem', 'path' = 'memory://lake/out', 'format' = 'parquet'";
 const MEMORY: &str = "'connector' = 'memory', 'topic' = 'output'";
 
 fn world() -> World {
     let world = World::new();
+    world.memory.complete("input");
     (0..3u32).for_each(|p| world.append("input", p, i64::from(p) * 1000..i64::from(p) * 1000 + ROWS));
     let location = world.stores.open("memory://lake/in", &Default::default()).unwrap();
     for n in (0..3).flat_map(|p| p * 1000..p * 1000 + ROWS) {
@@ -45,14 +58,17 @@ fn world() -> World {
     world
 }
 
-/// What DataFusion's batch answer is: the filter over all rows, as a sorted list.
-async fn oracle() -> Vec<i64> {
+/// DataFusion's batch answer over all rows, as a sorted list: to the filter, or to the windows.
+async fn oracle(script: &str) -> Vec<i64> {
     let context = datafusion::prelude::SessionContext::new();
-    let sql = format!(
-        "SELECT n FROM (SELECT p * 1000 + i AS n FROM generate_series(0, 2) AS a(p), generate_series(0, {}) AS b(i)) \
-         WHERE n % 3 <> 0 ORDER BY n",
+    let rows = format!(
+        "(SELECT p * 1000 + i AS n, i FROM generate_series(0, 2) AS a(p), generate_series(0, {}) AS b(i))",
         ROWS - 1
     );
+    let sql = match script.contains("TUMBLE") {
+        true => format!("SELECT i / 3 * 3 * 1000 + sum(n) + max(n) AS n FROM {rows} GROUP BY i / 3, n % 4 ORDER BY n"),
+        false => format!("SELECT n FROM {rows} WHERE n % 3 <> 0 ORDER BY n"),
+    };
     let batches = context.sql(&sql).await.unwrap().collect().await.unwrap();
     batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
 }
@@ -93,7 +109,7 @@ async fn stop_at_every_call(target: &str) {
 
 /// Stops `first` at every call, in a world of its own each time, and goes on with `then`.
 async fn stop_and_go_on(target: &str, first: &str, then: &str) {
-    let expected = oracle().await;
+    let expected = oracle(first).await;
     let mut stops = 0;
     for moment in [Moment::Before, Moment::After] {
         for k in 1.. {
@@ -131,6 +147,21 @@ async fn a_stop_at_any_call_changes_nothing_for_a_stream_of_files() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_at_any_call_changes_nothing_in_files() {
     stop_at_every_call(FILES).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_at_any_call_changes_nothing_in_windows() {
+    for target in [FILES, MEMORY] {
+        let script = windows(target);
+        stop_and_go_on(target, &script, &script).await;
+    }
+}
+
+/// A restore may divide state into another number of shards; an epoch that was intended keeps its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_before_another_parallelism_changes_nothing_in_windows() {
+    let (first, then) = (windows(FILES), windows(FILES).replace("'parallelism' = '2'", "'parallelism' = '3'"));
+    stop_and_go_on(FILES, &first, &then).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -204,12 +235,16 @@ async fn a_run_that_slept_through_its_successor_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_epoch_that_is_run_again_under_other_delays_writes_the_same_files_row_by_row() {
-    let world = world();
     let target = format!("{FILES}, 'sink.rolling-policy.rows' = '2'");
-    let script = script(&target);
-    run_to_end(world.plan_jittery(&script, 1).await).await.unwrap();
+    run_again(&script(&target), 8).await;
+    run_again(&windows(&target), 4).await;
+}
+
+async fn run_again(script: &str, files: usize) {
+    let world = world();
+    run_to_end(world.plan_jittery(script, 1).await).await.unwrap();
     let first = world.parquet("memory://lake/out").await;
-    assert!(first.len() > 8, "{} files", first.len());
+    assert!(first.len() > files, "{} files", first.len());
 
     // Take back every commit and every intent but the first: the same epochs are run again.
     let checkpoint = world.stores.open("memory://ck", &Default::default()).unwrap();
@@ -220,6 +255,6 @@ async fn an_epoch_that_is_run_again_under_other_delays_writes_the_same_files_row
             checkpoint.store.delete(&record.location).await.unwrap();
         }
     }
-    run_to_end(world.plan_jittery(&script, 2).await).await.unwrap();
+    run_to_end(world.plan_jittery(script, 2).await).await.unwrap();
     assert_eq!(world.parquet("memory://lake/out").await, first);
 }
