@@ -278,6 +278,47 @@ fn killed_rocketmq_into_parquet_on_s3_is_exactly_once() {
     killed_into_parquet(Broker::Rocketmq, s3);
 }
 
+/// Windows of 40 rows: of each its number, times a thousand, and how many rows it counts.
+fn killed_with_windows(broker: Broker) {
+    let topic = broker.topic("windows");
+    let (settings, lake) = s3("lake");
+    let (_, checkpoint) = s3("checkpoint");
+    let job = Job::new(&format!(
+        "{settings}SET 'checkpoint.location' = '{checkpoint}'; SET 'state.snapshot.max-files' = '5';\n{}
+         CREATE TABLE counts (n BIGINT, total BIGINT)
+           WITH ('connector' = 'filesystem', 'path' = '{lake}', 'format' = 'parquet');
+         INSERT INTO counts SELECT CAST(date_part('epoch', window_start) AS BIGINT) / 2 * 1000 + count(*), sum(n)
+           FROM TABLE(TUMBLE(TABLE input, DESCRIPTOR(ts), INTERVAL '2' SECOND)) GROUP BY window_start, window_end;",
+        broker.table(
+            "input",
+            &topic,
+            "n BIGINT, ts AS CAST(to_timestamp_millis(n * 50) AS TIMESTAMP(3)), WATERMARK FOR ts AS ts - INTERVAL '1' SECOND",
+            ", 'scan.max-rows-per-epoch' = '100'"
+        )
+    ));
+    let sent = kill_under_load(&job, broker, &topic);
+    // A row far ahead in each partition completes all windows before.
+    let mut feeder = broker.feeder(&topic, &[]);
+    feeder.send(1_000_000..1_000_004);
+    feeder.finish();
+    let (code, events) = job.catch_up();
+    assert_eq!(code, Some(0), "{events}");
+    let expected: Vec<i64> = (0..sent.end / 40).map(|window| window * 1000 + 40).collect();
+    let mut rows = parquet(&lake);
+    rows.sort_unstable();
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn killed_kafka_windows_into_parquet_on_s3_are_the_batch_answer() {
+    killed_with_windows(Broker::Kafka);
+}
+
+#[test]
+fn killed_rocketmq_windows_into_parquet_on_s3_are_the_batch_answer() {
+    killed_with_windows(Broker::Rocketmq);
+}
+
 fn killed_into_the_other(from: Broker, to: Broker) {
     let (input, output) = (from.topic("from"), to.topic("to"));
     let job = Job::new(&format!(
