@@ -45,6 +45,10 @@ impl Connector for BlackholeConnector {
         Ok(guarantee())
     }
 
+    fn takes_updates(&self, _table: &TableDefinition) -> bool {
+        true
+    }
+
     async fn source(
         &self,
         table: Arc<TableDefinition>,

@@ -1,6 +1,6 @@
 //! Rows as lines on the terminal: `'connector' = 'print'`.
 //!
-//! A row is printed as `+I[7, apple, null]`, after `name> ` if there is a `print-identifier`, when its epoch is published;
+//! A row is printed as `+I[7, apple, null]` (a change as `-U[…]` and `+U[…]`), after `name> ` if there is a `print-identifier`, when its epoch is published;
 //! until then it waits in a [`Spool`]. Tasks follow each other by number, so equal epochs print equal text.
 //!
 //! At-least-once: the terminal remembers nothing, so an epoch whose commit was lost is printed again. What it does not
@@ -11,7 +11,8 @@ use std::fmt::{self, Debug};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int8Type;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
@@ -22,6 +23,7 @@ use super::spool::{Spool, Spooled};
 use super::{Connector, Delivery, Environment, Guarantee, Owner, Pin, Progress, Published, Role, Sink, Source, Staged};
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
+use crate::plan::changes::{RowKind, is_updating};
 use crate::sql::options::OptionReader;
 
 /// Lines are handed to the writer in pieces of about this size.
@@ -98,6 +100,10 @@ impl Connector for PrintConnector {
 
     fn is_operational(&self, option: &str) -> bool {
         ["print-identifier", "standard-error"].contains(&option)
+    }
+
+    fn takes_updates(&self, _table: &TableDefinition) -> bool {
+        true
     }
 
     async fn source(
@@ -206,11 +212,17 @@ fn append_lines(
     mut full: impl FnMut(&str) -> Result<()>,
 ) -> Result<()> {
     let format = FormatOptions::new().with_null("null");
-    let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &format));
+    let (kinds, shown) = match batch.columns().split_last() {
+        Some((kinds, shown)) if is_updating(&batch.schema()) => (Some(kinds.as_primitive::<Int8Type>()), shown),
+        _ => (None, batch.columns()),
+    };
+    let columns = shown.iter().map(|column| ArrayFormatter::try_new(column, &format));
     let columns = columns.collect::<std::result::Result<Vec<_>, _>>()?;
     for row in 0..batch.num_rows() {
+        let kind = kinds.map_or(RowKind::Insert, |kinds| RowKind::of(kinds.value(row)));
         text.push_str(prefix);
-        text.push_str("+I[");
+        text.push_str(kind.symbol());
+        text.push('[');
         for (index, column) in columns.iter().enumerate() {
             text.push_str(if index == 0 { "" } else { ", " });
             column.value(row).write(text)?;

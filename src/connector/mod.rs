@@ -260,7 +260,8 @@ pub trait Sink: Debug + Send + Sync {
     }
 
     /// Takes the rows of one task, in order, where nobody reads them yet. Memory does not grow with the epoch.
-    /// The schema is the table's [`writable_schema`](TableDefinition::writable_schema).
+    /// The schema is the table's [`writable_schema`](TableDefinition::writable_schema), and the kind of each row after it
+    /// where the result changes and the connector takes that.
     async fn stage(&self, epoch: u64, task: u32, pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged>;
 
     /// Makes everything staged for `epoch` readable. Idempotent to the extent of the guarantee: an epoch staged and
@@ -344,6 +345,12 @@ pub trait Connector: Debug + Send + Sync {
 
     /// Options that say how to connect or what to do with trouble: changes to them apply at once.
     fn is_operational(&self, _option: &str) -> bool {
+        false
+    }
+
+    /// Whether a table takes a result that changes: rows with [`ROW_KIND`](crate::plan::changes::ROW_KIND) as one more
+    /// column, the last.
+    fn takes_updates(&self, _table: &TableDefinition) -> bool {
         false
     }
 

@@ -2,7 +2,8 @@
 //!
 //! The idea: DataFusion aggregates each partition's rows of the epoch into partial states. These are dealt out to shards by
 //! the hash of their key. A shard looks up the keys it got, merges, stages the merged rows as its state, and emits: groups
-//! that the watermark completes ([`Emit::Complete`]), or keys that were not there before ([`Emit::New`]).
+//! that the watermark completes ([`Emit::Complete`]), keys that were not there before ([`Emit::New`]), or what changed
+//! ([`Emit::Change`]).
 //!
 //! Guarantee: what is emitted, in which order and from which shard, follows from the state before the epoch and from its
 //! intent. Partial states are merged in the order of partitions and of rows, emitted groups are sorted by key.
@@ -13,9 +14,10 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::take;
+use arrow::array::{ArrayRef, Int8Array, RecordBatch, UInt32Array};
+use arrow::compute::{interleave, take};
 use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, SortField};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -31,13 +33,14 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use hashbrown::HashTable;
 use tokio::sync::OnceCell;
 
+use super::changes::RowKind;
 use super::opener::Opener;
 use super::time::Rising;
 use crate::error::Result;
 use crate::state::Layout;
-use crate::state::keys::{KeyCodec, hash, shard_of};
+use crate::state::keys::{KeyCodec, TIMELESS, hash, shard_of};
 use crate::state::operator::Operator;
-use crate::state::shard::{Delta, Place, StateRows, gather};
+use crate::state::shard::{Delta, Place, Shard, StateRows, gather};
 
 /// Rows in a batch that is emitted.
 const BATCH: usize = 8192;
@@ -58,6 +61,8 @@ pub enum Emit {
     Complete,
     /// When it is first seen; forgotten as above, if it has a rising key.
     New,
+    /// Whenever it changes: the row that it was is taken back, and the one that it is comes out ([`changes`](super::changes)).
+    Change,
 }
 
 /// What an aggregation over a stream is.
@@ -205,7 +210,7 @@ impl StatefulAggregateExec {
         };
 
         // Those that change, bucket by bucket; a key that only had to be seen does not change.
-        let is_changed = |group: &usize| shape.emit == Emit::Complete || found[*group].is_none();
+        let is_changed = |group: &usize| shape.emit != Emit::New || found[*group].is_none();
         let mut changed: Vec<usize> = (0..total).filter(is_changed).collect();
         changed.sort_by_key(|group| bucket_of(*group));
         let mut keys = operator.codec().empty(changed.len());
@@ -241,6 +246,7 @@ impl StatefulAggregateExec {
         let closes = shape.bound(self.times.watermark)?;
         let complete = closes.map_or(0, |bound| buckets.partition_point(|bucket| *bucket < bound));
         let emitted = match shape.emit {
+            Emit::Change => self.changes(operator, &shard, &rows, &replaces)?,
             Emit::New => self.emit(operator, &[(rows.as_ref(), (0..buckets.len() as u32).collect())], false)?,
             Emit::Complete => {
                 let replaced: HashSet<(i64, Place)> =
@@ -255,6 +261,54 @@ impl StatefulAggregateExec {
         drop(shard);
         operator.stage(index, Delta { rows, buckets, replaces, first: complete, closes });
         Ok(emitted)
+    }
+
+    /// Of every group that is another now: the row that it was, and the row that it is.
+    fn changes(
+        &self,
+        operator: &Operator,
+        shard: &Shard,
+        rows: &StateRows,
+        replaces: &[Option<Place>],
+    ) -> Result<Vec<RecordBatch>> {
+        let groups = replaces.len();
+        if groups == 0 {
+            return Ok(vec![]);
+        }
+        let keys = operator.codec().decode(rows.keys.iter())?;
+        let now = [keys.clone(), self.shape.evaluate(&rows.values, groups)?].concat();
+        let old: Vec<usize> = (0..groups).filter(|group| replaces[*group].is_some()).collect();
+        let places: Vec<(i64, Place)> = old.iter().filter_map(|group| Some((TIMELESS, replaces[*group]?))).collect();
+        let before = match old.is_empty() {
+            true => now.iter().map(|column| column.slice(0, 0)).collect(),
+            false => {
+                let taken = UInt32Array::from_iter_values(old.iter().map(|group| *group as u32));
+                let keys = keys.iter().map(|key| Ok(take(key, &taken, None)?)).collect::<Result<Vec<_>>>()?;
+                [keys, self.shape.evaluate(&shard.values(&places)?, old.len())?].concat()
+            }
+        };
+        let fields = now.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+        let converter = RowConverter::new(fields)?;
+        let (was, is) = (converter.convert_columns(&before)?, converter.convert_columns(&now)?);
+        let (mut picked, mut kinds, mut next_old) = (vec![], vec![], 0);
+        for (group, replaced) in replaces.iter().enumerate() {
+            if replaced.is_none() {
+                picked.push((1, group));
+                kinds.push(RowKind::Insert as i8);
+                continue;
+            }
+            if was.row(next_old) != is.row(group) {
+                picked.extend([(0, next_old), (1, group)]);
+                kinds.extend([RowKind::UpdateBefore as i8, RowKind::UpdateAfter as i8]);
+            }
+            next_old += 1;
+        }
+        let column = |(before, now): (&ArrayRef, &ArrayRef)| Ok(interleave(&[before, now], &picked)?);
+        let mut columns = before.iter().zip(&now).map(column).collect::<Result<Vec<_>>>()?;
+        columns.push(Arc::new(Int8Array::from(kinds)));
+        let whole = RecordBatch::try_new(self.schema(), columns)?;
+        let starts = (0..whole.num_rows()).step_by(BATCH);
+        Ok(starts.map(|from| whole.slice(from, BATCH.min(whole.num_rows() - from))).collect())
     }
 
     /// State rows as rows of the result, sorted by key if they are to be.
@@ -282,7 +336,7 @@ impl StatefulAggregateExec {
 /// Cuts a batch of partial states by shard.
 fn piece(codec: &KeyCodec, batch: RecordBatch, keys: usize, shards: usize) -> Result<Piece> {
     let (key_columns, values) = batch.columns().split_at(keys);
-    let encoded = codec.encode(key_columns)?;
+    let encoded = codec.encode(key_columns, batch.num_rows())?;
     let hashes: Vec<u64> = encoded.rows.iter().map(|key| hash(key.data())).collect();
     let mut by_shard = vec![vec![]; shards];
     for (row, hash) in hashes.iter().enumerate() {

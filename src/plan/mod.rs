@@ -24,6 +24,7 @@ use crate::checkpoint::Cut;
 use crate::error::{Error, Result};
 
 pub mod aggregate;
+pub mod changes;
 pub mod concat;
 pub mod explain;
 pub mod incremental;

@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::FieldRef;
+use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::{JoinType, ScalarValue};
 use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
@@ -20,7 +20,7 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
-use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
@@ -31,6 +31,7 @@ use datafusion::physical_plan::{Distribution, ExecutionPlan, ExecutionPlanProper
 
 use super::Binding;
 use super::aggregate::{Emit, Shape, StatefulAggregateExec};
+use super::changes::{ROW_KIND, with_kind};
 use super::concat::ConcatExec;
 use super::late::LateExec;
 use super::repeat::RepeatExec;
@@ -82,6 +83,8 @@ struct Known {
     rising: Vec<Option<Rising>>,
     /// The column by which rows are whole within an epoch.
     whole: Option<usize>,
+    /// Whether rows are changes; their kind is the last column.
+    is_updating: bool,
 }
 
 /// The plan with state where it needs some.
@@ -112,16 +115,49 @@ impl Walk<'_> {
             children.push(if is_apart && is_one { concat(child) } else { child });
             known.push(known_of);
         }
+        if known.iter().any(|input| input.is_updating) {
+            return self.over_changes(plan, children, known);
+        }
         let known = self.known(&plan, &known)?;
         let plan = replace_children_if_necessary(plan, children)?;
         Ok((plan, known))
+    }
+
+    /// A node over changes: it must work row by row, and hand on their kind.
+    fn over_changes(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        inputs: Vec<Known>,
+    ) -> Result<Visited> {
+        let known = Known { rising: vec![None; plan.schema().fields().len()], whole: None, ..inputs[0].clone() };
+        let kind = |input: &Arc<dyn ExecutionPlan>| input.schema().fields().len() - 1;
+        if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+            let input = Arc::clone(&children[0]);
+            let kind = (Arc::new(Column::new(ROW_KIND, kind(&input))) as _, ROW_KIND.to_owned());
+            let expressions = projection.expr().iter().map(|e| (Arc::clone(&e.expr), e.alias.clone())).chain([kind]);
+            return Ok((Arc::new(ProjectionExec::try_new(expressions, input)?), known));
+        }
+        if let Some(filter) = plan.downcast_ref::<FilterExec>() {
+            let input = Arc::clone(&children[0]);
+            let kept = filter.projection().as_deref().map(|kept| [kept, &[kind(&input)]].concat());
+            let filter = FilterExecBuilder::new(Arc::clone(filter.predicate()), input).apply_projection(kept)?.build()?;
+            return Ok((Arc::new(filter), known));
+        }
+        if ["ConcatExec", "CoalesceBatchesExec", "CooperativeExec"].contains(&plan.name()) {
+            return Ok((replace_children_if_necessary(plan, children)?, known));
+        }
+        Err(refused(
+            &format!("{} over the changing result of a GROUP BY without a window", plan.name()),
+            "group by a window (TUMBLE, HOP, CUMULATE), whose result only grows",
+        ))
     }
 
     /// What is known of the rows of a node that needs no state of ours.
     fn known(&self, plan: &Arc<dyn ExecutionPlan>, inputs: &[Known]) -> Result<Known> {
         let columns = plan.schema().fields().len();
         if plan.downcast_ref::<ScanExec>().is_some() {
-            return Ok(Known { reads_stream: true, rising: vec![None; columns], whole: None });
+            return Ok(Known { reads_stream: true, rising: vec![None; columns], ..Known::default() });
         }
         if !inputs.iter().any(|input| input.reads_stream) {
             return Ok(Known { rising: vec![None; columns], ..Known::default() });
@@ -132,7 +168,7 @@ impl Walk<'_> {
             let rising = expressions.iter().map(|e| Rising::of(&e.expr, &first.rising)).collect();
             let is_whole =
                 |whole: &usize| expressions.iter().position(|e| column(&e.expr).is_some_and(|index| index == *whole));
-            return Ok(Known { reads_stream: true, rising, whole: first.whole.as_ref().and_then(is_whole) });
+            return Ok(Known { rising, whole: first.whole.as_ref().and_then(is_whole), ..first.clone() });
         }
         if let Some(filter) = plan.downcast_ref::<FilterExec>() {
             return Ok(first.clone().projected(filter.projection().as_deref()));
@@ -193,41 +229,45 @@ impl Walk<'_> {
             let known = Known { rising: vec![None; plan.schema().fields().len()], ..Known::default() };
             return Ok((plan, known));
         }
+        if known.is_updating {
+            return Err(refused(
+                "GROUP BY over the changing result of another GROUP BY",
+                "group the inner one by a window (TUMBLE, HOP, CUMULATE), whose result only grows",
+            ));
+        }
         let rising = aggregation.rising(&known);
         if let Some(whole) = known.whole
             && let Some(key) = aggregation.key_at(whole)
         {
             let whole = aggregation.single(concat(input))?;
-            let known = Known { reads_stream: true, rising: aggregation.result_rising(rising), whole: Some(key) };
-            return Ok((whole, known));
+            let rising = aggregation.result_rising(rising);
+            return Ok((whole, Known { reads_stream: true, rising, whole: Some(key), is_updating: false }));
         }
-        let Some(key) = aggregation.time_key(&rising) else {
-            return Err(if aggregation.functions.is_empty() {
-                refused(
-                    "DISTINCT without a column that rises with event time",
-                    "add a window (TUMBLE over a table with a WATERMARK) or date_bin of its event time to the columns",
-                )
-            } else {
-                refused(
-                    "GROUP BY without a window",
+        aggregation.check_order()?;
+        let key = aggregation.time_key(&rising);
+        let is_small = |f: &Arc<AggregateFunctionExpr>| SMALL.contains(&f.fun().name()) && !f.is_distinct();
+        let large = aggregation.functions.iter().find(|f| !is_small(f));
+        let emit = match (key, aggregation.functions.is_empty()) {
+            (_, true) => Emit::New,
+            (Some(_), false) => Emit::Complete,
+            (None, false) => Emit::Change,
+        };
+        let schema = if emit == Emit::Change { with_kind(&plan.schema()) } else { plan.schema() };
+        let plan = match (large, key) {
+            (None, _) => self.stateful(&aggregation, input, emit, &rising, key, schema)?,
+            (Some(_), Some(key)) => self.by_members(&aggregation, input, &rising, key)?,
+            (Some(large), None) => {
+                return Err(refused(
+                    &format!("{} without a window", large.name()),
                     "group by window_start, window_end of TUMBLE, HOP or CUMULATE, or by date_bin(INTERVAL '1 minute', ts), \
                      where ts has a WATERMARK",
-                )
-            });
+                ));
+            }
         };
-        aggregation.check_order()?;
-        // Keys that come out when they are first seen come out one by one; all others with their window.
-        let whole = (!aggregation.functions.is_empty()).then_some(key);
-        let known = Known { reads_stream: true, rising: aggregation.result_rising(rising.clone()), whole };
-        let is_small = |f: &Arc<AggregateFunctionExpr>| SMALL.contains(&f.fun().name()) && !f.is_distinct();
-        let plan = if aggregation.functions.iter().all(is_small) {
-            let emit = if aggregation.functions.is_empty() { Emit::New } else { Emit::Complete };
-            let rising = rising[key].clone();
-            self.stateful(&aggregation, input, emit, key, rising, plan.schema())?
-        } else {
-            self.by_members(&aggregation, input, key, rising[key].clone())?
-        };
-        Ok((plan, known))
+        // Keys that come out when they are first seen come out one by one; those of a window come out with it.
+        let whole = key.filter(|_| emit == Emit::Complete);
+        let rising = aggregation.result_rising(rising);
+        Ok((plan, Known { reads_stream: true, rising, whole, is_updating: emit == Emit::Change }))
     }
 
     /// The aggregation with its partial states remembered.
@@ -236,24 +276,26 @@ impl Walk<'_> {
         aggregation: &Aggregation,
         input: Arc<dyn ExecutionPlan>,
         emit: Emit,
-        key: usize,
-        rising: Option<Rising>,
-        schema: arrow::datatypes::SchemaRef,
+        rising: &[Option<Rising>],
+        key: Option<usize>,
+        schema: SchemaRef,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         self.operators += 1;
         let name = format!("aggregate-{}", self.operators);
         let opener = &self.binding.opener;
-        let key_expr = Arc::clone(&aggregation.group_by.expr()[key].0);
         let mut shape = Shape {
-            layout: Layout { name: name.clone(), keys: vec![], values: vec![], rising: Some(key) },
+            layout: Layout { name: name.clone(), keys: vec![], values: vec![], rising: key },
             functions: aggregation.functions.clone(),
             emit,
-            rising,
+            rising: key.and_then(|key| rising[key].clone()),
         };
-        let late_before = shape.bound(self.binding.times.late_before)?;
-        let from = lineage(&input);
-        let late = Arc::new(LateExec::new(input, &name, key_expr, late_before, from, Arc::clone(opener)));
-        let partial = aggregation.over(AggregateMode::Partial, late)?;
+        let mut input = input;
+        if let Some(key) = key {
+            let late_before = shape.bound(self.binding.times.late_before)?;
+            let (from, expr) = (lineage(&input), Arc::clone(&aggregation.group_by.expr()[key].0));
+            input = Arc::new(LateExec::new(input, &name, expr, late_before, from, Arc::clone(opener)));
+        }
+        let partial = aggregation.over(AggregateMode::Partial, input)?;
         let fields: Vec<FieldRef> = partial.schema().fields().iter().cloned().collect();
         let (keys, values) = fields.split_at(aggregation.group_by.num_group_exprs());
         (shape.layout.keys, shape.layout.values) = (keys.to_vec(), values.to_vec());
@@ -267,8 +309,8 @@ impl Walk<'_> {
         &mut self,
         aggregation: &Aggregation,
         input: Arc<dyn ExecutionPlan>,
+        rising: &[Option<Rising>],
         key: usize,
-        rising: Option<Rising>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = input.schema();
         let mut members: Vec<Arc<dyn PhysicalExpr>> =
@@ -310,7 +352,7 @@ impl Walk<'_> {
             input: Arc::clone(&input),
         };
         let result = inner.over(AggregateMode::Single, Arc::clone(&input))?.schema();
-        let kept = self.stateful(&inner, input, Emit::Complete, key, rising, result)?;
+        let kept = self.stateful(&inner, input, Emit::Complete, rising, Some(key), result)?;
         let rows = Arc::new(RepeatExec::try_new(concat(kept))?);
         let functions = (aggregation.functions.iter().zip(moved))
             .map(|(function, (arguments, order))| {
@@ -354,7 +396,7 @@ fn union(inputs: &[Known]) -> Known {
     let rising = first.rising.iter().enumerate();
     let rising = rising.map(|(index, rising)| rising.clone().filter(|rising| same(index, rising))).collect();
     let whole = first.whole.filter(|whole| rest.iter().all(|input| input.whole == Some(*whole)));
-    Known { reads_stream: true, rising, whole }
+    Known { reads_stream: true, rising, whole, is_updating: false }
 }
 
 /// A join of a stream with a static table: the stream's columns stay what they are.
@@ -367,12 +409,13 @@ fn joined(inputs: &[Known], join: JoinType) -> Known {
         JoinType::RightSemi | JoinType::RightAnti => Known { reads_stream, ..right.clone() },
         JoinType::LeftMark | JoinType::RightMark => {
             let side = if join == JoinType::LeftMark { left } else { right };
-            Known { reads_stream, rising: [side.rising.as_slice(), &[None]].concat(), whole: side.whole }
+            Known { rising: [side.rising.as_slice(), &[None]].concat(), ..side.clone() }
         }
         _ => Known {
             reads_stream,
             rising: [left.rising.as_slice(), &right.rising].concat(),
             whole: left.whole.or(moved),
+            is_updating: false,
         },
     }
 }

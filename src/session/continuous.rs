@@ -15,6 +15,7 @@ use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::connector::{Partition, Role, Span};
 use crate::error::{Error, Result};
 use crate::plan::aggregate::{Times, shapes};
+use crate::plan::changes::is_updating;
 use crate::plan::{Binding, StreamPlan, explain, opener::Opener};
 use crate::query::definition::{self, Definition, durable, revived};
 use crate::query::trigger::Trigger;
@@ -103,6 +104,14 @@ impl Session {
         };
         let trial = self.trial(&plan, &state).await?;
         definition.static_files = definition::static_files(&trial);
+        if is_updating(&trial.schema()) && !connector.takes_updates(target) {
+            return Err(Error::usage(format!(
+                "the result changes as rows arrive (GROUP BY without a window), and {} only takes rows that stay: group by \
+                 window_start, window_end of TUMBLE, HOP or CUMULATE, or by date_bin(INTERVAL '1 minute', ts), where ts has \
+                 a WATERMARK; or write to a table that takes changes, such as 'connector' = 'print'",
+                target.name
+            )));
+        }
         Ok(Planned { definition, plan, shapes: shapes(&trial), state, target: Arc::new(target.clone()) })
     }
 

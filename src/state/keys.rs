@@ -1,9 +1,10 @@
 //! Keys as bytes that compare as their columns do.
 
 use std::fmt;
+use std::sync::Arc;
 
-use arrow::array::ArrayRef;
-use arrow::datatypes::FieldRef;
+use arrow::array::{ArrayRef, BooleanArray};
+use arrow::datatypes::{DataType, FieldRef};
 use arrow::row::{RowConverter, Rows, SortField};
 use twox_hash::XxHash64;
 
@@ -17,6 +18,8 @@ pub const TIMELESS: i64 = 0;
 pub struct KeyCodec {
     converter: RowConverter,
     rising: Option<usize>,
+    /// Without key columns there is one group: its key is a constant of our own.
+    is_empty: bool,
 }
 
 /// Encoded keys, with what is asked of each of them.
@@ -37,13 +40,19 @@ impl fmt::Debug for KeyCodec {
 impl KeyCodec {
     /// For keys of these types, of which the one at `rising` decides the bucket.
     pub fn try_new(fields: &[FieldRef], rising: Option<usize>) -> Result<Self> {
-        let fields = fields.iter().map(|field| SortField::new(field.data_type().clone())).collect();
-        Ok(Self { converter: RowConverter::new(fields)?, rising })
+        let is_empty = fields.is_empty();
+        let sort = |field: &FieldRef| SortField::new(field.data_type().clone());
+        let fields = if is_empty { vec![SortField::new(DataType::Boolean)] } else { fields.iter().map(sort).collect() };
+        Ok(Self { converter: RowConverter::new(fields)?, rising, is_empty })
     }
 
-    /// The keys in `columns`. A rising key must not be NULL.
-    pub fn encode(&self, columns: &[ArrayRef]) -> Result<Keys> {
-        let rows = self.converter.convert_columns(columns)?;
+    /// The keys in `columns`, of so many rows. A rising key must not be NULL.
+    pub fn encode(&self, columns: &[ArrayRef], rows: usize) -> Result<Keys> {
+        let all = || Arc::new(BooleanArray::from(vec![true; rows])) as ArrayRef;
+        let rows = match self.is_empty {
+            true => self.converter.convert_columns(&[all()])?,
+            false => self.converter.convert_columns(columns)?,
+        };
         let buckets = match self.rising {
             Some(index) => {
                 let ticks = ticks(&columns[index])?;
@@ -59,7 +68,8 @@ impl KeyCodec {
 
     /// The columns of the keys at these places.
     pub fn decode<'a>(&self, keys: impl IntoIterator<Item = arrow::row::Row<'a>>) -> Result<Vec<ArrayRef>> {
-        Ok(self.converter.convert_rows(keys)?)
+        let columns = self.converter.convert_rows(keys)?;
+        Ok(if self.is_empty { vec![] } else { columns })
     }
 
     /// Room for keys.

@@ -100,7 +100,7 @@ impl Operator {
     /// Puts rows of a file into their shards.
     fn take_in(&self, batch: &RecordBatch, closed: Option<i64>) -> Result<()> {
         let (keys, values) = batch.columns().split_at(self.layout.keys.len());
-        let encoded = self.codec.encode(keys)?;
+        let encoded = self.codec.encode(keys, batch.num_rows())?;
         let mut parts: Vec<Vec<u32>> = vec![vec![]; self.shards.len()];
         for (row, bucket) in encoded.buckets.iter().enumerate() {
             if closed.is_none_or(|closed| *bucket >= closed) {

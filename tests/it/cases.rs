@@ -25,14 +25,16 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
+use arrow::datatypes::Int8Type;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
 use millstream::catalog::TableDefinition;
 use millstream::clock::Clock;
 use millstream::connector::Connectors;
 use millstream::connector::memory::{Memory, MemoryConnector};
+use millstream::plan::changes::{RowKind, is_updating};
 use millstream::query::progress::{EpochProgress, Event, Reporter};
 use millstream::query::{Query, Step};
 use millstream::session::{Outcome, Session};
@@ -147,6 +149,29 @@ impl Run {
         let mut outcomes = self.session.execute_script(&case.query).await?;
         let Some(Outcome::Query(spec)) = outcomes.pop() else { panic!("no query: {}", case.query) };
         Query::open(*spec, reporter).await
+    }
+
+    /// What was written, when changes are carried out: what was taken back is not there.
+    fn folded(&self) -> Vec<String> {
+        let mut rows: Vec<String> = vec![];
+        for batch in self.memory.rows("out") {
+            if !is_updating(&batch.schema()) {
+                rows.extend(lines(&batch));
+                continue;
+            }
+            let columns: Vec<usize> = (0..batch.num_columns() - 1).collect();
+            let kinds = batch.column(columns.len()).as_primitive::<Int8Type>();
+            for (line, kind) in lines(&batch.project(&columns).unwrap()).into_iter().zip(kinds.values()) {
+                if RowKind::of(*kind) == RowKind::UpdateBefore {
+                    let place = rows.iter().position(|row| *row == line).expect("what is taken back was there");
+                    rows.remove(place);
+                } else {
+                    rows.push(line);
+                }
+            }
+        }
+        rows.sort();
+        rows
     }
 
     fn append(&self, epoch: &[(String, u32, String)]) {
@@ -277,7 +302,7 @@ async fn cut_otherwise(case: &Case, parallelism: usize, at_once: usize) -> Optio
     run.complete();
     while query.step().await.unwrap() != Step::Finished {}
     query.close().await;
-    (!*any_late.lock().unwrap()).then(|| run.written(&mut 0))
+    (!*any_late.lock().unwrap()).then(|| run.folded())
 }
 
 /// DataFusion's batch answer: the same SELECT, planned over static tables.

@@ -77,6 +77,10 @@ impl Connector for MemoryConnector {
         Ok(guarantee())
     }
 
+    fn takes_updates(&self, _table: &TableDefinition) -> bool {
+        true
+    }
+
     async fn source(
         &self,
         table: Arc<TableDefinition>,
