@@ -13,8 +13,9 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::{ArrayRef, Int8Array, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, Int8Array, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{interleave, take};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
@@ -45,9 +46,11 @@ use crate::state::shard::{Delta, Place, Shard, StateRows, gather};
 /// Rows in a batch that is emitted.
 const BATCH: usize = 8192;
 
-/// The clock of an epoch, as its intent says. In milliseconds since 1970; half-open: a row *at* the watermark is not late.
+/// The clocks of an epoch, as its intent says. In milliseconds since 1970; half-open: a row *at* the watermark is not late.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Times {
+    /// The batch time: what `now()` answers.
+    pub batch: i64,
     /// The watermark of the epoch before: what it completed has come out, so rows for that are late.
     pub late_before: Option<i64>,
     /// The watermark: what lies before it comes out in this epoch.
@@ -76,6 +79,8 @@ pub struct Shape {
     pub emit: Emit,
     /// How its rising key does.
     pub rising: Option<Rising>,
+    /// How long a group that nothing touches is remembered, if it has no rising key.
+    pub ttl: Option<Duration>,
 }
 
 impl Shape {
@@ -86,6 +91,11 @@ impl Shape {
             (Some(watermark), Some(rising)) => rising.bound(watermark),
             _ => Ok(None),
         }
+    }
+
+    /// Groups that were last touched at or before this time are forgotten.
+    fn horizon(&self, times: Times) -> Option<i64> {
+        self.ttl.map(|ttl| times.batch.saturating_sub(ttl.as_millis() as i64))
     }
 
     fn accumulators(&self) -> Result<Vec<Box<dyn GroupsAccumulator>>> {
@@ -204,13 +214,19 @@ impl StatefulAggregateExec {
                 shard.find(piece.buckets[row], piece.hashes[row], piece.rows.keys.row(row).data())
             })
             .collect();
+        // What is older than that is still in its place, but counts no more.
+        let horizon = shape.horizon(self.times);
+        let alive: Vec<Option<Place>> = match horizon {
+            Some(horizon) => found.iter().map(|place| place.filter(|place| shard.touched(*place) > horizon)).collect(),
+            None => found.clone(),
+        };
         let bucket_of = |group: usize| {
             let (piece, row) = groups.first[group];
             pieces[piece].buckets[row]
         };
 
         // Those that change, bucket by bucket; a key that only had to be seen does not change.
-        let is_changed = |group: &usize| shape.emit != Emit::New || found[*group].is_none();
+        let is_changed = |group: &usize| shape.emit != Emit::New || alive[*group].is_none();
         let mut changed: Vec<usize> = (0..total).filter(is_changed).collect();
         changed.sort_by_key(|group| bucket_of(*group));
         let mut keys = operator.codec().empty(changed.len());
@@ -219,14 +235,14 @@ impl StatefulAggregateExec {
             keys.push(pieces[piece].rows.keys.row(row));
         }
         let order = UInt32Array::from_iter_values(changed.iter().map(|group| *group as u32));
-        let values = if shape.functions.is_empty() {
+        let mut values = if shape.functions.is_empty() {
             vec![]
         } else {
             let mut accumulators = shape.accumulators()?;
-            let old: Vec<usize> = (0..total).filter(|group| found[*group].is_some()).collect();
+            let old: Vec<usize> = (0..total).filter(|group| alive[*group].is_some()).collect();
             if !old.is_empty() {
                 let places: Vec<(i64, Place)> =
-                    old.iter().filter_map(|group| Some((bucket_of(*group), found[*group]?))).collect();
+                    old.iter().filter_map(|group| Some((bucket_of(*group), alive[*group]?))).collect();
                 shape.merge(&mut accumulators, &shard.values(&places)?, &old, total)?;
             }
             if total > 0 {
@@ -239,14 +255,17 @@ impl StatefulAggregateExec {
             }
             values.iter().map(|column| Ok(take(column, &order, None)?)).collect::<Result<Vec<_>>>()?
         };
+        if shape.ttl.is_some() {
+            values.push(Arc::new(Int64Array::from(vec![self.times.batch; changed.len()])));
+        }
         let rows = Arc::new(StateRows { keys, values });
         let buckets: Vec<i64> = changed.iter().map(|group| bucket_of(*group)).collect();
         let replaces: Vec<Option<Place>> = changed.iter().map(|group| found[*group]).collect();
 
-        let closes = shape.bound(self.times.watermark)?;
-        let complete = closes.map_or(0, |bound| buckets.partition_point(|bucket| *bucket < bound));
+        let closes = shape.bound(self.times.watermark)?.or(horizon);
+        let complete = closes.filter(|_| shape.rising.is_some()).map_or(0, |bound| buckets.partition_point(|bucket| *bucket < bound));
         let emitted = match shape.emit {
-            Emit::Change => self.changes(operator, &shard, &rows, &replaces)?,
+            Emit::Change => self.changes(operator, &shard, &rows, &changed.iter().map(|group| alive[*group]).collect::<Vec<_>>())?,
             Emit::New => self.emit(operator, &[(rows.as_ref(), (0..buckets.len() as u32).collect())], false)?,
             Emit::Complete => {
                 let replaced: HashSet<(i64, Place)> =
@@ -263,7 +282,7 @@ impl StatefulAggregateExec {
         Ok(emitted)
     }
 
-    /// Of every group that is another now: the row that it was, and the row that it is.
+    /// Of every group that is another now: the row that it was (if `replaces` has one), and the row that it is.
     fn changes(
         &self,
         operator: &Operator,

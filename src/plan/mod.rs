@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::default_table_source::{DefaultTableSource, provider_as_source};
@@ -48,6 +49,8 @@ pub struct StreamPlan {
     tables: BTreeMap<String, Arc<TableDefinition>>,
     /// Whether it remembers anything, and so needs event time.
     remembers: bool,
+    /// How long what was not touched is remembered, where no window ends it.
+    ttl: Option<Duration>,
 }
 
 /// What an epoch's plan is made for: what its intent says, and where things are open.
@@ -55,9 +58,7 @@ pub struct StreamPlan {
 pub struct Binding {
     /// By table, its tasks.
     pub cuts: BTreeMap<String, Cut>,
-    /// What `now()` answers, ms since 1970.
-    pub batch_time_ms: i64,
-    /// Event time.
+    /// The clocks.
     pub times: Times,
     /// Into how many shards state is divided, and so into how many tasks what comes out of it.
     pub shards: usize,
@@ -76,7 +77,7 @@ impl StreamPlan {
     /// Optimises `plan`, checks that it can run an epoch at a time, and opens its clock.
     ///
     /// Errors: what cannot run incrementally, volatile functions, a query that reads no stream.
-    pub fn try_new(state: &SessionState, plan: LogicalPlan) -> Result<Self> {
+    pub fn try_new(state: &SessionState, plan: LogicalPlan, ttl: Option<Duration>) -> Result<Self> {
         let plan = volatile::open_clock(plan)?;
         let plan = state.optimize(&plan)?;
         incremental::check(&plan)?;
@@ -94,7 +95,7 @@ impl StreamPlan {
                 "the query reads no stream; a continuous query needs a table created WITH ('connector' = …)",
             ));
         }
-        Ok(Self { plan, tables, remembers })
+        Ok(Self { plan, tables, remembers, ttl })
     }
 
     /// The streams it reads, by name.
@@ -127,7 +128,7 @@ impl StreamPlan {
             scan.source = provider_as_source(Arc::new(bound));
             Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
         })?;
-        let now = ScalarValue::TimestampNanosecond(Some(binding.batch_time_ms * 1_000_000), Some("UTC".into()));
+        let now = ScalarValue::TimestampNanosecond(Some(binding.times.batch * 1_000_000), Some("UTC".into()));
         let values = ParamValues::from(vec![(volatile::BATCH_TIME_NAME, now)]);
         Ok(bound.data.replace_params_with_values(&values)?)
     }
@@ -135,7 +136,7 @@ impl StreamPlan {
     /// The physical plan of one epoch, with state where it needs some.
     pub async fn epoch(&self, state: &SessionState, binding: &Binding) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = state.query_planner().create_physical_plan(&self.bind(binding)?, state).await?;
-        if self.remembers { stateful::remember(plan, binding) } else { Ok(plan) }
+        if self.remembers { stateful::remember(plan, binding, self.ttl) } else { Ok(plan) }
     }
 }
 

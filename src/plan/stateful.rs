@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::{JoinType, ScalarValue};
@@ -88,13 +89,18 @@ struct Known {
 }
 
 /// The plan with state where it needs some.
-pub fn remember(plan: Arc<dyn ExecutionPlan>, binding: &Binding) -> Result<Arc<dyn ExecutionPlan>> {
-    let mut walk = Walk { binding, operators: 0 };
+pub fn remember(
+    plan: Arc<dyn ExecutionPlan>,
+    binding: &Binding,
+    ttl: Option<Duration>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut walk = Walk { binding, ttl, operators: 0 };
     Ok(walk.visit(plan)?.0)
 }
 
 struct Walk<'a> {
     binding: &'a Binding,
+    ttl: Option<Duration>,
     operators: usize,
 }
 
@@ -284,10 +290,11 @@ impl Walk<'_> {
         let name = format!("aggregate-{}", self.operators);
         let opener = &self.binding.opener;
         let mut shape = Shape {
-            layout: Layout { name: name.clone(), keys: vec![], values: vec![], rising: key },
+            layout: Layout { name: name.clone(), keys: vec![], values: vec![], rising: key, is_touched: false },
             functions: aggregation.functions.clone(),
             emit,
             rising: key.and_then(|key| rising[key].clone()),
+            ttl: self.ttl.filter(|_| key.is_none()),
         };
         let mut input = input;
         if let Some(key) = key {
@@ -298,7 +305,16 @@ impl Walk<'_> {
         let partial = aggregation.over(AggregateMode::Partial, input)?;
         let fields: Vec<FieldRef> = partial.schema().fields().iter().cloned().collect();
         let (keys, values) = fields.split_at(aggregation.group_by.num_group_exprs());
-        (shape.layout.keys, shape.layout.values) = (keys.to_vec(), values.to_vec());
+        let named = |(index, field): (usize, &FieldRef)| match (rising.get(index), aggregation.group_by.expr().get(index)) {
+            (Some(Some(rising)), _) => Arc::new(field.as_ref().clone().with_name(readable(rising))),
+            (_, Some((expr, _))) => Arc::new(field.as_ref().clone().with_name(readable(expr))),
+            _ => Arc::clone(field),
+        };
+        shape.layout.keys = keys.iter().enumerate().map(named).collect();
+        shape.layout.values = values.to_vec();
+        if shape.ttl.is_some() {
+            shape.layout.touch();
+        }
         let (times, shards, opener) = (self.binding.times, self.binding.shards, Arc::clone(opener));
         Ok(Arc::new(StatefulAggregateExec::new(partial, Arc::new(shape), schema, times, shards, opener)))
     }
@@ -373,6 +389,14 @@ impl Walk<'_> {
 
 fn member_name(index: usize, expr: &Arc<dyn PhysicalExpr>) -> String {
     format!("{index} {expr}")
+}
+
+/// An expression without the places of its columns: these change when other columns come or go.
+fn readable(expr: &impl ToString) -> String {
+    let text = expr.to_string();
+    let mut parts = text.split('@');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
 impl Known {

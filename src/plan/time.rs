@@ -8,6 +8,7 @@
 //! Guarantee: a bound is never too late for a row that the watermark lets in. Not promised: that every function that rises
 //! is known; what is not on the list does not rise.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, TimestampMillisecondArray};
@@ -73,6 +74,12 @@ pub struct Rising {
     time: DataType,
     /// Whether a row of the input has several values, of which this is the least.
     is_least: bool,
+}
+
+impl fmt::Display for Rising {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.expr, f)
+    }
 }
 
 impl Rising {

@@ -303,7 +303,7 @@ impl Query {
         let trial: Cut = partitions.map(|p| vec![Span::new(p, 0, 1)]).to_vec();
         let cuts = spec.planned.plan.tables().keys().map(|name| (name.clone(), trial.clone())).collect();
         let opener = Arc::clone(opener);
-        let binding = Binding { cuts, batch_time_ms: 0, times: Times::default(), shards: 1, opener };
+        let binding = Binding { cuts, times: Times::default(), shards: 1, opener };
         let physical = spec.planned.plan.epoch(&spec.planned.state, &binding).await?;
         Ok(if keeps_tasks_apart(&physical) { spec.environment.parallelism.max(1) } else { 1 })
     }
@@ -575,8 +575,11 @@ impl Query {
     async fn physical(&self, intent: &Intent, opened: &Opened, advice: &str) -> Result<Arc<dyn ExecutionPlan>> {
         let binding = Binding {
             cuts: intent.sources.clone(),
-            batch_time_ms: intent.batch_time_ms,
-            times: Times { late_before: intent.late_before_ms, watermark: intent.watermark_ms },
+            times: Times {
+                batch: intent.batch_time_ms,
+                late_before: intent.late_before_ms,
+                watermark: intent.watermark_ms,
+            },
             shards: intent.shards,
             opener: Arc::clone(&opened.opener),
         };

@@ -73,7 +73,8 @@ impl Session {
         let text = query.to_string();
         let plan = fit(self.plan_query(query).await?, target, columns)?;
         let state = epoch_state(self.context.state());
-        let plan = StreamPlan::try_new(&state, plan)?;
+        let ttl = self.setting("state.ttl").and_then(sql::options::parse_duration);
+        let plan = StreamPlan::try_new(&state, plan, ttl)?;
 
         let mut sources = BTreeMap::new();
         let mut identities = BTreeMap::from([(String::new(), connector.identity(target)?)]);
@@ -98,7 +99,7 @@ impl Session {
             sources,
             views: self.views.clone(),
             statics: self.statics.clone(),
-            settings: self.settings.clone().into_iter().filter(|(key, _)| settings::is_datafusions(key)).collect(),
+            settings: self.settings.clone().into_iter().filter(|(key, _)| settings::decides_answers(key)).collect(),
             static_files: None,
             identities,
         };
@@ -120,8 +121,7 @@ impl Session {
         let opener = Arc::new(Opener::new(self.connectors.clone(), self.environment(), None));
         let cut = vec![vec![Span::new(Partition::new("partition", 0), 0, 0)]];
         let cuts = plan.tables().keys().map(|name| (name.clone(), cut.clone())).collect();
-        let (batch_time_ms, times, shards) = (0, Times::default(), 1);
-        plan.epoch(state, &Binding { cuts, batch_time_ms, times, shards, opener }).await
+        plan.epoch(state, &Binding { cuts, times: Times::default(), shards: 1, opener }).await
     }
 
     /// Plans a stored definition anew, with the secrets and operational options of today.

@@ -142,10 +142,10 @@ impl Session {
         })
     }
 
-    /// A session like this one, with our settings (DataFusion's belong to a definition) and nothing in its catalog.
+    /// A session like this one, with the settings that belong to no definition, and nothing in its catalog.
     fn sibling(&self) -> Result<Self> {
         let mut sibling = Self::with(&self.name, self.connectors.clone(), self.stores.clone(), self.clock.clone())?;
-        for (key, value) in self.settings.iter().filter(|(key, _)| !settings::is_datafusions(key)) {
+        for (key, value) in self.settings.iter().filter(|(key, _)| !settings::decides_answers(key)) {
             sibling.set(key, value)?;
         }
         Ok(sibling)

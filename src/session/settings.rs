@@ -11,6 +11,7 @@ enum Expects {
     Flag,
     Count,
     Trigger,
+    Duration,
 }
 
 /// Every setting of ours, with its meaning; those of DataFusion begin with `datafusion.`.
@@ -28,11 +29,17 @@ const SETTINGS: &[(&str, Expects, &str)] = &[
     ("s3.region", Expects::Text, "region"),
     ("s3.secret-key", Expects::Text, "secret access key"),
     ("state.snapshot.max-files", Expects::Count, "state is written whole after so many files of changes; default: 200"),
+    ("state.ttl", Expects::Duration, "what was not touched for so long is forgotten, where no window ends it; default: never"),
 ];
 
 /// Whether the setting is DataFusion's own.
 pub fn is_datafusions(key: &str) -> bool {
     key.starts_with("datafusion.")
+}
+
+/// Whether an answer depends on the setting, so that it belongs to a query's definition.
+pub fn decides_answers(key: &str) -> bool {
+    is_datafusions(key) || key == "state.ttl"
 }
 
 /// Checks a key and its value; unknown keys are refused with the nearest known one.
@@ -51,6 +58,7 @@ pub fn check(key: &str, value: &str) -> Result<()> {
         {
             wrong("continuous, available-now or an interval such as '10 s'")
         }
+        Some(Expects::Duration) if parse_duration(value).is_none() => wrong("a duration such as '1 h' or '30 min'"),
         _ => Ok(()),
     }
 }

@@ -20,7 +20,7 @@ pub mod shard;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 /// What one operator's state looks like.
@@ -34,9 +34,25 @@ pub struct Layout {
     pub values: Vec<FieldRef>,
     /// Which key rises with event time.
     pub rising: Option<usize>,
+    /// Whether the last value column says when a row was last touched.
+    pub is_touched: bool,
 }
 
+/// The batch time, ms since 1970, at which a row was last touched.
+const TOUCHED: &str = "$touched";
+
 impl Layout {
+    /// Adds the column that says when a row was last touched.
+    pub fn touch(&mut self) {
+        self.values.push(Arc::new(Field::new(TOUCHED, DataType::Int64, false)));
+        self.is_touched = true;
+    }
+
+    /// Which column of [`Self::schema`] says until when a row is of use: its rising key, or when it was last touched.
+    pub fn ages_by(&self) -> Option<usize> {
+        self.rising.or_else(|| self.is_touched.then(|| self.keys.len() + self.values.len() - 1))
+    }
+
     /// Keys, then values.
     pub fn schema(&self) -> SchemaRef {
         let nullable = |field: &FieldRef| Field::new(field.name(), field.data_type().clone(), true);
@@ -47,7 +63,7 @@ impl Layout {
 /// The state of an operator after an epoch, as its commit names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateCommit {
-    /// Rows whose rising key lies before this are gone, though a file may still have them.
+    /// Rows whose rising key lies before this, or that were last touched before it, are gone, though a file may have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<i64>,
     /// The files, oldest first: a later row takes the place of an earlier one with its key.
@@ -65,7 +81,7 @@ pub struct StateFile {
     pub rows: u64,
     /// Bytes.
     pub bytes: u64,
-    /// The highest rising key in it: once that is closed, the file is of no use.
+    /// The highest rising key in it, or when a row of it was last touched: once that is closed, the file is of no use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest: Option<i64>,
 }

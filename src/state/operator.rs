@@ -22,6 +22,7 @@ use super::shard::{Delta, Live, Shard, StateRows, gather};
 use super::{Layout, StateCommit, StateFile, files};
 use crate::checkpoint::StateStore;
 use crate::error::{Error, Result};
+use crate::plan::time::ticks;
 use crate::query::progress::StateProgress;
 
 /// A snapshot is due when the files after the last one have as many rows as it, but at least this many…
@@ -102,8 +103,14 @@ impl Operator {
         let (keys, values) = batch.columns().split_at(self.layout.keys.len());
         let encoded = self.codec.encode(keys, batch.num_rows())?;
         let mut parts: Vec<Vec<u32>> = vec![vec![]; self.shards.len()];
-        for (row, bucket) in encoded.buckets.iter().enumerate() {
-            if closed.is_none_or(|closed| *bucket >= closed) {
+        let ages = self.layout.ages_by().map(|column| ticks(batch.column(column))).transpose()?;
+        let is_gone = |row: usize| match (closed, &ages) {
+            (Some(closed), Some(ages)) if self.layout.is_touched => ages.value(row) <= closed,
+            (Some(closed), Some(ages)) => ages.value(row) < closed,
+            _ => false,
+        };
+        for row in 0..batch.num_rows() {
+            if !is_gone(row) {
                 parts[shard_of(hash(encoded.rows.row(row).data()), self.shards.len())].push(row as u32);
             }
         }
@@ -111,7 +118,7 @@ impl Operator {
         for (shard, mut rows) in self.shards.iter().zip(parts) {
             rows.sort_by_key(|row| encoded.buckets[*row as usize]);
             let buckets: Vec<i64> = rows.iter().map(|row| encoded.buckets[*row as usize]).collect();
-            locked(shard).restore(self.picked(&all, &rows)?, &buckets, &self.codec)?;
+            locked(shard).restore(self.picked(&all, &rows)?, &buckets, &self.layout, &self.codec)?;
         }
         Ok(())
     }
@@ -166,7 +173,7 @@ impl Operator {
             let schema = Arc::clone(&self.schema);
             commit.files.push(write(&self.store, name, epoch, schema, batches, latest).await?);
         }
-        if let (Some(closed), Some(_)) = (commit.closed, self.layout.rising) {
+        if let (Some(closed), Some(_)) = (commit.closed, self.layout.ages_by()) {
             commit.files.retain(|file| file.latest.is_some_and(|latest| latest >= closed));
         }
         Ok(commit)
@@ -179,12 +186,12 @@ impl Operator {
             commit.closed = commit.closed.max(delta.closes);
             let (first, rows) = (delta.first, delta.buckets.len());
             if first < rows {
-                latest = latest.max(delta.buckets.last().copied());
-                let whole = self.batch(&delta.rows, None)?;
-                batches.push(whole.slice(first, rows - first));
+                let whole = self.batch(&delta.rows, None)?.slice(first, rows - first);
+                latest = latest.max(youngest(&self.layout, &whole)?);
+                batches.push(whole);
             }
         }
-        Ok((batches, latest.filter(|_| self.layout.rising.is_some())))
+        Ok((batches, latest))
     }
 
     /// Rows as they are written: all of them, or those at `places`.
@@ -196,7 +203,7 @@ impl Operator {
     pub fn apply(&self, epoch: u64, commit: &StateCommit) -> Result<()> {
         let staged = std::mem::take(&mut *locked(&self.staged));
         for (shard, delta) in staged {
-            locked(&self.shards[shard]).apply(&delta, &self.codec)?;
+            locked(&self.shards[shard]).apply(&delta, &self.layout, &self.codec)?;
         }
         *locked(&self.files) = commit.clone();
         self.start_snapshot(epoch, commit);
@@ -232,17 +239,14 @@ impl Operator {
         }
         let live: Vec<Live> = self.shards.iter().flat_map(|shard| locked(shard).live()).collect();
         let (store, codec, schema) = (self.store.clone(), Arc::clone(&self.codec), Arc::clone(&self.schema));
-        let rising = self.layout.rising;
+        let layout = self.layout.clone();
         let name = format!("{epoch:020}-{:020}-snapshot.arrow.zst", store.run());
         *snapshot = Some(tokio::spawn(async move {
             let (mut batches, mut latest) = (vec![], None);
             for live in &live {
                 let (rows, places) = live.parts();
                 let whole = batch(&codec, &schema, rows, Some(places))?;
-                if let Some(rising) = rising {
-                    let ticks = crate::plan::time::ticks(whole.column(rising))?;
-                    latest = latest.max(arrow::compute::max(&ticks));
-                }
+                latest = latest.max(youngest(&layout, &whole)?);
                 batches.push(whole);
                 tokio::task::yield_now().await;
             }
@@ -282,6 +286,12 @@ impl Drop for Operator {
             running.abort();
         }
     }
+}
+
+/// The highest of what says until when a row is of use.
+fn youngest(layout: &Layout, batch: &RecordBatch) -> Result<Option<i64>> {
+    let Some(column) = layout.ages_by() else { return Ok(None) };
+    Ok(arrow::compute::max(&ticks(batch.column(column))?))
 }
 
 fn batch(codec: &KeyCodec, schema: &SchemaRef, rows: &StateRows, places: Option<&[u32]>) -> Result<RecordBatch> {

@@ -10,12 +10,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use arrow::compute::interleave;
+use arrow::datatypes::Int64Type;
 use arrow::row::Rows;
 use hashbrown::HashTable;
 
-use super::keys::{KeyCodec, hash};
+use super::Layout;
+use super::keys::{KeyCodec, TIMELESS, hash};
 use crate::error::Result;
 
 /// Chunks up to this many rows are merged.
@@ -48,7 +50,7 @@ pub struct Delta {
     pub replaces: Vec<Option<Place>>,
     /// Rows before this one went as they came: their buckets are closed.
     pub first: usize,
-    /// Buckets before this one go.
+    /// Buckets before this one go; without a rising key, rows that were last touched at or before it.
     pub closes: Option<i64>,
 }
 
@@ -59,6 +61,8 @@ struct Chunk {
     first: usize,
     dead: Vec<bool>,
     dead_rows: usize,
+    /// When a row of it was last touched, where that is kept.
+    newest: Option<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -87,7 +91,21 @@ impl Live {
     }
 }
 
+/// When rows were last touched: the last value column, where it is kept.
+fn touched(rows: &StateRows) -> Option<&Int64Array> {
+    rows.values.last()?.as_primitive_opt::<Int64Type>()
+}
+
 impl Chunk {
+    /// Rows `first..first + len`; `ages` says whether they are forgotten when nothing touches them.
+    fn new(rows: Arc<StateRows>, first: usize, len: usize, ages: bool) -> Self {
+        let newest = match touched(&rows) {
+            Some(touched) if ages => touched.values()[first..first + len].iter().max().copied(),
+            _ => None,
+        };
+        Self { rows, first, dead: vec![false; len], dead_rows: 0, newest }
+    }
+
     fn len(&self) -> usize {
         self.dead.len()
     }
@@ -116,9 +134,9 @@ impl Bucket {
         self.index.find(hash, |place| Self::key(&self.chunks, *place) == key).copied()
     }
 
-    fn add(&mut self, rows: &Arc<StateRows>, first: usize, replaces: &[Option<Place>]) {
+    fn add(&mut self, rows: &Arc<StateRows>, first: usize, replaces: &[Option<Place>], ages: bool) {
         let chunk = self.chunks.len();
-        self.chunks.push(Chunk { rows: Arc::clone(rows), first, dead: vec![false; replaces.len()], dead_rows: 0 });
+        self.chunks.push(Chunk::new(Arc::clone(rows), first, replaces.len(), ages));
         self.index.reserve(replaces.iter().filter(|old| old.is_none()).count(), |place| {
             hash(Self::key(&self.chunks, *place))
         });
@@ -140,6 +158,24 @@ impl Bucket {
     fn move_to(&mut self, hash: u64, old: Place, new: Place) {
         if let Some(place) = self.index.find_mut(hash, |place| *place == old) {
             *place = new;
+        }
+    }
+
+    /// Forgets the rows of chunks that were last touched at or before `horizon`.
+    fn expire(&mut self, horizon: i64) {
+        for (number, chunk) in self.chunks.iter_mut().enumerate() {
+            if chunk.newest.is_none_or(|newest| newest > horizon) || chunk.live_rows() == 0 {
+                continue;
+            }
+            for row in chunk.live() {
+                let place = Place { chunk: number as u32, row: row as u32 };
+                if let Ok(entry) = self.index.find_entry(hash(chunk.rows.keys.row(row).data()), |p| *p == place) {
+                    entry.remove();
+                }
+            }
+            // Its number stays taken, so that places in later chunks stay right.
+            chunk.dead.fill(true);
+            chunk.dead_rows = chunk.dead.len();
         }
     }
 
@@ -171,7 +207,7 @@ impl Bucket {
         let sources: Vec<&StateRows> = old.iter().map(|chunk| chunk.rows.as_ref()).collect();
         let values = gather(&sources, &places)?;
         let rows = Arc::new(StateRows { keys, values });
-        let moved = Chunk { rows: Arc::clone(&rows), first: 0, dead: vec![false; places.len()], dead_rows: 0 };
+        let moved = Chunk::new(Arc::clone(&rows), 0, places.len(), old[0].newest.is_some());
         for (row, (chunk, old_row)) in places.into_iter().enumerate() {
             let old = Place { chunk: (first + chunk) as u32, row: old_row as u32 };
             self.move_to(hash(rows.keys.row(row).data()), old, Place { chunk: first as u32, row: row as u32 });
@@ -198,6 +234,12 @@ impl Shard {
         self.buckets.get(&bucket)?.find(hash, key)
     }
 
+    /// When a row without a rising key was last touched.
+    pub fn touched(&self, place: Place) -> i64 {
+        let chunk = self.buckets.get(&TIMELESS).map(|bucket| &bucket.chunks[place.chunk as usize]);
+        chunk.and_then(|chunk| touched(&chunk.rows)).map_or(i64::MIN, |touched| touched.value(place.row as usize))
+    }
+
     /// The value columns of rows that [`Self::find`] found.
     pub fn values(&self, found: &[(i64, Place)]) -> Result<Vec<ArrayRef>> {
         let mut sources = vec![];
@@ -214,30 +256,35 @@ impl Shard {
     }
 
     /// Takes over what an epoch did.
-    pub fn apply(&mut self, delta: &Delta, codec: &KeyCodec) -> Result<()> {
-        if let Some(bound) = delta.closes {
-            self.buckets = self.buckets.split_off(&bound);
+    pub fn apply(&mut self, delta: &Delta, layout: &Layout, codec: &KeyCodec) -> Result<()> {
+        match delta.closes {
+            Some(bound) if layout.rising.is_some() => self.buckets = self.buckets.split_off(&bound),
+            _ => {}
         }
         let mut first = delta.first;
         for alike in delta.buckets[first..].chunk_by(|a, b| a == b) {
             let rows = first..first + alike.len();
             let bucket = self.buckets.entry(alike[0]).or_default();
-            bucket.add(&delta.rows, first, &delta.replaces[rows.clone()]);
+            bucket.add(&delta.rows, first, &delta.replaces[rows.clone()], layout.is_touched);
             bucket.tidy(codec)?;
             first = rows.end;
+        }
+        if let (Some(horizon), true) = (delta.closes, layout.is_touched) {
+            self.buckets.values_mut().for_each(|bucket| bucket.expire(horizon));
         }
         Ok(())
     }
 
     /// Takes over rows read from a file: as [`Self::apply`], whatever they replace.
-    pub fn restore(&mut self, rows: StateRows, buckets: &[i64], codec: &KeyCodec) -> Result<()> {
+    pub fn restore(&mut self, rows: StateRows, buckets: &[i64], layout: &Layout, codec: &KeyCodec) -> Result<()> {
         let replaces = (0..buckets.len())
             .map(|row| {
                 let key = rows.keys.row(row).data();
                 self.find(buckets[row], hash(key), key)
             })
             .collect();
-        self.apply(&Delta { rows: Arc::new(rows), buckets: buckets.to_vec(), replaces, first: 0, closes: None }, codec)
+        let delta = Delta { rows: Arc::new(rows), buckets: buckets.to_vec(), replaces, first: 0, closes: None };
+        self.apply(&delta, layout, codec)
     }
 
     /// The first bucket that has rows.

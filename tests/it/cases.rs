@@ -360,7 +360,7 @@ async fn check(path: &Path) {
             assert_eq!(&epoch.says, said, "{name}: epoch {}", number + 1);
         }
     }
-    if any_late {
+    if any_late || case.settings.iter().any(|setting| setting.starts_with("state.ttl")) {
         return;
     }
     let answer = batch_answer(&case).await;

@@ -1,0 +1,30 @@
+-- Orders, total and mean amount by hour of event time and item, into Parquet, in Hive-style directories, one a day.
+--
+--   millstream submit queries/hourly-totals.sql --var out=/tmp/hourly-totals
+
+SET 'checkpoint.location' = '${out}/checkpoints';
+
+CREATE TABLE orders (
+  order_id BIGINT, item STRING, amount DECIMAL(10, 2), ts TIMESTAMP(3),
+  WATERMARK FOR ts AS ts - INTERVAL '5' SECOND
+) WITH (
+  'connector' = 'datagen', 'number-of-rows' = '100000', 'rows-per-second' = '100000',
+  'fields.order_id.kind' = 'sequence', 'fields.order_id.start' = '1',
+  'fields.item.values' = 'apple,banana,cherry,date',
+  'fields.amount.min' = '0.50', 'fields.amount.max' = '250.00',
+  'fields.ts.kind' = 'sequence', 'fields.ts.start' = '2026-01-01 00:00:00', 'fields.ts.step' = '2 s',
+  'scan.max-rows-per-epoch' = '20000'
+);
+
+CREATE TABLE hourly_totals (
+  hour TIMESTAMP(3), item STRING, orders BIGINT, total DECIMAL(20, 2), mean DECIMAL(10, 2), day DATE
+) PARTITIONED BY (day)
+  WITH ('connector' = 'filesystem', 'path' = '${out}/hourly_totals', 'format' = 'parquet');
+
+SET 'epoch.trigger' = '1 s';
+
+-- An hour comes out when the watermark has passed its end; the last one when the stream has ended.
+INSERT INTO hourly_totals
+SELECT window_start, item, count(*), sum(amount), avg(amount), CAST(window_start AS DATE) AS day
+FROM TABLE(TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' HOUR))
+GROUP BY window_start, window_end, item;
