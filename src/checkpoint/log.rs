@@ -314,14 +314,8 @@ impl Log {
         let gone = expired(&commits);
         let paths = gone
             .iter()
-            .flat_map(|&epoch| ["intents", "commits"].map(|folder| Ok(record_path(&self.root, folder, epoch))));
-        let mut answers = self.store.delete_stream(stream::iter(paths.collect::<Vec<_>>()).boxed());
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(_) | Err(StoreError::NotFound { .. }) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
+            .flat_map(|&epoch| ["intents", "commits"].map(|folder| record_path(&self.root, folder, epoch)));
+        self.delete(paths.collect()).await?;
         self.sweep_state().await?;
         // A record takes moments to write; what was staged an hour ago is nobody's.
         self.checkpoint.sweep_staged(|_| true).await
@@ -341,9 +335,16 @@ impl Log {
             return Ok(());
         }
         let named = self.named_state().await?;
-        for meta in old.iter().filter(|meta| !named.contains(&meta.location)) {
-            match self.store.delete(&meta.location).await {
-                Ok(()) | Err(StoreError::NotFound { .. }) => {}
+        let gone = old.into_iter().map(|meta| meta.location).filter(|path| !named.contains(path));
+        self.delete(gone.collect()).await
+    }
+
+    /// Deletes these; what is not there is fine.
+    async fn delete(&self, paths: Vec<Path>) -> Result<()> {
+        let mut answers = self.store.delete_stream(stream::iter(paths.into_iter().map(Ok)).boxed());
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(_) | Err(StoreError::NotFound { .. }) => {}
                 Err(e) => return Err(e.into()),
             }
         }

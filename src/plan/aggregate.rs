@@ -81,6 +81,8 @@ pub struct Shape {
     pub rising: Option<Rising>,
     /// How long a group that nothing touches is remembered, if it has no rising key.
     pub ttl: Option<Duration>,
+    /// Whether there are no keys: the one in the layout is a constant, and no column of the result.
+    pub is_one_group: bool,
 }
 
 impl Shape {
@@ -135,6 +137,7 @@ impl Shape {
 }
 
 /// An aggregation over a stream in one epoch: see the module's text.
+#[derive(Clone)]
 pub struct StatefulAggregateExec {
     /// DataFusion's partial aggregation.
     partial: Arc<dyn ExecutionPlan>,
@@ -266,14 +269,14 @@ impl StatefulAggregateExec {
         let complete = closes.filter(|_| shape.rising.is_some()).map_or(0, |bound| buckets.partition_point(|bucket| *bucket < bound));
         let emitted = match shape.emit {
             Emit::Change => self.changes(operator, &shard, &rows, &changed.iter().map(|group| alive[*group]).collect::<Vec<_>>())?,
-            Emit::New => self.emit(operator, &[(rows.as_ref(), (0..buckets.len() as u32).collect())], false)?,
+            Emit::New => self.emit(operator, &[(rows.as_ref(), (0..buckets.len()).collect())], false)?,
             Emit::Complete => {
                 let replaced: HashSet<(i64, Place)> =
                     (0..complete).filter_map(|row| Some((buckets[row], replaces[row]?))).collect();
                 let live = closes.map(|bound| shard.closing(bound, &replaced)).unwrap_or_default();
-                let mut parts: Vec<(&StateRows, Vec<u32>)> =
-                    live.iter().map(|live| (live.parts().0, live.parts().1.to_vec())).collect();
-                parts.push((rows.as_ref(), (0..complete as u32).collect()));
+                let mut parts: Vec<(&StateRows, Vec<usize>)> =
+                    live.iter().map(|live| (live.rows(), live.places().collect())).collect();
+                parts.push((rows.as_ref(), (0..complete).collect()));
                 self.emit(operator, &parts, true)?
             }
         };
@@ -294,7 +297,7 @@ impl StatefulAggregateExec {
         if groups == 0 {
             return Ok(vec![]);
         }
-        let keys = operator.codec().decode(rows.keys.iter())?;
+        let keys = self.shown(operator.codec().decode(rows.keys.iter())?);
         let now = [keys.clone(), self.shape.evaluate(&rows.values, groups)?].concat();
         let old: Vec<usize> = (0..groups).filter(|group| replaces[*group].is_some()).collect();
         let places: Vec<(i64, Place)> = old.iter().filter_map(|group| Some((TIMELESS, replaces[*group]?))).collect();
@@ -330,19 +333,24 @@ impl StatefulAggregateExec {
         Ok(starts.map(|from| whole.slice(from, BATCH.min(whole.num_rows() - from))).collect())
     }
 
+    /// The key columns that the result has.
+    fn shown(&self, keys: Vec<ArrayRef>) -> Vec<ArrayRef> {
+        if self.shape.is_one_group { vec![] } else { keys }
+    }
+
     /// State rows as rows of the result, sorted by key if they are to be.
-    fn emit(&self, operator: &Operator, parts: &[(&StateRows, Vec<u32>)], sorted: bool) -> Result<Vec<RecordBatch>> {
+    fn emit(&self, operator: &Operator, parts: &[(&StateRows, Vec<usize>)], sorted: bool) -> Result<Vec<RecordBatch>> {
         let sources: Vec<&StateRows> = parts.iter().map(|(rows, _)| *rows).collect();
         let key = |(part, row): (usize, usize)| sources[part].keys.row(row);
         let mut places: Vec<(usize, usize)> = (parts.iter().enumerate())
-            .flat_map(|(part, (_, rows))| rows.iter().map(move |row| (part, *row as usize)))
+            .flat_map(|(part, (_, rows))| rows.iter().map(move |row| (part, *row)))
             .collect();
         if sorted {
             places.sort_unstable_by(|a, b| key(*a).data().cmp(key(*b).data()));
         }
         let mut batches = vec![];
         for places in places.chunks(BATCH) {
-            let mut columns = operator.codec().decode(places.iter().map(|place| key(*place)))?;
+            let mut columns = self.shown(operator.codec().decode(places.iter().map(|place| key(*place)))?);
             if !self.shape.functions.is_empty() {
                 columns.extend(self.shape.evaluate(&gather(&sources, places)?, places.len())?);
             }
@@ -355,7 +363,7 @@ impl StatefulAggregateExec {
 /// Cuts a batch of partial states by shard.
 fn piece(codec: &KeyCodec, batch: RecordBatch, keys: usize, shards: usize) -> Result<Piece> {
     let (key_columns, values) = batch.columns().split_at(keys);
-    let encoded = codec.encode(key_columns, batch.num_rows())?;
+    let encoded = codec.encode(key_columns)?;
     let hashes: Vec<u64> = encoded.rows.iter().map(|key| hash(key.data())).collect();
     let mut by_shard = vec![vec![]; shards];
     for (row, hash) in hashes.iter().enumerate() {
@@ -446,14 +454,7 @@ impl ExecutionPlan for StatefulAggregateExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        let this = Self {
-            partial: Arc::clone(&self.partial),
-            shape: Arc::clone(&self.shape),
-            times: self.times,
-            opener: Arc::clone(&self.opener),
-            exchange: Arc::clone(&self.exchange),
-            properties: Arc::clone(&self.properties),
-        };
+        let this = self.clone();
         let emitted = async move {
             let operator = this.opener.operator(&this.shape.layout.name)?;
             let pieces = this.exchange.get_or_try_init(|| this.exchange(&context, operator.codec())).await?;

@@ -51,7 +51,20 @@ pub fn check(plan: &LogicalPlan) -> Result<()> {
         Some((what, instead)) => {
             Err(Error::usage(format!("{what} over a stream is not supported in a continuous query yet; {instead}")))
         }
-        None => plan.inputs().into_iter().try_for_each(check),
+        None => {
+            let mut in_subquery = false;
+            plan.apply_subqueries(|subquery| {
+                in_subquery |= reads_stream(subquery);
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+            if in_subquery {
+                return Err(Error::usage(
+                    "a subquery in an expression over a stream is not supported in a continuous query yet; it would be \
+                     answered anew from each epoch's rows: join with a static table instead",
+                ));
+            }
+            plan.inputs().into_iter().try_for_each(check)
+        }
     }
 }
 

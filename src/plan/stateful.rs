@@ -9,7 +9,6 @@
 //! Guarantee: a plan that passes gives, over all epochs, what the batch plan gives over all rows that are not late. This
 //! module does no I/O.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,9 +41,9 @@ use crate::connector::Partition;
 use crate::error::{Error, Result};
 use crate::state::Layout;
 
-/// Aggregate functions whose state does not grow, and does not depend on the order of rows: partial states are kept.
+/// Aggregate functions whose state does not grow, and depends neither on the order of rows nor on a hash: partial states
+/// are kept.
 const SMALL: &[&str] = &[
-    "approx_distinct",
     "avg",
     "bit_and",
     "bit_or",
@@ -150,7 +149,8 @@ impl Walk<'_> {
             let filter = FilterExecBuilder::new(Arc::clone(filter.predicate()), input).apply_projection(kept)?.build()?;
             return Ok((Arc::new(filter), known));
         }
-        if ["ConcatExec", "CoalesceBatchesExec", "CooperativeExec"].contains(&plan.name()) {
+        if ["ScalarSubqueryExec",
+            "ConcatExec", "CoalesceBatchesExec", "CooperativeExec"].contains(&plan.name()) {
             return Ok((replace_children_if_necessary(plan, children)?, known));
         }
         Err(refused(
@@ -246,7 +246,7 @@ impl Walk<'_> {
             && let Some(key) = aggregation.key_at(whole)
         {
             let whole = aggregation.single(concat(input))?;
-            let rising = aggregation.result_rising(rising);
+            let rising = aggregation.result_rising(rising, Some(key));
             return Ok((whole, Known { reads_stream: true, rising, whole: Some(key), is_updating: false }));
         }
         aggregation.check_order()?;
@@ -272,7 +272,7 @@ impl Walk<'_> {
         };
         // Keys that come out when they are first seen come out one by one; those of a window come out with it.
         let whole = key.filter(|_| emit == Emit::Complete);
-        let rising = aggregation.result_rising(rising);
+        let rising = aggregation.result_rising(rising, whole);
         Ok((plan, Known { reads_stream: true, rising, whole, is_updating: emit == Emit::Change }))
     }
 
@@ -295,8 +295,15 @@ impl Walk<'_> {
             emit,
             rising: key.and_then(|key| rising[key].clone()),
             ttl: self.ttl.filter(|_| key.is_none()),
+            is_one_group: false,
         };
-        let mut input = input;
+        let (mut input, mut aggregation) = (input, aggregation.clone());
+        if aggregation.group_by.is_empty() {
+            // Without keys DataFusion sums batch by batch, so how a sum rounds would depend on how rows arrive.
+            let one = (Arc::new(Literal::new(ScalarValue::Boolean(Some(true)))) as _, "all".to_owned());
+            aggregation.group_by = Arc::new(PhysicalGroupBy::new_single(vec![one]));
+            shape.is_one_group = true;
+        }
         if let Some(key) = key {
             let late_before = shape.bound(self.binding.times.late_before)?;
             let (from, expr) = (lineage(&input), Arc::clone(&aggregation.group_by.expr()[key].0));
@@ -419,7 +426,9 @@ fn union(inputs: &[Known]) -> Known {
     };
     let rising = first.rising.iter().enumerate();
     let rising = rising.map(|(index, rising)| rising.clone().filter(|rising| same(index, rising))).collect();
-    let whole = first.whole.filter(|whole| rest.iter().all(|input| input.whole == Some(*whole)));
+    let rising: Vec<Option<Rising>> = rising;
+    let is_same = |whole: &usize| rising[*whole].is_some() && rest.iter().all(|input| input.whole == Some(*whole));
+    let whole = first.whole.filter(is_same);
     Known { reads_stream: true, rising, whole, is_updating: false }
 }
 
@@ -521,11 +530,13 @@ impl Aggregation {
         let (group_by, functions, filters) = (Arc::clone(&self.group_by), self.functions.clone(), self.filters.clone());
         let schema = input.schema();
         let aggregate = AggregateExec::try_new(mode, group_by, functions, filters, Arc::clone(&input), schema)?;
-        let order = aggregate.required_input_ordering().into_iter().next().flatten();
+        let is_ordered = self.functions.iter().any(|function| !function.order_bys().is_empty());
+        let order = aggregate.required_input_ordering().into_iter().next().flatten().filter(|_| is_ordered);
         let aggregate: Arc<dyn ExecutionPlan> = Arc::new(aggregate);
         Ok(match order {
             Some(order) => {
-                let sorted = SortExec::new(LexOrdering::from(order.into_single()), input);
+                let order = LexOrdering::from(order.into_single());
+                let sorted = SortExec::new(order, input).with_preserve_partitioning(true);
                 replace_children_if_necessary(aggregate, vec![Arc::new(sorted)])?
             }
             None => aggregate,
@@ -545,16 +556,14 @@ impl Aggregation {
         self.group_by.expr().iter().enumerate().map(rising).collect()
     }
 
-    /// The key that decides when a group is complete: of CUMULATE's two, the one that has several values.
+    /// The key that decides when a group is complete: the one that rises soonest, as CUMULATE's window_end does.
     fn time_key(&self, rising: &[Option<Rising>]) -> Option<usize> {
         let schema = self.input.schema();
         let can = |index: &usize| {
             let data_type = self.group_by.expr()[*index].0.data_type(&schema);
             rising[*index].is_some() && data_type.is_ok_and(|data_type| can_rise(&data_type))
         };
-        let found: BTreeSet<usize> = (0..rising.len()).filter(can).collect();
-        let least = found.iter().find(|index| rising[**index].as_ref().is_some_and(Rising::is_least));
-        least.or(found.first()).copied()
+        (0..rising.len()).filter(can).min_by_key(|index| rising[*index].as_ref().map(Rising::period_ms))
     }
 
     /// The key that is this column of the input.
@@ -567,8 +576,12 @@ impl Aggregation {
             .position(|(key, (expr, _))| column(expr) == Some(index) && !nullable[key])
     }
 
-    /// The result's columns: the keys rise as they did, the rest does not.
-    fn result_rising(&self, mut keys: Vec<Option<Rising>>) -> Vec<Option<Rising>> {
+    /// The result's columns. Where groups are held back until the key `held_by` is complete, only what follows that key
+    /// still rises with event time.
+    fn result_rising(&self, mut keys: Vec<Option<Rising>>, held_by: Option<usize>) -> Vec<Option<Rising>> {
+        if let Some(held_by) = held_by.and_then(|key| keys[key].clone()) {
+            keys.iter_mut().for_each(|key| *key = key.take().filter(|key| key.follows(&held_by)));
+        }
         keys.resize(self.group_by.num_group_exprs() + self.functions.len(), None);
         keys
     }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, TimestampMillisecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema};
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result as DfResult, ScalarValue};
 use datafusion::functions_nested::extract::array_element_udf;
 use datafusion::logical_expr::{
@@ -27,6 +26,8 @@ use crate::error::{Error, Result};
 
 /// What stands for the watermark in the expression of a [`Rising`].
 const WATERMARK: &str = "watermark";
+/// 2026-01-01: a time at which windows of any common length begin.
+const SAMPLE_MS: i64 = 1_767_225_600_000;
 
 /// The marker of event time: gives back what it gets.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -72,8 +73,6 @@ pub struct Rising {
     expr: Arc<dyn PhysicalExpr>,
     /// The type of the event time.
     time: DataType,
-    /// Whether a row of the input has several values, of which this is the least.
-    is_least: bool,
 }
 
 impl fmt::Display for Rising {
@@ -86,16 +85,32 @@ impl Rising {
     /// Before what values nothing will come any more, once nothing before `watermark_ms` will; in the ticks of the
     /// column's own type. None where that cannot be said.
     pub fn bound(&self, watermark_ms: i64) -> Result<Option<i64>> {
-        let millis: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![watermark_ms]));
+        let millis = TimestampMillisecondArray::from(vec![watermark_ms]);
+        // A watermark is an instant; without this, a cast would take it for the local time of the column's zone.
+        let millis: ArrayRef = match &self.time {
+            DataType::Timestamp(_, Some(_)) => Arc::new(millis.with_timezone("UTC")),
+            _ => Arc::new(millis),
+        };
         let time = cast(&millis, &self.time)?;
         let schema = Arc::new(Schema::new(vec![Field::new(WATERMARK, self.time.clone(), true)]));
         let value = self.expr.evaluate(&RecordBatch::try_new(schema, vec![time])?)?.into_array(1)?;
         Ok(ticks(&value)?.iter().next().flatten())
     }
 
-    /// Whether it is one of several values of a row, as in HOP and CUMULATE.
-    pub fn is_least(&self) -> bool {
-        self.is_least
+    /// How far event time must go before the column rises: the length of a window, about. A power of two, in ms.
+    pub fn period_ms(&self) -> i64 {
+        let bound = |ms: i64| self.bound(SAMPLE_MS + ms).ok().flatten();
+        let first = bound(0);
+        (0..45).map(|power| 1 << power).find(|ms| bound(*ms) > first).unwrap_or(i64::MAX)
+    }
+
+    /// Whether it is a function of `other` that never falls: then it lies where `other` does.
+    pub fn follows(&self, other: &Rising) -> bool {
+        fn only_in(expr: &Arc<dyn PhysicalExpr>, text: &str) -> bool {
+            expr.to_string() == text
+                || (expr.downcast_ref::<Column>().is_none() && expr.children().into_iter().all(|child| only_in(child, text)))
+        }
+        self.time == other.time && only_in(&self.expr, &other.expr.to_string())
     }
 
     /// Whether two columns rise in the same way.
@@ -116,7 +131,7 @@ impl Rising {
         let schema = Schema::new(vec![Field::new(WATERMARK, self.time.clone(), true)]);
         let args = vec![Arc::clone(&self.expr), one];
         let first = ScalarFunctionExpr::try_new(array_element_udf(), args, &schema, Default::default()).ok()?;
-        Some(Rising { expr: Arc::new(first), time: self.time.clone(), is_least: true })
+        Some(Rising { expr: Arc::new(first), time: self.time.clone() })
     }
 }
 
@@ -150,8 +165,7 @@ fn rise(
         if found.as_ref().is_some_and(|other| other.time != rising.time) {
             return None;
         }
-        let is_least = rising.is_least || found.as_ref().is_some_and(|other| other.is_least);
-        *found = Some(Rising { is_least, ..rising.clone() });
+        *found = Some(rising.clone());
         return Some(Arc::clone(&rising.expr));
     }
     if let Some(cast) = expr.downcast_ref::<CastExpr>() {
@@ -161,7 +175,15 @@ fn rise(
         };
     }
     if let Some(binary) = expr.downcast_ref::<BinaryExpr>() {
-        let is_constant = |side: &Arc<dyn PhysicalExpr>| side.downcast_ref::<Literal>().is_some();
+        // A month is shorter for some days than for others: what is added to may rise, and the sum fall.
+        let has_months = |value: &ScalarValue| match value {
+            ScalarValue::IntervalMonthDayNano(Some(interval)) => interval.months != 0,
+            ScalarValue::IntervalYearMonth(_) => true,
+            _ => false,
+        };
+        let is_constant = |side: &Arc<dyn PhysicalExpr>| {
+            side.downcast_ref::<Literal>().is_some_and(|literal| !has_months(literal.value()))
+        };
         return match binary.op() {
             Operator::Plus if is_constant(binary.left()) || is_constant(binary.right()) => with(expr, columns, found),
             Operator::Minus if is_constant(binary.right()) => with(expr, columns, found),
@@ -171,7 +193,7 @@ fn rise(
     let function = expr.downcast_ref::<ScalarFunctionExpr>()?;
     if function.fun().inner().is::<EventTime>() {
         let time = function.return_type().clone();
-        *found = Some(Rising { expr: Arc::clone(expr), time, is_least: false });
+        *found = Some(Rising { expr: Arc::clone(expr), time });
         return Some(Arc::new(Column::new(WATERMARK, 0)));
     }
     match function.fun().name() {
@@ -195,28 +217,4 @@ fn with(
 ) -> Option<Arc<dyn PhysicalExpr>> {
     let children = expr.children().into_iter().map(|child| rise(child, columns, found)).collect::<Option<Vec<_>>>()?;
     Arc::clone(expr).with_new_children(children).ok()
-}
-
-/// Whether a plan's expressions name event time at all.
-pub fn is_named_in(expr: &Expr) -> bool {
-    let mut found = false;
-    // The closure never fails.
-    let _ = expr.apply(|node| {
-        found |= matches!(node, Expr::ScalarFunction(function) if function.func.inner().is::<EventTime>());
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    });
-    found
-}
-
-/// An expression without its markers: for where event time has done its work.
-pub fn unmarked(expr: Arc<dyn PhysicalExpr>) -> DfResult<Arc<dyn PhysicalExpr>> {
-    let unmarked = expr.transform_up(|node| {
-        Ok(match node.downcast_ref::<ScalarFunctionExpr>() {
-            Some(function) if function.fun().inner().is::<EventTime>() => {
-                Transformed::yes(Arc::clone(&function.args()[0]))
-            }
-            _ => Transformed::no(node),
-        })
-    })?;
-    Ok(unmarked.data)
 }

@@ -30,7 +30,7 @@ use crate::plan::aggregate::{Shape, Times};
 use crate::plan::opener::Opener;
 use crate::plan::{Binding, StreamPlan, keeps_tasks_apart};
 use crate::state::StateCommit;
-use crate::state::operator::{Operator, SNAPSHOT_FILES};
+use crate::state::operator::{MAX_FILES, Operator};
 use crate::storage::Location;
 
 pub mod definition;
@@ -382,7 +382,7 @@ impl Query {
             )));
         }
         let max_files = self.spec.environment.settings.get("state.snapshot.max-files");
-        let max_files = max_files.and_then(|text| text.parse().ok()).unwrap_or(SNAPSHOT_FILES);
+        let max_files = max_files.and_then(|text| text.parse().ok()).unwrap_or(MAX_FILES);
         let operators = shapes.iter().map(|shape| async move {
             let name = &shape.layout.name;
             let commit = self.position.state.get(name).cloned().unwrap_or_default();
@@ -484,8 +484,8 @@ impl Query {
         }
         let is_read = |(table, extent): &(String, Extent)| {
             let position = self.offsets(table);
-            extent.complete
-                && extent.partitions.iter().all(|(p, b)| position.get(p).is_some_and(|next| *next >= b.latest))
+            let is_read = |(p, b): (&Partition, &Bounds)| *position.get(p).unwrap_or(&b.earliest) >= b.latest;
+            extent.complete && extent.partitions.iter().all(is_read)
         };
         if extents.iter().all(is_read) {
             return Ok(Some(i64::MAX));
@@ -662,7 +662,9 @@ impl Query {
                 if let Some(last) = seen.get(&span.partition).and_then(|report| report.last.clone()) {
                     (commit.last, commit.last_row_ms) = (Some(last), Some(intent.batch_time_ms));
                 }
-                commit.watermark_ms = commit.watermark_ms.max(seen.get(&span.partition).and_then(|r| r.watermark_ms));
+                let watermark_ms = seen.get(&span.partition).and_then(|report| report.watermark_ms);
+                // A time so far off that a window cannot be placed there must not stop the clock for good.
+                commit.watermark_ms = commit.watermark_ms.max(watermark_ms.filter(|at| batch.opened.can_place(*at)));
             }
             reports.insert(table.clone(), seen);
         }
@@ -699,7 +701,8 @@ impl Query {
     /// What may follow a commit, now and then; trouble with it is no trouble of the query's.
     async fn settle(&mut self) {
         let epoch = self.position.epoch;
-        if !epoch.is_multiple_of(HOUSEKEEPING) && epoch != 1 {
+        let is_running = self.housekeeping.as_ref().is_some_and(|running| !running.is_finished());
+        if (!epoch.is_multiple_of(HOUSEKEEPING) && epoch != 1) || is_running {
             return;
         }
         if let Err(error) = self.forget().await {
@@ -767,6 +770,12 @@ impl Position {
 }
 
 impl Opened {
+    /// Whether every operator can say what is complete at this watermark.
+    fn can_place(&self, watermark_ms: i64) -> bool {
+        let can = |shape: &Arc<Shape>| shape.rising.is_none() || matches!(shape.bound(Some(watermark_ms)), Ok(Some(_)));
+        self.planned.shapes.iter().all(can)
+    }
+
     async fn close(&self) {
         for sink in &self.sinks {
             sink.close().await;

@@ -1,9 +1,9 @@
 //! Keys as bytes that compare as their columns do.
 
 use std::fmt;
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray};
+use arrow::array::ArrayRef;
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
 use arrow::row::{RowConverter, Rows, SortField};
 use twox_hash::XxHash64;
@@ -17,9 +17,8 @@ pub const TIMELESS: i64 = 0;
 /// Turns key columns into bytes and back.
 pub struct KeyCodec {
     converter: RowConverter,
+    types: Vec<DataType>,
     rising: Option<usize>,
-    /// Without key columns there is one group: its key is a constant of our own.
-    is_empty: bool,
 }
 
 /// Encoded keys, with what is asked of each of them.
@@ -40,19 +39,14 @@ impl fmt::Debug for KeyCodec {
 impl KeyCodec {
     /// For keys of these types, of which the one at `rising` decides the bucket.
     pub fn try_new(fields: &[FieldRef], rising: Option<usize>) -> Result<Self> {
-        let is_empty = fields.is_empty();
-        let sort = |field: &FieldRef| SortField::new(field.data_type().clone());
-        let fields = if is_empty { vec![SortField::new(DataType::Boolean)] } else { fields.iter().map(sort).collect() };
-        Ok(Self { converter: RowConverter::new(fields)?, rising, is_empty })
+        let types: Vec<DataType> = fields.iter().map(|field| field.data_type().clone()).collect();
+        let converter = RowConverter::new(types.iter().cloned().map(SortField::new).collect())?;
+        Ok(Self { converter, types, rising })
     }
 
-    /// The keys in `columns`, of so many rows. A rising key must not be NULL.
-    pub fn encode(&self, columns: &[ArrayRef], rows: usize) -> Result<Keys> {
-        let all = || Arc::new(BooleanArray::from(vec![true; rows])) as ArrayRef;
-        let rows = match self.is_empty {
-            true => self.converter.convert_columns(&[all()])?,
-            false => self.converter.convert_columns(columns)?,
-        };
+    /// The keys in `columns`. A rising key must not be NULL.
+    pub fn encode(&self, columns: &[ArrayRef]) -> Result<Keys> {
+        let rows = self.converter.convert_columns(columns)?;
         let buckets = match self.rising {
             Some(index) => {
                 let ticks = ticks(&columns[index])?;
@@ -69,7 +63,12 @@ impl KeyCodec {
     /// The columns of the keys at these places.
     pub fn decode<'a>(&self, keys: impl IntoIterator<Item = arrow::row::Row<'a>>) -> Result<Vec<ArrayRef>> {
         let columns = self.converter.convert_rows(keys)?;
-        Ok(if self.is_empty { vec![] } else { columns })
+        // What was a dictionary comes back as its values.
+        let typed = |(column, to): (ArrayRef, &DataType)| match column.data_type() == to {
+            true => Ok(column),
+            false => Ok(cast(&column, to)?),
+        };
+        columns.into_iter().zip(&self.types).map(typed).collect()
     }
 
     /// Room for keys.

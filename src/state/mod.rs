@@ -2,7 +2,7 @@
 //!
 //! The idea: partial aggregates and seen keys are rows, `[key columns, value columns]`, one for each key. An epoch looks up
 //! the keys it touches, merges, and what comes out is at once the rows in memory from now on, and one file, the *delta*:
-//! cost follows what changed. Now and then all rows become one file, the *snapshot*, written beside the running epochs. A
+//! cost follows what changed. Now and then files become fewer, beside the running epochs. A
 //! commit names the files that make up the state after it, so the state has the commit's own guarantee.
 //!
 //! A key may rise with event time; then the rows of each of its values lie in a bucket of their own, and when the
@@ -13,6 +13,7 @@
 //!
 //! [`shard`] keeps rows in memory, [`files`] turns them into bytes, [`operator`] is one operator's table across epochs.
 
+mod compaction;
 pub mod files;
 pub mod keys;
 pub mod operator;
@@ -48,6 +49,11 @@ impl Layout {
         self.is_touched = true;
     }
 
+    /// That column's name.
+    pub fn aged_by(&self) -> Option<String> {
+        self.ages_by().map(|column| self.schema().field(column).name().clone())
+    }
+
     /// Which column of [`Self::schema`] says until when a row is of use: its rising key, or when it was last touched.
     pub fn ages_by(&self) -> Option<usize> {
         self.rising.or_else(|| self.is_touched.then(|| self.keys.len() + self.values.len() - 1))
@@ -66,6 +72,10 @@ pub struct StateCommit {
     /// Rows whose rising key lies before this, or that were last touched before it, are gone, though a file may have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<i64>,
+    /// What `closed` is a value of: the rising key as an expression, or the name of the column that says when a row was
+    /// last touched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aged_by: Option<String>,
     /// The files, oldest first: a later row takes the place of an earlier one with its key.
     pub files: Vec<StateFile>,
 }

@@ -1,13 +1,13 @@
 //! The rows of one shard in memory: a hash table of places over immutable chunks.
 //!
 //! The idea: every epoch's merged rows are a chunk, shared with the file that is written from them. A new row marks the one
-//! it replaces as dead. Small chunks are merged and half-dead ones rewritten as epochs go by, a bounded part at a time, so
-//! no epoch pays for all of the state.
+//! it replaces as dead. Small chunks of one size class are merged, and the chunk with the most dead rows is rewritten, as
+//! epochs go by: each pays for a bounded part of the state, whatever its size and age.
 //!
 //! Memory for a group: the bytes of its key and values, 8 for the key's end, 8 to 16 for its place in the table, and at
 //! most as much again for rows that are dead.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
@@ -15,13 +15,16 @@ use arrow::compute::interleave;
 use arrow::datatypes::Int64Type;
 use arrow::row::Rows;
 use hashbrown::HashTable;
+use slab::Slab;
 
 use super::Layout;
 use super::keys::{KeyCodec, TIMELESS, hash};
 use crate::error::Result;
 
-/// Chunks up to this many rows are merged.
-const SMALL: usize = 64 * 1024;
+/// Chunks are merged within classes of size: up to so many live rows each…
+const CLASSES: [usize; 3] = [256, 8 * 1024, 64 * 1024];
+/// … when a class has this many.
+const ALIKE: usize = 8;
 
 /// Rows by key, immutable: keys and value columns of the same length.
 #[derive(Debug)]
@@ -30,6 +33,12 @@ pub struct StateRows {
     pub keys: Rows,
     /// The value columns.
     pub values: Vec<ArrayRef>,
+}
+
+impl StateRows {
+    fn bytes(&self) -> usize {
+        self.keys.size() + self.values.iter().map(|column| column.get_array_memory_size()).sum::<usize>()
+    }
 }
 
 /// Where a row lies: the chunk of its bucket, and the row in the chunk's [`StateRows`].
@@ -54,6 +63,13 @@ pub struct Delta {
     pub closes: Option<i64>,
 }
 
+impl Delta {
+    /// The rows that stay.
+    pub fn changed(&self) -> Live {
+        Live { rows: Arc::clone(&self.rows), first: self.first, dead: vec![false; self.buckets.len() - self.first] }
+    }
+}
+
 /// Rows `first..first + dead.len()` of shared rows.
 #[derive(Debug)]
 struct Chunk {
@@ -63,31 +79,42 @@ struct Chunk {
     dead_rows: usize,
     /// When a row of it was last touched, where that is kept.
     newest: Option<i64>,
+    /// In memory, about.
+    bytes: usize,
 }
 
 #[derive(Debug, Default)]
 struct Bucket {
     index: HashTable<Place>,
-    chunks: Vec<Chunk>,
+    chunks: Slab<Chunk>,
 }
 
 /// The rows of one shard: see the module's text.
 #[derive(Debug, Default)]
 pub struct Shard {
     buckets: BTreeMap<i64, Bucket>,
+    rows: usize,
+    bytes: usize,
 }
 
 /// Live rows of a shard, for whoever reads them while the shard goes on.
 #[derive(Debug, Clone)]
 pub struct Live {
     rows: Arc<StateRows>,
-    places: Vec<u32>,
+    first: usize,
+    dead: Vec<bool>,
 }
 
 impl Live {
-    /// The shared rows and which of them are meant.
-    pub fn parts(&self) -> (&StateRows, &[u32]) {
-        (&self.rows, &self.places)
+    /// The shared rows.
+    pub fn rows(&self) -> &StateRows {
+        &self.rows
+    }
+
+    /// Which of them are meant.
+    pub fn places(&self) -> impl Iterator<Item = usize> {
+        let first = self.first;
+        self.dead.iter().enumerate().filter(|(_, dead)| !**dead).map(move |(index, _)| first + index)
     }
 }
 
@@ -103,7 +130,9 @@ impl Chunk {
             Some(touched) if ages => touched.values()[first..first + len].iter().max().copied(),
             _ => None,
         };
-        Self { rows, first, dead: vec![false; len], dead_rows: 0, newest }
+        // Of rows that several buckets share, each counts its part.
+        let bytes = len + rows.bytes() * len / rows.keys.num_rows().max(1);
+        Self { rows, first, dead: vec![false; len], dead_rows: 0, newest, bytes }
     }
 
     fn len(&self) -> usize {
@@ -119,6 +148,11 @@ impl Chunk {
         self.dead.iter().enumerate().filter(|(_, dead)| !**dead).map(move |(index, _)| first + index)
     }
 
+    fn as_live(&self) -> Option<Live> {
+        let live = || Live { rows: Arc::clone(&self.rows), first: self.first, dead: self.dead.clone() };
+        (self.live_rows() > 0).then(live)
+    }
+
     fn bury(&mut self, row: usize) {
         self.dead[row - self.first] = true;
         self.dead_rows += 1;
@@ -126,7 +160,7 @@ impl Chunk {
 }
 
 impl Bucket {
-    fn key(chunks: &[Chunk], place: Place) -> &[u8] {
+    fn key(chunks: &Slab<Chunk>, place: Place) -> &[u8] {
         chunks[place.chunk as usize].rows.keys.row(place.row as usize).data()
     }
 
@@ -135,13 +169,11 @@ impl Bucket {
     }
 
     fn add(&mut self, rows: &Arc<StateRows>, first: usize, replaces: &[Option<Place>], ages: bool) {
-        let chunk = self.chunks.len();
-        self.chunks.push(Chunk::new(Arc::clone(rows), first, replaces.len(), ages));
-        self.index.reserve(replaces.iter().filter(|old| old.is_none()).count(), |place| {
-            hash(Self::key(&self.chunks, *place))
-        });
+        let chunk = self.chunks.insert(Chunk::new(Arc::clone(rows), first, replaces.len(), ages)) as u32;
+        let new = replaces.iter().filter(|old| old.is_none()).count();
+        self.index.reserve(new, |place| hash(Self::key(&self.chunks, *place)));
         for (row, old) in (first..).zip(replaces) {
-            let place = Place { chunk: chunk as u32, row: row as u32 };
+            let place = Place { chunk, row: row as u32 };
             let hashed = hash(rows.keys.row(row).data());
             match old {
                 Some(old) => {
@@ -163,7 +195,7 @@ impl Bucket {
 
     /// Forgets the rows of chunks that were last touched at or before `horizon`.
     fn expire(&mut self, horizon: i64) {
-        for (number, chunk) in self.chunks.iter_mut().enumerate() {
+        for (number, chunk) in &mut self.chunks {
             if chunk.newest.is_none_or(|newest| newest > horizon) || chunk.live_rows() == 0 {
                 continue;
             }
@@ -173,48 +205,58 @@ impl Bucket {
                     entry.remove();
                 }
             }
-            // Its number stays taken, so that places in later chunks stay right.
             chunk.dead.fill(true);
             chunk.dead_rows = chunk.dead.len();
         }
     }
 
-    /// Merges the newest chunks while they are small and alike, and rewrites one that is half dead.
+    /// Frees empty chunks, merges a class of small ones, and rewrites the one with the most dead rows.
     fn tidy(&mut self, codec: &KeyCodec) -> Result<()> {
-        while let [.., before, last] = self.chunks.as_slice()
-            && before.len() + last.len() <= SMALL
-            && before.live_rows() <= 2 * last.live_rows()
-        {
-            self.rewrite(self.chunks.len() - 2, 2, codec)?;
+        self.chunks.retain(|_, chunk| chunk.live_rows() > 0);
+        let mut least = 1;
+        for most in CLASSES {
+            let is_alike = |(_, chunk): &(usize, &Chunk)| (least..=most).contains(&chunk.live_rows());
+            let alike: Vec<usize> = self.chunks.iter().filter(is_alike).map(|(number, _)| number).collect();
+            if alike.len() >= ALIKE {
+                self.rewrite(&alike, codec)?;
+            }
+            least = most + 1;
         }
-        let is_half_dead = |chunk: &Chunk| chunk.len() > 1024 && chunk.dead_rows * 2 > chunk.len();
-        if let Some(index) = self.chunks.iter().position(is_half_dead) {
-            self.rewrite(index, 1, codec)?;
+        let worst = self.chunks.iter().max_by_key(|(_, chunk)| chunk.dead_rows);
+        if let Some((number, chunk)) = worst
+            && chunk.dead_rows * 2 > chunk.len()
+        {
+            self.rewrite(&[number], codec)?;
         }
         Ok(())
     }
 
-    /// Puts the live rows of `count` chunks from `first` on into one in the place of the first; more than one must be the
-    /// last ones.
-    fn rewrite(&mut self, first: usize, count: usize, codec: &KeyCodec) -> Result<()> {
-        let old = &self.chunks[first..first + count];
+    /// Puts the live rows of these chunks into one.
+    fn rewrite(&mut self, numbers: &[usize], codec: &KeyCodec) -> Result<()> {
+        let old = |chunk: usize| &self.chunks[numbers[chunk]];
         let places: Vec<(usize, usize)> =
-            old.iter().enumerate().flat_map(|(chunk, c)| c.live().map(move |row| (chunk, row))).collect();
+            (0..numbers.len()).flat_map(|chunk| old(chunk).live().map(move |row| (chunk, row))).collect();
         let mut keys = codec.empty(places.len());
         for &(chunk, row) in &places {
-            keys.push(old[chunk].rows.keys.row(row));
+            keys.push(old(chunk).rows.keys.row(row));
         }
-        let sources: Vec<&StateRows> = old.iter().map(|chunk| chunk.rows.as_ref()).collect();
+        let sources: Vec<&StateRows> = (0..numbers.len()).map(|chunk| old(chunk).rows.as_ref()).collect();
         let values = gather(&sources, &places)?;
         let rows = Arc::new(StateRows { keys, values });
-        let moved = Chunk::new(Arc::clone(&rows), 0, places.len(), old[0].newest.is_some());
+        let moved = Chunk::new(Arc::clone(&rows), 0, places.len(), old(0).newest.is_some());
+        let to = self.chunks.insert(moved) as u32;
         for (row, (chunk, old_row)) in places.into_iter().enumerate() {
-            let old = Place { chunk: (first + chunk) as u32, row: old_row as u32 };
-            self.move_to(hash(rows.keys.row(row).data()), old, Place { chunk: first as u32, row: row as u32 });
+            let old = Place { chunk: numbers[chunk] as u32, row: old_row as u32 };
+            self.move_to(hash(rows.keys.row(row).data()), old, Place { chunk: to, row: row as u32 });
         }
-        self.chunks[first] = moved;
-        self.chunks.truncate(if count > 1 { first + 1 } else { self.chunks.len() });
+        for number in numbers {
+            self.chunks.remove(*number);
+        }
         Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.index.capacity() * (size_of::<Place>() + 1) + self.chunks.iter().map(|(_, chunk)| chunk.bytes).sum::<usize>()
     }
 }
 
@@ -243,35 +285,46 @@ impl Shard {
     /// The value columns of rows that [`Self::find`] found.
     pub fn values(&self, found: &[(i64, Place)]) -> Result<Vec<ArrayRef>> {
         let mut sources = vec![];
-        let mut starts = BTreeMap::new();
-        for &(bucket, _) in found {
-            starts.entry(bucket).or_insert_with(|| {
-                let start = sources.len();
-                sources.extend(self.buckets[&bucket].chunks.iter().map(|chunk| chunk.rows.as_ref()));
-                start
+        let mut starts = HashMap::new();
+        for &(bucket, place) in found {
+            starts.entry((bucket, place.chunk)).or_insert_with(|| {
+                sources.push(self.buckets[&bucket].chunks[place.chunk as usize].rows.as_ref());
+                sources.len() - 1
             });
         }
-        let place = |&(bucket, place): &(i64, Place)| (starts[&bucket] + place.chunk as usize, place.row as usize);
+        let place = |&(bucket, place): &(i64, Place)| (starts[&(bucket, place.chunk)], place.row as usize);
         gather(&sources, &found.iter().map(place).collect::<Vec<_>>())
     }
 
     /// Takes over what an epoch did.
     pub fn apply(&mut self, delta: &Delta, layout: &Layout, codec: &KeyCodec) -> Result<()> {
-        match delta.closes {
-            Some(bound) if layout.rising.is_some() => self.buckets = self.buckets.split_off(&bound),
-            _ => {}
+        if let (Some(bound), true) = (delta.closes, layout.rising.is_some()) {
+            let open = self.buckets.split_off(&bound);
+            for gone in std::mem::replace(&mut self.buckets, open).into_values() {
+                self.rows -= gone.index.len();
+                self.bytes -= gone.bytes();
+            }
         }
         let mut first = delta.first;
         for alike in delta.buckets[first..].chunk_by(|a, b| a == b) {
-            let rows = first..first + alike.len();
-            let bucket = self.buckets.entry(alike[0]).or_default();
-            bucket.add(&delta.rows, first, &delta.replaces[rows.clone()], layout.is_touched);
-            bucket.tidy(codec)?;
-            first = rows.end;
+            let replaces = &delta.replaces[first..first + alike.len()];
+            self.change(alike[0], codec, |bucket| bucket.add(&delta.rows, first, replaces, layout.is_touched))?;
+            first += alike.len();
         }
-        if let (Some(horizon), true) = (delta.closes, layout.is_touched) {
-            self.buckets.values_mut().for_each(|bucket| bucket.expire(horizon));
+        match delta.closes {
+            Some(horizon) if layout.is_touched => self.change(TIMELESS, codec, |bucket| bucket.expire(horizon)),
+            _ => Ok(()),
         }
+    }
+
+    /// Changes one bucket, and counts what that changes.
+    fn change(&mut self, bucket: i64, codec: &KeyCodec, act: impl FnOnce(&mut Bucket)) -> Result<()> {
+        let bucket = self.buckets.entry(bucket).or_default();
+        let (rows, bytes) = (bucket.index.len(), bucket.bytes());
+        act(bucket);
+        bucket.tidy(codec)?;
+        self.rows = self.rows + bucket.index.len() - rows;
+        self.bytes = self.bytes + bucket.bytes() - bytes;
         Ok(())
     }
 
@@ -294,25 +347,22 @@ impl Shard {
 
     /// All rows.
     pub fn live(&self) -> Vec<Live> {
-        self.select(self.buckets.iter(), |_, _| true)
+        self.buckets.values().flat_map(|bucket| bucket.chunks.iter().filter_map(|(_, chunk)| chunk.as_live())).collect()
     }
 
     /// The rows of all buckets before `bound` but these.
     pub fn closing(&self, bound: i64, but: &HashSet<(i64, Place)>) -> Vec<Live> {
-        self.select(self.buckets.range(..bound), |bucket, place| but.is_empty() || !but.contains(&(bucket, place)))
-    }
-
-    fn select<'a>(
-        &'a self,
-        buckets: impl Iterator<Item = (&'a i64, &'a Bucket)>,
-        is_meant: impl Fn(i64, Place) -> bool,
-    ) -> Vec<Live> {
         let mut live = vec![];
-        for (key, bucket) in buckets {
-            for (number, chunk) in bucket.chunks.iter().enumerate() {
-                let place = |row: u32| Place { chunk: number as u32, row };
-                let rows = chunk.live().map(|row| row as u32).filter(|row| is_meant(*key, place(*row)));
-                live.push(Live { rows: Arc::clone(&chunk.rows), places: rows.collect() });
+        for (key, bucket) in self.buckets.range(..bound) {
+            for (number, chunk) in &bucket.chunks {
+                let Some(mut meant) = chunk.as_live() else { continue };
+                if !but.is_empty() {
+                    for (index, dead) in meant.dead.iter_mut().enumerate() {
+                        let place = Place { chunk: number as u32, row: (chunk.first + index) as u32 };
+                        *dead |= but.contains(&(*key, place));
+                    }
+                }
+                live.push(meant);
             }
         }
         live
@@ -320,23 +370,11 @@ impl Shard {
 
     /// How many rows there are.
     pub fn rows(&self) -> usize {
-        self.buckets.values().map(|bucket| bucket.index.len()).sum()
+        self.rows
     }
 
     /// Bytes in memory, about.
     pub fn memory(&self) -> usize {
-        let mut seen = std::collections::BTreeSet::new();
-        let mut bytes = 0;
-        for bucket in self.buckets.values() {
-            bytes += bucket.index.capacity() * (size_of::<Place>() + 1);
-            for chunk in &bucket.chunks {
-                bytes += chunk.dead.len();
-                if seen.insert(Arc::as_ptr(&chunk.rows)) {
-                    bytes += chunk.rows.keys.size();
-                    bytes += chunk.rows.values.iter().map(|column| column.get_array_memory_size()).sum::<usize>();
-                }
-            }
-        }
-        bytes
+        self.bytes
     }
 }

@@ -305,14 +305,17 @@ async fn cut_otherwise(case: &Case, parallelism: usize, at_once: usize) -> Optio
     (!*any_late.lock().unwrap()).then(|| run.folded())
 }
 
-/// DataFusion's batch answer: the same SELECT, planned over static tables.
-async fn batch_answer(case: &Case) -> Vec<String> {
+/// DataFusion's batch answer: the same SELECT, planned over static tables. None with computed columns, which these lack.
+async fn batch_answer(case: &Case) -> Option<Vec<String>> {
     let mut run = Run::new(case, 1);
     for table in &case.tables {
         run.session
             .execute_script(&format!("CREATE TABLE {table} WITH ('connector' = 'memory', 'topic' = 'x')"))
             .await
             .unwrap();
+    }
+    if run.session.tables().values().any(TableDefinition::has_computed_columns) {
+        return None;
     }
     let mut by_table: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
     for (table, _, values) in case.epochs.iter().flat_map(|epoch| &epoch.rows) {
@@ -339,7 +342,7 @@ async fn batch_answer(case: &Case) -> Vec<String> {
     };
     let mut answer: Vec<String> = batches.iter().flat_map(|batch| lines(&fit(batch))).collect();
     answer.sort();
-    answer
+    Some(answer)
 }
 
 async fn check(path: &Path) {
@@ -363,7 +366,7 @@ async fn check(path: &Path) {
     if any_late || case.settings.iter().any(|setting| setting.starts_with("state.ttl")) {
         return;
     }
-    let answer = batch_answer(&case).await;
+    let Some(answer) = batch_answer(&case).await else { return };
     for (parallelism, at_once) in [(1, 1), (3, 1), (2, 2), (2, 3), (1, 1000), (3, 1000)] {
         if let Some(found) = cut_otherwise(&case, parallelism, at_once).await {
             assert_eq!(found, answer, "{name}: {at_once} rows an epoch, parallelism {parallelism}");

@@ -91,7 +91,8 @@ fn records_are_written_and_read_as_ever() {
     let sources = BTreeMap::from([("orders".to_string(), commits)]);
     let name = "00000000000000000017-00000000000000000003-delta.arrow.zst".to_string();
     let file = StateFile { name, epoch, rows: 5, bytes: 321, latest: Some(1_767_225_600_000) };
-    let state = StateCommit { closed: Some(1_767_225_590_000), files: vec![file] };
+    let aged_by = Some("date_bin(10 s, watermark)".into());
+    let state = StateCommit { closed: Some(1_767_225_590_000), aged_by, files: vec![file] };
     let state = BTreeMap::from([("aggregate-1".to_string(), state)]);
     check("commit", Commit { version, sources, watermark_ms, state, ..commit });
 
