@@ -312,9 +312,8 @@ impl Log {
     pub async fn prune(&self) -> Result<()> {
         let commits = recorded(&self.store, &self.root.clone().join("commits")).await?;
         let gone = expired(&commits);
-        let paths = gone
-            .iter()
-            .flat_map(|&epoch| ["intents", "commits"].map(|folder| record_path(&self.root, folder, epoch)));
+        let paths =
+            gone.iter().flat_map(|&epoch| ["intents", "commits"].map(|folder| record_path(&self.root, folder, epoch)));
         self.delete(paths.collect()).await?;
         self.sweep_state().await?;
         // A record takes moments to write; what was staged an hour ago is nobody's.

@@ -266,9 +266,13 @@ impl StatefulAggregateExec {
         let replaces: Vec<Option<Place>> = changed.iter().map(|group| found[*group]).collect();
 
         let closes = shape.bound(self.times.watermark)?.or(horizon);
-        let complete = closes.filter(|_| shape.rising.is_some()).map_or(0, |bound| buckets.partition_point(|bucket| *bucket < bound));
+        let complete = closes
+            .filter(|_| shape.rising.is_some())
+            .map_or(0, |bound| buckets.partition_point(|bucket| *bucket < bound));
         let emitted = match shape.emit {
-            Emit::Change => self.changes(operator, &shard, &rows, &changed.iter().map(|group| alive[*group]).collect::<Vec<_>>())?,
+            Emit::Change => {
+                self.changes(operator, &shard, &rows, &changed.iter().map(|group| alive[*group]).collect::<Vec<_>>())?
+            }
             Emit::New => self.emit(operator, &[(rows.as_ref(), (0..buckets.len()).collect())], false)?,
             Emit::Complete => {
                 let replaced: HashSet<(i64, Place)> =
@@ -342,9 +346,8 @@ impl StatefulAggregateExec {
     fn emit(&self, operator: &Operator, parts: &[(&StateRows, Vec<usize>)], sorted: bool) -> Result<Vec<RecordBatch>> {
         let sources: Vec<&StateRows> = parts.iter().map(|(rows, _)| *rows).collect();
         let key = |(part, row): (usize, usize)| sources[part].keys.row(row);
-        let mut places: Vec<(usize, usize)> = (parts.iter().enumerate())
-            .flat_map(|(part, (_, rows))| rows.iter().map(move |row| (part, *row)))
-            .collect();
+        let mut places: Vec<(usize, usize)> =
+            (parts.iter().enumerate()).flat_map(|(part, (_, rows))| rows.iter().map(move |row| (part, *row))).collect();
         if sorted {
             places.sort_unstable_by(|a, b| key(*a).data().cmp(key(*b).data()));
         }

@@ -1,10 +1,15 @@
-//! EXPLAIN of a continuous query: what it reads, how its rows are computed, what it writes and what that promises.
+//! EXPLAIN of a continuous query: what it reads, what it remembers and until when, how its rows are
+//! computed, what it writes and what that promises.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
+use arrow::datatypes::FieldRef;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 
 use super::StreamPlan;
+use super::aggregate::Shape;
+use super::changes::is_updating;
 use crate::catalog::TableDefinition;
 use crate::connector::Guarantee;
 use crate::sql::options::display_options;
@@ -13,6 +18,7 @@ use crate::sql::options::display_options;
 pub fn explain(
     name: &str,
     plan: &StreamPlan,
+    shapes: &[Arc<Shape>],
     physical: &dyn ExecutionPlan,
     target: &TableDefinition,
     guarantee: &Guarantee,
@@ -24,15 +30,42 @@ pub fn explain(
         let _ = writeln!(text, "  reads {} WITH ({})", table.name, display_options(&table.options));
         if let Some(watermark) = &table.watermark {
             let rule = &watermark.expression;
-            let _ = writeln!(text, "    watermark of {}: {rule}", watermark.column);
+            let _ =
+                writeln!(text, "    watermark of {}: {rule}, the least over partitions and sources", watermark.column);
         }
     }
     let _ = writeln!(text, "  writes {} WITH ({})", target.name, display_options(&target.options));
     let _ = writeln!(text, "    {}: {}", guarantee.delivery, guarantee.reason);
-    let _ = writeln!(text, "  result is append-only: no operator keeps state");
+    let _ = writeln!(text, "  result is {}", kind(shapes, physical));
+    for shape in shapes {
+        let _ = writeln!(text, "    {}", remembered(shape));
+    }
     let _ = writeln!(text, "logical plan\n{}", indent(&plan.logical().display_indent().to_string()));
     let _ = write!(text, "physical plan of an epoch\n{}", indent(&displayable(physical).indent(false).to_string()));
     text
+}
+
+/// Whether rows of the result stay, and why.
+fn kind(shapes: &[Arc<Shape>], physical: &dyn ExecutionPlan) -> &'static str {
+    match shapes {
+        _ if is_updating(&physical.schema()) => "updating: a group without a window changes with every row of it",
+        [] => "append-only: nothing is remembered",
+        _ => "append-only: a group comes out once, when the watermark completes it, or a row when it is first seen",
+    }
+}
+
+/// What an operator remembers, and until when.
+fn remembered(shape: &Shape) -> String {
+    let names = |fields: &[FieldRef]| fields.iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
+    let layout = &shape.layout;
+    let until = match (&shape.rising, shape.ttl) {
+        (Some(rising), _) => format!("until the watermark has passed {rising}"),
+        (None, Some(ttl)) => format!("for {ttl:?} after a row last touched it ('state.ttl')"),
+        (None, None) => "for good: WARNING, this grows with the number of keys; SET 'state.ttl' bounds it".to_owned(),
+    };
+    let (keys, values) = (names(&layout.keys), names(&layout.values));
+    let what = if values.is_empty() { "that it was seen".to_owned() } else { format!("[{values}]") };
+    format!("{} remembers {what} by [{keys}], {until}", layout.name)
 }
 
 fn indent(text: &str) -> String {

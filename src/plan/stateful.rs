@@ -146,11 +146,11 @@ impl Walk<'_> {
         if let Some(filter) = plan.downcast_ref::<FilterExec>() {
             let input = Arc::clone(&children[0]);
             let kept = filter.projection().as_deref().map(|kept| [kept, &[kind(&input)]].concat());
-            let filter = FilterExecBuilder::new(Arc::clone(filter.predicate()), input).apply_projection(kept)?.build()?;
+            let filter =
+                FilterExecBuilder::new(Arc::clone(filter.predicate()), input).apply_projection(kept)?.build()?;
             return Ok((Arc::new(filter), known));
         }
-        if ["ScalarSubqueryExec",
-            "ConcatExec", "CoalesceBatchesExec", "CooperativeExec"].contains(&plan.name()) {
+        if ["ScalarSubqueryExec", "ConcatExec", "CoalesceBatchesExec", "CooperativeExec"].contains(&plan.name()) {
             return Ok((replace_children_if_necessary(plan, children)?, known));
         }
         Err(refused(
@@ -312,11 +312,12 @@ impl Walk<'_> {
         let partial = aggregation.over(AggregateMode::Partial, input)?;
         let fields: Vec<FieldRef> = partial.schema().fields().iter().cloned().collect();
         let (keys, values) = fields.split_at(aggregation.group_by.num_group_exprs());
-        let named = |(index, field): (usize, &FieldRef)| match (rising.get(index), aggregation.group_by.expr().get(index)) {
-            (Some(Some(rising)), _) => Arc::new(field.as_ref().clone().with_name(readable(rising))),
-            (_, Some((expr, _))) => Arc::new(field.as_ref().clone().with_name(readable(expr))),
-            _ => Arc::clone(field),
-        };
+        let named =
+            |(index, field): (usize, &FieldRef)| match (rising.get(index), aggregation.group_by.expr().get(index)) {
+                (Some(Some(rising)), _) => Arc::new(field.as_ref().clone().with_name(readable(rising))),
+                (_, Some((expr, _))) => Arc::new(field.as_ref().clone().with_name(readable(expr))),
+                _ => Arc::clone(field),
+            };
         shape.layout.keys = keys.iter().enumerate().map(named).collect();
         shape.layout.values = values.to_vec();
         if shape.ttl.is_some() {

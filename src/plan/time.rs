@@ -108,7 +108,8 @@ impl Rising {
     pub fn follows(&self, other: &Rising) -> bool {
         fn only_in(expr: &Arc<dyn PhysicalExpr>, text: &str) -> bool {
             expr.to_string() == text
-                || (expr.downcast_ref::<Column>().is_none() && expr.children().into_iter().all(|child| only_in(child, text)))
+                || (expr.downcast_ref::<Column>().is_none()
+                    && expr.children().into_iter().all(|child| only_in(child, text)))
         }
         self.time == other.time && only_in(&self.expr, &other.expr.to_string())
     }

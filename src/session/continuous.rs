@@ -178,7 +178,14 @@ impl Session {
         let physical = self.trial(&spec.planned.plan, &spec.planned.state).await?;
         let target = &spec.planned.target;
         let guarantee = self.connectors.of(target)?.guarantee(target)?;
-        Ok(explain::explain(&spec.name, &spec.planned.plan, physical.as_ref(), target, &guarantee))
+        Ok(explain::explain(
+            &spec.name,
+            &spec.planned.plan,
+            &spec.planned.shapes,
+            physical.as_ref(),
+            target,
+            &guarantee,
+        ))
     }
 }
 

@@ -29,7 +29,11 @@ const SETTINGS: &[(&str, Expects, &str)] = &[
     ("s3.region", Expects::Text, "region"),
     ("s3.secret-key", Expects::Text, "secret access key"),
     ("state.snapshot.max-files", Expects::Count, "state is written whole after so many files of changes; default: 200"),
-    ("state.ttl", Expects::Duration, "what was not touched for so long is forgotten, where no window ends it; default: never"),
+    (
+        "state.ttl",
+        Expects::Duration,
+        "what was not touched for so long is forgotten, where no window ends it; default: never",
+    ),
 ];
 
 /// Whether the setting is DataFusion's own.

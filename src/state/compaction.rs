@@ -107,7 +107,11 @@ impl Compaction {
                 commit.files.insert(place, file);
             }
             Ok(Err(error)) => {
-                tracing::warn!(operator, error = error.chain(), "files of state were not made fewer; another try follows");
+                tracing::warn!(
+                    operator,
+                    error = error.chain(),
+                    "files of state were not made fewer; another try follows"
+                );
             }
             // It was told to stop.
             Err(_) => {}

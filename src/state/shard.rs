@@ -256,7 +256,8 @@ impl Bucket {
     }
 
     fn bytes(&self) -> usize {
-        self.index.capacity() * (size_of::<Place>() + 1) + self.chunks.iter().map(|(_, chunk)| chunk.bytes).sum::<usize>()
+        self.index.capacity() * (size_of::<Place>() + 1)
+            + self.chunks.iter().map(|(_, chunk)| chunk.bytes).sum::<usize>()
     }
 }
 

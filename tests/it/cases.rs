@@ -89,7 +89,12 @@ impl Case {
                     let row = (table.to_owned(), partition.parse().unwrap(), values.trim().to_owned());
                     case.epochs.last_mut().unwrap().rows.push(row);
                 }
-                _ => case.epochs.last_mut().unwrap_or_else(|| panic!("before any epoch: {line}")).says.push(line.to_owned()),
+                _ => case
+                    .epochs
+                    .last_mut()
+                    .unwrap_or_else(|| panic!("before any epoch: {line}"))
+                    .says
+                    .push(line.to_owned()),
             }
         }
         case

@@ -198,6 +198,16 @@ fn the_examples_run() {
     assert!(read.contains("| 300530 | 100.01 | 250.00 |"), "{read}");
     run("submit", "enrich", &[]);
     assert!(dir.path().join("enrich/named_orders/day=2026-01-02").is_dir());
+    run("submit", "hot-items", &[]);
+    run("submit", "hourly-totals", &[]);
+    for (location, rows) in [("hot-items/hot_items", 66), ("hourly-totals/hourly_totals", 224)] {
+        let location = dir.path().join(location).display().to_string();
+        let sql =
+            format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{location}/'; SELECT count(*) AS n FROM t;");
+        let output = millstream().args(["shell", "-e", &sql]).stdin(Stdio::null()).output().unwrap();
+        let said = text(&output.stdout);
+        assert!(said.contains(&format!("| {rows} ")), "{location}: {said}");
+    }
     // This one needs the brokers; what it would do is said without.
     let plans = run("submit", "topics", &["--explain"]);
     assert!(plans.contains("query topics/all_orders") && plans.contains("at-least-once"), "{plans}");
