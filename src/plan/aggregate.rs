@@ -39,8 +39,9 @@ use super::opener::Opener;
 use super::time::Rising;
 use crate::error::Result;
 use crate::state::Layout;
-use crate::state::keys::{KeyCodec, TIMELESS, hash, shard_of};
+use crate::state::keys::{KeyCodec, TIMELESS};
 use crate::state::operator::Operator;
+use crate::state::piece::Piece;
 use crate::state::shard::{Delta, Place, Shard, StateRows, gather};
 
 /// Rows in a batch that is emitted.
@@ -148,14 +149,6 @@ pub struct StatefulAggregateExec {
     properties: Arc<PlanProperties>,
 }
 
-/// Partial states of one batch, and which of them each shard gets.
-struct Piece {
-    rows: StateRows,
-    buckets: Vec<i64>,
-    hashes: Vec<u64>,
-    by_shard: Vec<Vec<u32>>,
-}
-
 impl StatefulAggregateExec {
     /// Over a partial aggregation, with `schema` for its rows, in so many shards.
     pub fn new(
@@ -190,7 +183,8 @@ impl StatefulAggregateExec {
         for partition in 0..self.partial.output_partitioning().partition_count() {
             let (rows, codec) = (self.partial.execute(partition, Arc::clone(context))?, Arc::clone(codec));
             let (keys, shards) = (self.shape.layout.keys.len(), self.shards());
-            let pieces = rows.map(move |batch| Ok::<_, DataFusionError>(piece(&codec, batch?, keys, shards)?));
+            let pieces = rows
+                .map(move |batch| Ok::<_, DataFusionError>(Piece::try_new(&codec, &batch?, keys, shards, |_| true)?));
             // A task of its own each: they use as many cores as there are.
             running.push(datafusion::common::runtime::SpawnedTask::spawn(pieces.try_collect::<Vec<Piece>>()));
         }
@@ -214,7 +208,7 @@ impl StatefulAggregateExec {
             .map(|group| {
                 let (piece, row) = groups.first[group];
                 let piece = &pieces[piece];
-                shard.find(piece.buckets[row], piece.hashes[row], piece.rows.keys.row(row).data())
+                shard.find(piece.buckets[row], piece.hashes[row], piece.key(row))
             })
             .collect();
         // What is older than that is still in its place, but counts no more.
@@ -363,19 +357,6 @@ impl StatefulAggregateExec {
     }
 }
 
-/// Cuts a batch of partial states by shard.
-fn piece(codec: &KeyCodec, batch: RecordBatch, keys: usize, shards: usize) -> Result<Piece> {
-    let (key_columns, values) = batch.columns().split_at(keys);
-    let encoded = codec.encode(key_columns)?;
-    let hashes: Vec<u64> = encoded.rows.iter().map(|key| hash(key.data())).collect();
-    let mut by_shard = vec![vec![]; shards];
-    for (row, hash) in hashes.iter().enumerate() {
-        by_shard[shard_of(*hash, shards)].push(row as u32);
-    }
-    let rows = StateRows { keys: encoded.rows, values: values.to_vec() };
-    Ok(Piece { rows, buckets: encoded.buckets, hashes, by_shard })
-}
-
 /// The keys of an epoch in one shard, numbered as they come.
 #[derive(Default)]
 struct Groups {
@@ -390,13 +371,13 @@ struct Groups {
 impl Groups {
     fn intern(&mut self, pieces: &[Piece], piece: usize, row: usize) {
         let hash = pieces[piece].hashes[row];
-        let key = pieces[piece].rows.keys.row(row);
+        let key = pieces[piece].key(row);
         let first = &self.first;
         let key_of = |group: &u32| {
             let (piece, row) = first[*group as usize];
-            pieces[piece].rows.keys.row(row)
+            pieces[piece].key(row)
         };
-        let group = match self.index.find(hash, |group| key_of(group).data() == key.data()) {
+        let group = match self.index.find(hash, |group| key_of(group) == key) {
             Some(group) => *group as usize,
             None => {
                 let group = self.first.len();

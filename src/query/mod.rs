@@ -679,10 +679,10 @@ impl Query {
             state: std::mem::take(&mut batch.state),
         };
         self.log.commit(&commit).await?;
-        batch.took.commit = self.ms_since(start);
         for operator in batch.opened.opener.operators() {
             operator.apply(commit.epoch, &commit.state[&operator.layout().name])?;
         }
+        batch.took.commit = self.ms_since(start);
         *batch.opened.restored.lock().await = Some((commit.epoch, self.shards));
         let sinks = commit.sinks.clone();
         self.position = Position::after(commit);

@@ -9,14 +9,17 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::keys::KeyCodec;
-use super::shard::Live;
+use super::piece::Piece;
+use super::shard::{Live, gather};
 use super::{Layout, StateCommit, StateFile, files};
 use crate::checkpoint::StateStore;
 use crate::error::{Error, Result};
@@ -24,6 +27,10 @@ use crate::plan::time::ticks;
 
 /// A snapshot is due when the files after the last one have as many rows as it, but at least this many.
 const SNAPSHOT_ROWS: u64 = 200_000;
+/// Rows in a file, about: a snapshot may have several.
+const FILE_ROWS: u64 = 1_000_000;
+/// What a snapshot waits before each chunk of rows.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// How one operator's files are written.
 #[derive(Debug, Clone)]
@@ -41,11 +48,12 @@ enum Due {
     Merge,
 }
 
-/// One file in the place of those of the epochs `after..=file.epoch`.
+/// Files in the place of those of the epochs after `after` and up to `epoch`.
 #[derive(Debug)]
 struct Compacted {
     after: Option<u64>,
-    file: StateFile,
+    epoch: u64,
+    files: Vec<StateFile>,
 }
 
 /// At most one task at a time.
@@ -62,12 +70,16 @@ impl Compaction {
     }
 
     fn due(&self, commit: &StateCommit) -> Option<Due> {
-        let (first, rest) = commit.files.split_first()?;
-        let rows: u64 = rest.iter().map(|file| file.rows).sum();
-        match () {
-            () if rows >= first.rows.max(SNAPSHOT_ROWS) => Some(Due::Snapshot),
-            () if rest.len() >= self.max_files => Some(Due::Merge),
-            () => None,
+        // All files of a snapshot have its epoch.
+        let base = commit.files.first()?.epoch;
+        let rows = |is_base: bool| -> u64 {
+            commit.files.iter().filter(|file| (file.epoch == base) == is_base).map(|file| file.rows).sum()
+        };
+        let changes = commit.files.iter().filter(|file| file.epoch > base).count();
+        match rows(false) {
+            rows_since if rows_since >= rows(true).max(SNAPSHOT_ROWS) => Some(Due::Snapshot),
+            _ if changes >= self.max_files => Some(Due::Merge),
+            _ => None,
         }
     }
 
@@ -80,17 +92,25 @@ impl Compaction {
             Due::Snapshot => {
                 let live = live();
                 tokio::spawn(async move {
-                    let file = writer.write(epoch, "snapshot", move |writer| writer.of_live(&live)).await?;
-                    Ok(Compacted { after: None, file })
+                    let rows = move |writer: &Writer| {
+                        let writer = writer.clone();
+                        live.into_iter().map(move |live| {
+                            // The epochs go on meanwhile, and come first.
+                            std::thread::sleep(PAUSE);
+                            writer.of_live(&live)
+                        })
+                    };
+                    Ok(Compacted { after: None, epoch, files: writer.write(epoch, "snapshot", rows).await? })
                 })
             }
             Due::Merge => tokio::spawn(async move {
+                let base = files[0].epoch;
                 let mut read = vec![];
-                for file in &files[1..] {
+                for file in files.iter().filter(|file| file.epoch > base) {
                     read.push((file.name.clone(), writer.store.get(&file.name).await?));
                 }
-                let file = writer.write(epoch, "merged", move |writer| writer.newest_of(&read)).await?;
-                Ok(Compacted { after: Some(files[0].epoch), file })
+                let merged = writer.write(epoch, "merged", move |writer| writer.newest_of(&read)).await?;
+                Ok(Compacted { after: Some(base), epoch, files: merged })
             }),
         });
     }
@@ -100,11 +120,11 @@ impl Compaction {
         let is_done = |running: &mut JoinHandle<_>| running.is_finished();
         let Some(done) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take_if(is_done) else { return };
         match done.await {
-            Ok(Ok(Compacted { after, file })) => {
+            Ok(Ok(Compacted { after, epoch, files })) => {
                 let is_before = |other: &StateFile| after.is_some_and(|after| other.epoch <= after);
-                commit.files.retain(|other| is_before(other) || other.epoch > file.epoch);
+                commit.files.retain(|other| is_before(other) || other.epoch > epoch);
                 let place = commit.files.iter().take_while(|other| is_before(other)).count();
-                commit.files.insert(place, file);
+                commit.files.splice(place..place, files);
             }
             Ok(Err(error)) => {
                 tracing::warn!(
@@ -128,30 +148,74 @@ impl Drop for Compaction {
 }
 
 impl Writer {
-    /// Writes batches, which are made off the runtime's threads, as a file of this kind.
-    pub(super) async fn write(
+    /// Writes batches, which are made off the runtime's threads, as files of this kind.
+    pub(super) async fn write<I>(
         &self,
         epoch: u64,
         kind: &str,
-        batches: impl FnOnce(&Writer) -> Vec<Result<RecordBatch>> + Send + 'static,
-    ) -> Result<StateFile> {
+        batches: impl FnOnce(&Writer) -> I + Send + 'static,
+    ) -> Result<Vec<StateFile>>
+    where
+        I: IntoIterator<Item = Result<RecordBatch>>,
+    {
+        let (sender, mut encoded) = tokio::sync::mpsc::channel(1);
         let writer = self.clone();
-        let encoded = tokio::task::spawn_blocking(move || {
-            let mut latest = None;
-            let batches = batches(&writer).into_iter().map(|batch| {
-                let batch = batch?;
-                latest = latest.max(writer.youngest(&batch)?);
-                Ok(batch)
-            });
-            let (body, rows) = files::encode(&writer.schema, batches)?;
-            Ok::<_, Error>((body, rows, latest))
+        let encoding = tokio::task::spawn_blocking(move || {
+            let mut batches = batches(&writer).into_iter().peekable();
+            while batches.peek().is_some() {
+                if sender.blocking_send(writer.file(&mut batches)?).is_err() {
+                    break;
+                }
+            }
+            Ok::<_, Error>(())
         });
-        let (body, rows, latest) =
-            encoded.await.map_err(|e| Error::internal("writing state ended by itself").caused_by(e))??;
-        let name = format!("{epoch:020}-{:020}-{kind}.arrow.zst", self.store.run());
-        let bytes = body.len() as u64;
-        self.store.put(&name, body).await?;
-        Ok(StateFile { name, epoch, rows, bytes, latest })
+        let mut files = vec![];
+        while let Some((body, rows, latest)) = encoded.recv().await {
+            let name = format!("{epoch:020}-{:020}-{kind}-{}.arrow.zst", self.store.run(), files.len());
+            let bytes = body.len() as u64;
+            self.store.put(&name, body).await?;
+            files.push(StateFile { name, epoch, rows, bytes, latest });
+        }
+        encoding.await.map_err(|e| Error::internal("writing state ended by itself").caused_by(e))??;
+        Ok(files)
+    }
+
+    /// The next file's worth of batches.
+    fn file(&self, batches: &mut impl Iterator<Item = Result<RecordBatch>>) -> Result<(Bytes, u64, Option<i64>)> {
+        let (mut rows, mut latest, mut failed) = (0, None, None);
+        let part = std::iter::from_fn(|| {
+            if rows >= FILE_ROWS {
+                return None;
+            }
+            let batch = batches.next()?;
+            match batch.and_then(|batch| Ok((self.youngest(&batch)?, batch))) {
+                Ok((youngest, batch)) => {
+                    latest = latest.max(youngest);
+                    rows += batch.num_rows() as u64;
+                    Some(batch)
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    None
+                }
+            }
+        });
+        let body = files::encode(&self.schema, part)?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok((body, rows, latest)),
+        }
+    }
+
+    /// Rows of a file, dealt out to shards, but those that are gone.
+    pub(super) fn piece(&self, batch: &RecordBatch, closed: Option<i64>, shards: usize) -> Result<Piece> {
+        let ages = self.layout.ages_by().map(|column| ticks(batch.column(column))).transpose()?;
+        let is_wanted = |row: usize| match (closed, &ages) {
+            (Some(closed), Some(ages)) if self.layout.is_touched => ages.value(row) > closed,
+            (Some(closed), Some(ages)) => ages.value(row) >= closed,
+            _ => true,
+        };
+        Piece::try_new(&self.codec, batch, self.layout.keys.len(), shards, is_wanted)
     }
 
     /// The highest of what says until when a row is of use.
@@ -161,18 +225,15 @@ impl Writer {
     }
 
     /// Rows as they are written.
-    pub(super) fn of_live(&self, live: &[Live]) -> Vec<Result<RecordBatch>> {
-        let batch = |live: &Live| {
-            let places: Vec<(usize, usize)> = live.places().map(|row| (0, row)).collect();
-            let keys = self.codec.decode(places.iter().map(|(_, row)| live.rows().keys.row(*row)))?;
-            let values = super::shard::gather(&[live.rows()], &places)?;
-            Ok(RecordBatch::try_new(Arc::clone(&self.schema), [keys, values].concat())?)
-        };
-        live.iter().map(batch).collect()
+    pub(super) fn of_live(&self, live: &Live) -> Result<RecordBatch> {
+        let places: Vec<(usize, usize)> = live.places().map(|row| (0, row)).collect();
+        let keys = self.codec.decode(places.iter().map(|(_, row)| live.rows().keys.row(*row)))?;
+        let values = gather(&[live.rows()], &places)?;
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), [keys, values].concat())?)
     }
 
     /// Of each key in these files, oldest first, its newest row.
-    fn newest_of(&self, read: &[(String, bytes::Bytes)]) -> Vec<Result<RecordBatch>> {
+    fn newest_of(&self, read: &[(String, Bytes)]) -> Vec<Result<RecordBatch>> {
         let mut seen: HashSet<Box<[u8]>> = HashSet::new();
         let mut kept = vec![];
         for (name, body) in read.iter().rev() {

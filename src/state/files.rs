@@ -20,22 +20,19 @@ const VERSION_KEY: &str = "millstream.state.version";
 /// Rows in a batch of a file, at most.
 const BATCH: usize = 64 * 1024;
 
-/// Batches of one schema as a file, and how many rows they have.
-pub fn encode(schema: &SchemaRef, batches: impl IntoIterator<Item = Result<RecordBatch>>) -> Result<(Bytes, u64)> {
+/// Batches of one schema as a file.
+pub fn encode(schema: &SchemaRef, batches: impl IntoIterator<Item = RecordBatch>) -> Result<Bytes> {
     let metadata = HashMap::from([(VERSION_KEY.to_owned(), VERSION.to_owned())]);
     let schema = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
     let compressed = zstd::stream::Encoder::new(Vec::new(), 1)?;
     let mut writer = StreamWriter::try_new(compressed, &schema)?;
-    let mut rows = 0;
     for batch in batches {
-        let batch = batch?;
-        rows += batch.num_rows() as u64;
         for from in (0..batch.num_rows()).step_by(BATCH) {
             writer.write(&batch.slice(from, BATCH.min(batch.num_rows() - from)))?;
         }
     }
     writer.finish()?;
-    Ok((writer.into_inner()?.finish()?.into(), rows))
+    Ok(writer.into_inner()?.finish()?.into())
 }
 
 /// The batches of a file, which must have this schema; `name` is for errors.

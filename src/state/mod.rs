@@ -17,6 +17,7 @@ mod compaction;
 pub mod files;
 pub mod keys;
 pub mod operator;
+pub mod piece;
 pub mod shard;
 
 use std::sync::Arc;

@@ -10,22 +10,23 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::RecordBatch;
+use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::task::JoinError;
 
 use super::compaction::{Compaction, Writer};
-use super::keys::{KeyCodec, hash, shard_of};
-use super::shard::{Delta, Live, Shard, StateRows, gather};
+use super::keys::KeyCodec;
+use super::piece::Piece;
+use super::shard::{Delta, Live, Shard};
 use super::{Layout, StateCommit, files};
 use crate::checkpoint::StateStore;
 use crate::error::{Error, Result};
-use crate::plan::time::ticks;
 use crate::query::progress::StateProgress;
 
 /// How many files of changes there may be, unless `state.snapshot.max-files` says otherwise.
 pub const MAX_FILES: usize = 200;
 /// How many files are read side by side.
-const READING: usize = 8;
+const READING: usize = 4;
 
 /// One operator's state: see the module's text.
 pub struct Operator {
@@ -44,6 +45,10 @@ impl fmt::Debug for Operator {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn broken_off(error: JoinError) -> Error {
+    Error::internal("work on state ended by itself").caused_by(error)
 }
 
 impl Operator {
@@ -70,55 +75,36 @@ impl Operator {
             files: Mutex::new(commit.clone()),
             compaction: Compaction::new(max_files),
         };
-        let mut read = stream::iter(commit.files)
-            .map(|file| {
-                let (store, schema) = (operator.writer.store.clone(), Arc::clone(&operator.writer.schema));
-                async move {
-                    let bytes = store.get(&file.name).await?;
-                    let decoded = tokio::task::spawn_blocking(move || files::decode(&file.name, &bytes, &schema));
-                    decoded.await.map_err(|e| Error::internal("reading state ended by itself").caused_by(e))?
-                }
+        let pieces = Arc::new(operator.read(&commit, shards.max(1)).await?);
+        let filled = (0..shards.max(1)).map(|number| {
+            let (pieces, writer) = (Arc::clone(&pieces), operator.writer.clone());
+            tokio::task::spawn_blocking(move || {
+                let mut shard = Shard::default();
+                shard.fill(&pieces, number, &writer.layout, &writer.codec)?;
+                Ok::<_, Error>(shard)
             })
-            .buffered(READING);
-        while let Some(batches) = read.try_next().await? {
-            for batch in batches {
-                operator.take_in(&batch, commit.closed)?;
-            }
+        });
+        for (shard, filled) in operator.shards.iter().zip(try_join_all(filled).await.map_err(broken_off)?) {
+            *locked(shard) = filled?;
         }
-        drop(read);
         Ok(operator)
     }
 
-    /// Puts rows of a file into their shards.
-    fn take_in(&self, batch: &RecordBatch, closed: Option<i64>) -> Result<()> {
-        let (keys, values) = batch.columns().split_at(self.writer.layout.keys.len());
-        let encoded = self.writer.codec.encode(keys)?;
-        let mut parts: Vec<Vec<u32>> = vec![vec![]; self.shards.len()];
-        let ages = self.writer.layout.ages_by().map(|column| ticks(batch.column(column))).transpose()?;
-        let is_gone = |row: usize| match (closed, &ages) {
-            (Some(closed), Some(ages)) if self.writer.layout.is_touched => ages.value(row) <= closed,
-            (Some(closed), Some(ages)) => ages.value(row) < closed,
-            _ => false,
-        };
-        for row in 0..batch.num_rows() {
-            if !is_gone(row) {
-                parts[shard_of(hash(encoded.rows.row(row).data()), self.shards.len())].push(row as u32);
+    /// The rows of all files, newest first, dealt out to shards.
+    async fn read(&self, commit: &StateCommit, shards: usize) -> Result<Vec<Piece>> {
+        let closed = commit.closed;
+        let files = commit.files.iter().rev().cloned().map(|file| {
+            let writer = self.writer.clone();
+            async move {
+                let bytes = writer.store.get(&file.name).await?;
+                let read = tokio::task::spawn_blocking(move || {
+                    let batches = files::decode(&file.name, &bytes, &writer.schema)?;
+                    batches.iter().rev().map(|batch| writer.piece(batch, closed, shards)).collect::<Result<Vec<_>>>()
+                });
+                read.await.map_err(broken_off)?
             }
-        }
-        let all = StateRows { keys: encoded.rows, values: values.to_vec() };
-        for (shard, mut rows) in self.shards.iter().zip(parts) {
-            rows.sort_by_key(|row| encoded.buckets[*row as usize]);
-            let buckets: Vec<i64> = rows.iter().map(|row| encoded.buckets[*row as usize]).collect();
-            locked(shard).restore(self.picked(&all, &rows)?, &buckets, &self.writer.layout, &self.writer.codec)?;
-        }
-        Ok(())
-    }
-
-    fn picked(&self, from: &StateRows, rows: &[u32]) -> Result<StateRows> {
-        let mut keys = self.writer.codec.empty(rows.len());
-        rows.iter().for_each(|row| keys.push(from.keys.row(*row as usize)));
-        let places: Vec<(usize, usize)> = rows.iter().map(|row| (0, *row as usize)).collect();
-        Ok(StateRows { keys, values: gather(&[from], &places)? })
+        });
+        Ok(stream::iter(files).buffered(READING).try_collect::<Vec<_>>().await?.into_iter().flatten().collect())
     }
 
     /// What the state looks like.
@@ -158,8 +144,9 @@ impl Operator {
         let (changed, closes) = self.staged_rows();
         commit.closed = commit.closed.max(closes);
         if !changed.is_empty() {
-            let write = move |writer: &Writer| writer.of_live(&changed);
-            commit.files.push(self.writer.write(epoch, "delta", write).await?);
+            let write =
+                move |writer: &Writer| changed.into_iter().map(|live| writer.of_live(&live)).collect::<Vec<_>>();
+            commit.files.extend(self.writer.write(epoch, "delta", write).await?);
         }
         if let (Some(closed), Some(_)) = (commit.closed, self.writer.layout.ages_by()) {
             commit.files.retain(|file| file.latest.is_some_and(|latest| latest >= closed));

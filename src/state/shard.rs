@@ -19,12 +19,15 @@ use slab::Slab;
 
 use super::Layout;
 use super::keys::{KeyCodec, TIMELESS, hash};
+use super::piece::Piece;
 use crate::error::Result;
 
 /// Chunks are merged within classes of size: up to so many live rows each…
 const CLASSES: [usize; 3] = [256, 8 * 1024, 64 * 1024];
 /// … when a class has this many.
 const ALIKE: usize = 8;
+/// Rows in a chunk that is read from files.
+const LARGE: usize = 128 * 1024;
 
 /// Rows by key, immutable: keys and value columns of the same length.
 #[derive(Debug)]
@@ -187,6 +190,38 @@ impl Bucket {
         }
     }
 
+    /// Puts rows of pieces into an empty bucket, of each key the first.
+    fn fill(&mut self, pieces: &[Piece], rows: &[(i64, u32, u32)], ages: bool, codec: &KeyCodec) -> Result<()> {
+        // Whatever happens to the table later, it does not grow now.
+        self.index.reserve(rows.len(), |_| 0);
+        let mut filling: Vec<(usize, usize)> = Vec::with_capacity(rows.len().min(LARGE));
+        for (_, piece, row) in rows {
+            let (piece, row) = (*piece as usize, *row as usize);
+            let chunk = self.chunks.vacant_key() as u32;
+            let (hashed, key) = (pieces[piece].hashes[row], pieces[piece].key(row));
+            let is_same = |place: &Place| match place.chunk == chunk {
+                true => {
+                    let (piece, row) = filling[place.row as usize];
+                    pieces[piece].key(row) == key
+                }
+                false => Self::key(&self.chunks, *place) == key,
+            };
+            if self.index.find(hashed, is_same).is_some() {
+                continue;
+            }
+            self.index.insert_unique(hashed, Place { chunk, row: filling.len() as u32 }, |_| 0);
+            filling.push((piece, row));
+            if filling.len() == LARGE {
+                self.chunks.insert(filled(pieces, &filling, ages, codec)?);
+                filling.clear();
+            }
+        }
+        if !filling.is_empty() {
+            self.chunks.insert(filled(pieces, &filling, ages, codec)?);
+        }
+        Ok(())
+    }
+
     fn move_to(&mut self, hash: u64, old: Place, new: Place) {
         if let Some(place) = self.index.find_mut(hash, |place| *place == old) {
             *place = new;
@@ -261,6 +296,15 @@ impl Bucket {
     }
 }
 
+/// A chunk of rows of pieces.
+fn filled(pieces: &[Piece], places: &[(usize, usize)], ages: bool, codec: &KeyCodec) -> Result<Chunk> {
+    let mut keys = codec.empty(places.len());
+    places.iter().for_each(|(piece, row)| keys.push(pieces[*piece].rows.keys.row(*row)));
+    let sources: Vec<&StateRows> = pieces.iter().map(|piece| &piece.rows).collect();
+    let rows = Arc::new(StateRows { keys, values: gather(&sources, places)? });
+    Ok(Chunk::new(rows, 0, places.len(), ages))
+}
+
 /// The value columns of rows at these places: (which of the sources, which row).
 pub fn gather(sources: &[&StateRows], places: &[(usize, usize)]) -> Result<Vec<ArrayRef>> {
     let columns = sources.first().map_or(0, |rows| rows.values.len());
@@ -329,16 +373,23 @@ impl Shard {
         Ok(())
     }
 
-    /// Takes over rows read from a file: as [`Self::apply`], whatever they replace.
-    pub fn restore(&mut self, rows: StateRows, buckets: &[i64], layout: &Layout, codec: &KeyCodec) -> Result<()> {
-        let replaces = (0..buckets.len())
-            .map(|row| {
-                let key = rows.keys.row(row).data();
-                self.find(buckets[row], hash(key), key)
-            })
-            .collect();
-        let delta = Delta { rows: Arc::new(rows), buckets: buckets.to_vec(), replaces, first: 0, closes: None };
-        self.apply(&delta, layout, codec)
+    /// Takes over rows read from files, newest first: of each key the first one counts. The shard must be empty, and
+    /// `number` is its own.
+    pub fn fill(&mut self, pieces: &[Piece], number: usize, layout: &Layout, codec: &KeyCodec) -> Result<()> {
+        let mut rows: Vec<(i64, u32, u32)> = vec![];
+        for (piece, part) in pieces.iter().enumerate() {
+            rows.extend(part.by_shard[number].iter().map(|row| (part.buckets[*row as usize], piece as u32, *row)));
+        }
+        if layout.rising.is_some() {
+            rows.sort_by_key(|(bucket, ..)| *bucket);
+        }
+        for alike in rows.chunk_by(|a, b| a.0 == b.0) {
+            let bucket = self.buckets.entry(alike[0].0).or_default();
+            bucket.fill(pieces, alike, layout.is_touched, codec)?;
+            self.rows += bucket.index.len();
+            self.bytes += bucket.bytes();
+        }
+        Ok(())
     }
 
     /// The first bucket that has rows.
