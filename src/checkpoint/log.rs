@@ -100,12 +100,12 @@ fn digits(number: u64) -> String {
     format!("{number:020}")
 }
 
-fn record_path(root: &Path, folder: &str, number: u64) -> Path {
+pub(super) fn record_path(root: &Path, folder: &str, number: u64) -> Path {
     root.clone().join(folder).join(format!("{}.json", digits(number)))
 }
 
 /// The number in a record's name; anything else in the folder is not ours.
-fn number_of(path: &Path) -> Option<u64> {
+pub(super) fn number_of(path: &Path) -> Option<u64> {
     let digits = path.filename()?.strip_suffix(".json")?;
     (digits.len() == 20).then(|| digits.parse().ok())?
 }
@@ -395,7 +395,7 @@ async fn numbers(store: &Arc<dyn ObjectStore>, folder: &Path, offset: Option<&Pa
     Ok(numbers)
 }
 
-async fn newest_generation(store: &Arc<dyn ObjectStore>, query: &Path) -> Result<Option<u64>> {
+pub(super) async fn newest_generation(store: &Arc<dyn ObjectStore>, query: &Path) -> Result<Option<u64>> {
     let listed = store.list_with_delimiter(Some(query)).await?;
     let generation = |path: &Path| {
         let name = path.filename()?;

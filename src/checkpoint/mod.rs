@@ -19,6 +19,8 @@
 //!
 //! Not promised: that a store which breaks create-only is safe. [`Log::open`] looks for that and refuses it.
 
+pub mod inspect;
+
 mod journal;
 mod log;
 mod records;

@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 
 pub mod display;
 mod shell;
+mod state;
 mod submit;
 mod table;
 
@@ -26,6 +27,8 @@ enum Mode {
     Submit(Submit),
     /// Work in an interactive SQL shell; reads a pipe, too.
     Shell(Shell),
+    /// List what queries remember: all, one query's newest epochs, or one operator's files.
+    State(State),
 }
 
 /// Arguments of `submit`. Exit codes: 0 all well, 1 any query failed, 3 fenced by a newer run (do not restart).
@@ -81,6 +84,20 @@ pub(crate) struct Shell {
     pub var: Vec<(String, String)>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct State {
+    /// Where checkpoints lie: a path or s3://bucket/prefix.
+    #[arg(long, value_name = "URL")]
+    pub checkpoint: String,
+    /// A query, as `[pipeline/]file/target`.
+    pub query: Option<String>,
+    /// One of its operators.
+    pub operator: Option<String>,
+    /// A setting, such as s3.endpoint.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub set: Vec<(String, String)>,
+}
+
 fn pair(text: &str) -> std::result::Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -93,6 +110,7 @@ pub async fn run(arguments: Arguments) -> Result<u8> {
     let code = match arguments.mode {
         Mode::Submit(arguments) => submit::run(arguments).await,
         Mode::Shell(arguments) => shell::run(arguments).await,
+        Mode::State(arguments) => state::run(arguments).await,
     };
     crate::connector::shutdown().await;
     code

@@ -10,7 +10,6 @@
 //!
 //! Not promised: bounded memory for the keys of one epoch; they are held until they are merged.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,16 +234,16 @@ impl StatefulAggregateExec {
         let mut values = if shape.functions.is_empty() {
             vec![]
         } else {
+            // All at once: an accumulator takes it that every group up to the last is in what it is given.
             let mut accumulators = shape.accumulators()?;
             let old: Vec<usize> = (0..total).filter(|group| alive[*group].is_some()).collect();
-            if !old.is_empty() {
-                let places: Vec<(i64, Place)> =
-                    old.iter().filter_map(|group| Some((bucket_of(*group), alive[*group]?))).collect();
-                shape.merge(&mut accumulators, &shard.values(&places)?, &old, total)?;
-            }
+            let was = old.iter().filter_map(|group| Some((bucket_of(*group), alive[*group]?)));
+            let (mut sources, mut places) = shard.places(was);
+            places.extend(groups.places.iter().map(|(piece, row)| (sources.len() + piece, *row)));
+            sources.extend(pieces.iter().map(|piece| &piece.rows));
             if total > 0 {
-                let sources: Vec<&StateRows> = pieces.iter().map(|piece| &piece.rows).collect();
-                shape.merge(&mut accumulators, &gather(&sources, &groups.places)?, &groups.of_row, total)?;
+                let of_row = [old.as_slice(), &groups.of_row].concat();
+                shape.merge(&mut accumulators, &gather(&sources, &places)?, &of_row, total)?;
             }
             let mut values = vec![];
             for accumulator in &mut accumulators {
@@ -269,9 +268,8 @@ impl StatefulAggregateExec {
             }
             Emit::New => self.emit(operator, &[(rows.as_ref(), (0..buckets.len()).collect())], false)?,
             Emit::Complete => {
-                let replaced: HashSet<(i64, Place)> =
-                    (0..complete).filter_map(|row| Some((buckets[row], replaces[row]?))).collect();
-                let live = closes.map(|bound| shard.closing(bound, &replaced)).unwrap_or_default();
+                let replaced = (0..complete).filter_map(|row| Some((buckets[row], replaces[row]?)));
+                let live = closes.map(|bound| shard.closing(bound, replaced)).unwrap_or_default();
                 let mut parts: Vec<(&StateRows, Vec<usize>)> =
                     live.iter().map(|live| (live.rows(), live.places().collect())).collect();
                 parts.push((rows.as_ref(), (0..complete).collect()));
@@ -298,13 +296,13 @@ impl StatefulAggregateExec {
         let keys = self.shown(operator.codec().decode(rows.keys.iter())?);
         let now = [keys.clone(), self.shape.evaluate(&rows.values, groups)?].concat();
         let old: Vec<usize> = (0..groups).filter(|group| replaces[*group].is_some()).collect();
-        let places: Vec<(i64, Place)> = old.iter().filter_map(|group| Some((TIMELESS, replaces[*group]?))).collect();
+        let (sources, places) = shard.places(old.iter().filter_map(|group| Some((TIMELESS, replaces[*group]?))));
         let before = match old.is_empty() {
             true => now.iter().map(|column| column.slice(0, 0)).collect(),
             false => {
                 let taken = UInt32Array::from_iter_values(old.iter().map(|group| *group as u32));
                 let keys = keys.iter().map(|key| Ok(take(key, &taken, None)?)).collect::<Result<Vec<_>>>()?;
-                [keys, self.shape.evaluate(&shard.values(&places)?, old.len())?].concat()
+                [keys, self.shape.evaluate(&gather(&sources, &places)?, old.len())?].concat()
             }
         };
         let fields = now.iter().map(|column| SortField::new(column.data_type().clone())).collect();

@@ -123,6 +123,12 @@ impl Walk<'_> {
         if known.iter().any(|input| input.is_updating) {
             return self.over_changes(plan, children, known);
         }
+        if let ([input], Some(sort)) = (known.as_slice(), plan.downcast_ref::<SortExec>())
+            && (input.reads_stream && input.whole.is_none() && sort.fetch().is_none())
+        {
+            // An operator above asked for it, and sorts for itself what it gets when the time has come.
+            return Ok((children.remove(0), known.remove(0)));
+        }
         let known = self.known(&plan, &known)?;
         let plan = replace_children_if_necessary(plan, children)?;
         Ok((plan, known))

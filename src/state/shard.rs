@@ -23,7 +23,7 @@ use super::piece::Piece;
 use crate::error::Result;
 
 /// Chunks are merged within classes of size: up to so many live rows each…
-const CLASSES: [usize; 3] = [256, 8 * 1024, 64 * 1024];
+const CLASSES: [usize; 2] = [256, 8 * 1024];
 /// … when a class has this many.
 const ALIKE: usize = 8;
 /// Rows in a chunk that is read from files.
@@ -49,6 +49,24 @@ impl StateRows {
 pub struct Place {
     chunk: u32,
     row: u32,
+    /// Half of its key's hash: a table that grows need not look at the keys.
+    hash: u32,
+}
+
+impl Place {
+    fn new(chunk: u32, row: usize, hash: u64) -> Self {
+        Self { chunk, row: row as u32, hash: hash as u32 }
+    }
+
+    /// What the table goes by.
+    fn spread(self) -> u64 {
+        spread(self.hash)
+    }
+}
+
+/// A table wants 64 bits, and looks at the upper ones first.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// What an epoch does to a shard.
@@ -168,32 +186,29 @@ impl Bucket {
     }
 
     fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
-        self.index.find(hash, |place| Self::key(&self.chunks, *place) == key).copied()
+        let hash = hash as u32;
+        let is_same = |place: &Place| place.hash == hash && Self::key(&self.chunks, *place) == key;
+        self.index.find(spread(hash), is_same).copied()
     }
 
     fn add(&mut self, rows: &Arc<StateRows>, first: usize, replaces: &[Option<Place>], ages: bool) {
         let chunk = self.chunks.insert(Chunk::new(Arc::clone(rows), first, replaces.len(), ages)) as u32;
-        let new = replaces.iter().filter(|old| old.is_none()).count();
-        self.index.reserve(new, |place| hash(Self::key(&self.chunks, *place)));
+        self.index.reserve(replaces.iter().filter(|old| old.is_none()).count(), |place| place.spread());
         for (row, old) in (first..).zip(replaces) {
-            let place = Place { chunk, row: row as u32 };
-            let hashed = hash(rows.keys.row(row).data());
+            let place = Place::new(chunk, row, hash(rows.keys.row(row).data()));
             match old {
                 Some(old) => {
                     self.chunks[old.chunk as usize].bury(old.row as usize);
-                    self.move_to(hashed, *old, place);
+                    self.move_to(*old, place);
                 }
-                None => {
-                    self.index.insert_unique(hashed, place, |place| hash(Self::key(&self.chunks, *place)));
-                }
+                None => drop(self.index.insert_unique(place.spread(), place, |place| place.spread())),
             }
         }
     }
 
     /// Puts rows of pieces into an empty bucket, of each key the first.
     fn fill(&mut self, pieces: &[Piece], rows: &[(i64, u32, u32)], ages: bool, codec: &KeyCodec) -> Result<()> {
-        // Whatever happens to the table later, it does not grow now.
-        self.index.reserve(rows.len(), |_| 0);
+        self.index.reserve(rows.len(), |place| place.spread());
         let mut filling: Vec<(usize, usize)> = Vec::with_capacity(rows.len().min(LARGE));
         for (_, piece, row) in rows {
             let (piece, row) = (*piece as usize, *row as usize);
@@ -206,10 +221,11 @@ impl Bucket {
                 }
                 false => Self::key(&self.chunks, *place) == key,
             };
-            if self.index.find(hashed, is_same).is_some() {
+            let place = Place::new(chunk, filling.len(), hashed);
+            if self.index.find(place.spread(), |other| other.hash == place.hash && is_same(other)).is_some() {
                 continue;
             }
-            self.index.insert_unique(hashed, Place { chunk, row: filling.len() as u32 }, |_| 0);
+            self.index.insert_unique(place.spread(), place, |place| place.spread());
             filling.push((piece, row));
             if filling.len() == LARGE {
                 self.chunks.insert(filled(pieces, &filling, ages, codec)?);
@@ -222,8 +238,8 @@ impl Bucket {
         Ok(())
     }
 
-    fn move_to(&mut self, hash: u64, old: Place, new: Place) {
-        if let Some(place) = self.index.find_mut(hash, |place| *place == old) {
+    fn move_to(&mut self, old: Place, new: Place) {
+        if let Some(place) = self.index.find_mut(old.spread(), |place| *place == old) {
             *place = new;
         }
     }
@@ -235,8 +251,8 @@ impl Bucket {
                 continue;
             }
             for row in chunk.live() {
-                let place = Place { chunk: number as u32, row: row as u32 };
-                if let Ok(entry) = self.index.find_entry(hash(chunk.rows.keys.row(row).data()), |p| *p == place) {
+                let place = Place::new(number as u32, row, hash(chunk.rows.keys.row(row).data()));
+                if let Ok(entry) = self.index.find_entry(place.spread(), |p| *p == place) {
                     entry.remove();
                 }
             }
@@ -245,8 +261,9 @@ impl Bucket {
         }
     }
 
-    /// Frees empty chunks, merges a class of small ones, and rewrites the one with the most dead rows.
-    fn tidy(&mut self, codec: &KeyCodec) -> Result<()> {
+    /// Frees empty chunks, merges a class of small ones, and rewrites those with the most dead rows, until about as many
+    /// rows are moved as came.
+    fn tidy(&mut self, came: usize, codec: &KeyCodec) -> Result<()> {
         self.chunks.retain(|_, chunk| chunk.live_rows() > 0);
         let mut least = 1;
         for most in CLASSES {
@@ -257,10 +274,12 @@ impl Bucket {
             }
             least = most + 1;
         }
-        let worst = self.chunks.iter().max_by_key(|(_, chunk)| chunk.dead_rows);
-        if let Some((number, chunk)) = worst
-            && chunk.dead_rows * 2 > chunk.len()
+        let mut moved = 0;
+        while moved < came.max(1)
+            && let Some((number, worst)) = self.chunks.iter().max_by_key(|(_, chunk)| chunk.dead_rows)
+            && worst.dead_rows * 2 > worst.len()
         {
+            moved += worst.live_rows();
             self.rewrite(&[number], codec)?;
         }
         Ok(())
@@ -281,8 +300,8 @@ impl Bucket {
         let moved = Chunk::new(Arc::clone(&rows), 0, places.len(), old(0).newest.is_some());
         let to = self.chunks.insert(moved) as u32;
         for (row, (chunk, old_row)) in places.into_iter().enumerate() {
-            let old = Place { chunk: numbers[chunk] as u32, row: old_row as u32 };
-            self.move_to(hash(rows.keys.row(row).data()), old, Place { chunk: to, row: row as u32 });
+            let hashed = hash(rows.keys.row(row).data());
+            self.move_to(Place::new(numbers[chunk] as u32, old_row, hashed), Place::new(to, row, hashed));
         }
         for number in numbers {
             self.chunks.remove(*number);
@@ -305,9 +324,9 @@ fn filled(pieces: &[Piece], places: &[(usize, usize)], ages: bool, codec: &KeyCo
     Ok(Chunk::new(rows, 0, places.len(), ages))
 }
 
-/// The value columns of rows at these places: (which of the sources, which row).
+/// The value columns of rows at these places: (which of the sources, which row); those that all of the sources have.
 pub fn gather(sources: &[&StateRows], places: &[(usize, usize)]) -> Result<Vec<ArrayRef>> {
-    let columns = sources.first().map_or(0, |rows| rows.values.len());
+    let columns = sources.iter().map(|rows| rows.values.len()).min().unwrap_or(0);
     let column = |index: usize| {
         let arrays: Vec<&dyn Array> = sources.iter().map(|rows| &rows.values[index] as &dyn Array).collect();
         Ok(interleave(&arrays, places)?)
@@ -327,18 +346,19 @@ impl Shard {
         chunk.and_then(|chunk| touched(&chunk.rows)).map_or(i64::MIN, |touched| touched.value(place.row as usize))
     }
 
-    /// The value columns of rows that [`Self::find`] found.
-    pub fn values(&self, found: &[(i64, Place)]) -> Result<Vec<ArrayRef>> {
+    /// Where rows that [`Self::find`] found lie: in which of these rows, and which of them.
+    pub fn places(&self, found: impl Iterator<Item = (i64, Place)>) -> (Vec<&StateRows>, Vec<(usize, usize)>) {
         let mut sources = vec![];
         let mut starts = HashMap::new();
-        for &(bucket, place) in found {
-            starts.entry((bucket, place.chunk)).or_insert_with(|| {
+        let places = found.map(|(bucket, place)| {
+            let source = *starts.entry((bucket, place.chunk)).or_insert_with(|| {
                 sources.push(self.buckets[&bucket].chunks[place.chunk as usize].rows.as_ref());
                 sources.len() - 1
             });
-        }
-        let place = |&(bucket, place): &(i64, Place)| (starts[&(bucket, place.chunk)], place.row as usize);
-        gather(&sources, &found.iter().map(place).collect::<Vec<_>>())
+            (source, place.row as usize)
+        });
+        let places = places.collect();
+        (sources, places)
     }
 
     /// Takes over what an epoch did.
@@ -353,21 +373,22 @@ impl Shard {
         let mut first = delta.first;
         for alike in delta.buckets[first..].chunk_by(|a, b| a == b) {
             let replaces = &delta.replaces[first..first + alike.len()];
-            self.change(alike[0], codec, |bucket| bucket.add(&delta.rows, first, replaces, layout.is_touched))?;
+            let add = |bucket: &mut Bucket| bucket.add(&delta.rows, first, replaces, layout.is_touched);
+            self.change(alike[0], alike.len(), codec, add)?;
             first += alike.len();
         }
         match delta.closes {
-            Some(horizon) if layout.is_touched => self.change(TIMELESS, codec, |bucket| bucket.expire(horizon)),
+            Some(horizon) if layout.is_touched => self.change(TIMELESS, 0, codec, |bucket| bucket.expire(horizon)),
             _ => Ok(()),
         }
     }
 
-    /// Changes one bucket, and counts what that changes.
-    fn change(&mut self, bucket: i64, codec: &KeyCodec, act: impl FnOnce(&mut Bucket)) -> Result<()> {
+    /// Changes one bucket, where so many rows come, and counts what that changes.
+    fn change(&mut self, bucket: i64, came: usize, codec: &KeyCodec, act: impl FnOnce(&mut Bucket)) -> Result<()> {
         let bucket = self.buckets.entry(bucket).or_default();
         let (rows, bytes) = (bucket.index.len(), bucket.bytes());
         act(bucket);
-        bucket.tidy(codec)?;
+        bucket.tidy(came, codec)?;
         self.rows = self.rows + bucket.index.len() - rows;
         self.bytes = self.bytes + bucket.bytes() - bytes;
         Ok(())
@@ -403,15 +424,15 @@ impl Shard {
     }
 
     /// The rows of all buckets before `bound` but these.
-    pub fn closing(&self, bound: i64, but: &HashSet<(i64, Place)>) -> Vec<Live> {
+    pub fn closing(&self, bound: i64, but: impl Iterator<Item = (i64, Place)>) -> Vec<Live> {
+        let but: HashSet<(i64, u32, u32)> = but.map(|(bucket, place)| (bucket, place.chunk, place.row)).collect();
         let mut live = vec![];
         for (key, bucket) in self.buckets.range(..bound) {
             for (number, chunk) in &bucket.chunks {
                 let Some(mut meant) = chunk.as_live() else { continue };
                 if !but.is_empty() {
                     for (index, dead) in meant.dead.iter_mut().enumerate() {
-                        let place = Place { chunk: number as u32, row: (chunk.first + index) as u32 };
-                        *dead |= but.contains(&(*key, place));
+                        *dead |= but.contains(&(*key, number as u32, (chunk.first + index) as u32));
                     }
                 }
                 live.push(meant);

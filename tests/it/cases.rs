@@ -36,7 +36,7 @@ use millstream::connector::Connectors;
 use millstream::connector::memory::{Memory, MemoryConnector};
 use millstream::plan::changes::{RowKind, is_updating};
 use millstream::query::progress::{EpochProgress, Event, Reporter};
-use millstream::query::{Query, Step};
+use millstream::query::{Query, QuerySpec, Step};
 use millstream::session::{Outcome, Session};
 use millstream::sql::options::parse_duration;
 use millstream::storage::Stores;
@@ -45,8 +45,9 @@ use millstream::storage::Stores;
 const START_MS: i64 = 1_767_225_600_000;
 const DAY: &str = "2026-01-01";
 
+/// A query with the rows it reads, epoch by epoch.
 #[derive(Debug, Clone, Default)]
-struct Case {
+pub struct Case {
     intro: Vec<String>,
     tables: Vec<String>,
     settings: Vec<String>,
@@ -64,7 +65,32 @@ struct Epoch {
     says: Vec<String>,
 }
 
+/// What a run gave.
+pub struct Ran {
+    /// All rows, sorted, with changes carried out.
+    pub answer: Vec<String>,
+    /// How many rows were late.
+    pub late: u64,
+}
+
 impl Case {
+    /// A query over these tables, with no row yet.
+    pub fn of(tables: Vec<String>, query: String) -> Self {
+        Self { tables, query, ..Self::default() }
+    }
+
+    /// One more row, in the last epoch.
+    pub fn add_row(&mut self, table: &str, partition: u32, values: String) {
+        if self.epochs.is_empty() {
+            self.epochs.push(Epoch::default());
+        }
+        self.epochs.last_mut().unwrap().rows.push((table.to_owned(), partition, values));
+    }
+
+    fn rows(&self) -> Vec<(String, u32, String)> {
+        self.epochs.iter().flat_map(|epoch| epoch.rows.clone()).collect()
+    }
+
     fn parse(text: &str) -> Self {
         let mut case = Case::default();
         let mut before = Epoch::default();
@@ -142,7 +168,7 @@ impl Run {
         Self { memory, clock, session }
     }
 
-    async fn open(&mut self, case: &Case, reporter: Reporter) -> millstream::error::Result<Query> {
+    async fn plan(&mut self, case: &Case) -> millstream::error::Result<QuerySpec> {
         for table in &case.tables {
             let name = table.split([' ', '(']).next().unwrap();
             let create = format!("CREATE TABLE {table} WITH ('connector' = 'memory', 'topic' = '{name}')");
@@ -153,7 +179,7 @@ impl Run {
         }
         let mut outcomes = self.session.execute_script(&case.query).await?;
         let Some(Outcome::Query(spec)) = outcomes.pop() else { panic!("no query: {}", case.query) };
-        Query::open(*spec, reporter).await
+        Ok(*spec)
     }
 
     /// What was written, when changes are carried out: what was taken back is not there.
@@ -258,8 +284,8 @@ async fn as_written(case: &Case) -> (Vec<Vec<String>>, bool) {
             seen.lock().unwrap().push(*epoch);
         }
     });
-    let mut query = match run.open(case, reporter).await {
-        Ok(query) => query,
+    let mut query = match run.plan(case).await {
+        Ok(spec) => Query::open(spec, reporter).await.unwrap(),
         Err(error) => return (vec![vec![format!("refused {}", error.chain())]], true),
     };
     assert_eq!(case.refused, None, "the query runs");
@@ -288,66 +314,86 @@ async fn as_written(case: &Case) -> (Vec<Vec<String>>, bool) {
     (all, any_late)
 }
 
-/// All rows in epochs of another size; the answer, or none if rows were late.
-async fn cut_otherwise(case: &Case, parallelism: usize, at_once: usize) -> Option<Vec<String>> {
-    let mut run = Run::new(case, parallelism);
-    let any_late = Arc::new(Mutex::new(false));
-    let seen = Arc::clone(&any_late);
-    let reporter = Reporter::new(move |event| {
-        if let Event::Epoch(epoch) = event {
-            *seen.lock().unwrap() |= !epoch.late.is_empty();
+impl Case {
+    /// All rows, in epochs of these sizes over and over; after `restart_after` epochs the query is opened anew. Then the
+    /// stream ends.
+    pub async fn run(&self, epochs: &[usize], parallelism: usize, restart_after: usize) -> Ran {
+        let mut run = Run::new(self, parallelism);
+        let late: Arc<Mutex<u64>> = Arc::default();
+        let reporter = || {
+            let late = Arc::clone(&late);
+            Reporter::new(move |event| {
+                if let Event::Epoch(epoch) = event {
+                    *late.lock().unwrap() += epoch.late.values().flat_map(|p| p.values()).sum::<u64>();
+                }
+            })
+        };
+        let spec = run.plan(self).await.unwrap_or_else(|e| panic!("{}: {}", self.query, e.chain()));
+        let mut query = Query::open(spec.clone(), reporter()).await.unwrap();
+        let all = self.rows();
+        let mut rest = all.as_slice();
+        for (number, size) in epochs.iter().cycle().enumerate() {
+            if rest.is_empty() {
+                break;
+            }
+            if number == restart_after {
+                query.close().await;
+                query = Query::open(spec.clone(), reporter()).await.unwrap();
+            }
+            let (now, later) = rest.split_at(rest.len().min(*size));
+            run.append(now);
+            rest = later;
+            query.step().await.unwrap_or_else(|e| panic!("{}: {}", self.query, e.chain()));
         }
-    });
-    let mut query = run.open(case, reporter).await.unwrap();
-    let rows: Vec<_> = case.epochs.iter().flat_map(|epoch| epoch.rows.clone()).collect();
-    for rows in rows.chunks(at_once) {
-        run.append(rows);
-        query.step().await.unwrap_or_else(|e| panic!("{}", e.chain()));
+        run.complete();
+        while query.step().await.unwrap_or_else(|e| panic!("{}: {}", self.query, e.chain())) != Step::Finished {}
+        query.close().await;
+        let late = *late.lock().unwrap();
+        Ran { answer: run.folded(), late }
     }
-    run.complete();
-    while query.step().await.unwrap() != Step::Finished {}
-    query.close().await;
-    (!*any_late.lock().unwrap()).then(|| run.folded())
 }
 
-/// DataFusion's batch answer: the same SELECT, planned over static tables. None with computed columns, which these lack.
-async fn batch_answer(case: &Case) -> Option<Vec<String>> {
-    let mut run = Run::new(case, 1);
-    for table in &case.tables {
-        run.session
-            .execute_script(&format!("CREATE TABLE {table} WITH ('connector' = 'memory', 'topic' = 'x')"))
-            .await
-            .unwrap();
+impl Case {
+    /// DataFusion's batch answer: the same SELECT, planned over static tables. None with computed columns, which these lack.
+    pub async fn batch_answer(&self) -> Option<Vec<String>> {
+        let mut run = Run::new(self, 1);
+        for table in &self.tables {
+            run.session
+                .execute_script(&format!("CREATE TABLE {table} WITH ('connector' = 'memory', 'topic' = 'x')"))
+                .await
+                .unwrap();
+        }
+        if run.session.tables().values().any(TableDefinition::has_computed_columns) {
+            return None;
+        }
+        let mut by_table: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+        let all = self.rows();
+        for (table, _, values) in &all {
+            by_table.entry(table).or_default().push(values);
+        }
+        let context = run.session.context();
+        for (name, definition) in run.session.tables() {
+            let batch = rows(definition, by_table.get(name.as_str()).map_or(&[][..], |rows| rows));
+            let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
+            let reference = datafusion::common::TableReference::bare(name.as_str());
+            context.deregister_table(reference.clone()).unwrap();
+            context.register_table(reference, Arc::new(table)).unwrap();
+        }
+        // The target's types, as the INSERT casts to them.
+        let target = run.session.tables()["out"].writable_schema();
+        let select = self.query.split_once("INSERT INTO out").unwrap().1;
+        let outcome = run.session.execute_script(select).await.unwrap().pop();
+        let Some(Outcome::Rows(found)) = outcome else { panic!("no rows: {select}") };
+        let batches: Vec<RecordBatch> = futures::TryStreamExt::try_collect(found.stream).await.unwrap();
+        let fit = |batch: &RecordBatch| {
+            let columns = batch.columns().iter().zip(target.fields());
+            let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap()).collect();
+            RecordBatch::try_new(Arc::clone(&target), columns).unwrap()
+        };
+        let mut answer: Vec<String> = batches.iter().flat_map(|batch| lines(&fit(batch))).collect();
+        answer.sort();
+        Some(answer)
     }
-    if run.session.tables().values().any(TableDefinition::has_computed_columns) {
-        return None;
-    }
-    let mut by_table: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
-    for (table, _, values) in case.epochs.iter().flat_map(|epoch| &epoch.rows) {
-        by_table.entry(table).or_default().push(values);
-    }
-    let context = run.session.context();
-    for (name, definition) in run.session.tables() {
-        let batch = rows(definition, by_table.get(name.as_str()).map_or(&[][..], |rows| rows));
-        let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
-        let reference = datafusion::common::TableReference::bare(name.as_str());
-        context.deregister_table(reference.clone()).unwrap();
-        context.register_table(reference, Arc::new(table)).unwrap();
-    }
-    // The target's types, as the INSERT casts to them.
-    let target = run.session.tables()["out"].writable_schema();
-    let select = case.query.split_once("INSERT INTO out").unwrap().1;
-    let outcome = run.session.execute_script(select).await.unwrap().pop();
-    let Some(Outcome::Rows(found)) = outcome else { panic!("no rows: {select}") };
-    let batches: Vec<RecordBatch> = futures::TryStreamExt::try_collect(found.stream).await.unwrap();
-    let fit = |batch: &RecordBatch| {
-        let columns = batch.columns().iter().zip(target.fields());
-        let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap()).collect();
-        RecordBatch::try_new(Arc::clone(&target), columns).unwrap()
-    };
-    let mut answer: Vec<String> = batches.iter().flat_map(|batch| lines(&fit(batch))).collect();
-    answer.sort();
-    Some(answer)
 }
 
 async fn check(path: &Path) {
@@ -371,9 +417,10 @@ async fn check(path: &Path) {
     if any_late || case.settings.iter().any(|setting| setting.starts_with("state.ttl")) {
         return;
     }
-    let Some(answer) = batch_answer(&case).await else { return };
+    let Some(answer) = case.batch_answer().await else { return };
     for (parallelism, at_once) in [(1, 1), (3, 1), (2, 2), (2, 3), (1, 1000), (3, 1000)] {
-        if let Some(found) = cut_otherwise(&case, parallelism, at_once).await {
+        let Ran { answer: found, late } = case.run(&[at_once], parallelism, usize::MAX).await;
+        if late == 0 {
             assert_eq!(found, answer, "{name}: {at_once} rows an epoch, parallelism {parallelism}");
         }
     }

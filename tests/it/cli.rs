@@ -208,6 +208,16 @@ fn the_examples_run() {
         let said = text(&output.stdout);
         assert!(said.contains(&format!("| {rows} ")), "{location}: {said}");
     }
+    let checkpoint = dir.path().join("hot-items/checkpoints").display().to_string();
+    let state = |more: &[&str]| {
+        let output = millstream().args(["state", "--checkpoint", &checkpoint]).args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    // The stream has ended, so nothing is remembered any more.
+    let all = state(&[]);
+    assert!(all.contains("| hot-items/hot_items |") && all.contains("| aggregate-1 | 0     | 0    | 0     |"), "{all}");
+    assert!(state(&["hot-items/hot_items"]).lines().count() > 2);
     // This one needs the brokers; what it would do is said without.
     let plans = run("submit", "topics", &["--explain"]);
     assert!(plans.contains("query topics/all_orders") && plans.contains("at-least-once"), "{plans}");

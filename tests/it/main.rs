@@ -9,6 +9,7 @@ mod brokers;
 mod cases;
 mod cli;
 mod crash;
+mod family;
 mod harness;
 mod kafka;
 mod local_durability;
