@@ -62,3 +62,4 @@ test: ## everything: checks, then unit tests, tests against real servers, docume
 
 bench: ## measure
 	benches/run.sh
+	benches/state.sh

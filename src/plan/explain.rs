@@ -8,7 +8,7 @@ use arrow::datatypes::FieldRef;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 
 use super::StreamPlan;
-use super::aggregate::Shape;
+use super::aggregate::{Emit, Shape};
 use super::changes::is_updating;
 use crate::catalog::TableDefinition;
 use crate::connector::Guarantee;
@@ -59,11 +59,13 @@ fn remembered(shape: &Shape) -> String {
     let names = |fields: &[FieldRef]| fields.iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
     let layout = &shape.layout;
     let until = match (&shape.rising, shape.ttl) {
-        (Some(rising), _) => format!("until the watermark has passed {rising}"),
+        (Some(_), _) => format!("until the watermark has passed {}", layout.aged_by().unwrap_or_default()),
+        (None, Some(ttl)) if shape.emit == Emit::New => format!("for {ttl:?} after it was first seen ('state.ttl')"),
         (None, Some(ttl)) => format!("for {ttl:?} after a row last touched it ('state.ttl')"),
         (None, None) => "for good: WARNING, this grows with the number of keys; SET 'state.ttl' bounds it".to_owned(),
     };
-    let (keys, values) = (names(&layout.keys), names(&layout.values));
+    let kept = layout.values.len() - usize::from(layout.is_touched);
+    let (keys, values) = (names(&layout.keys), names(&layout.values[..kept]));
     let what = if values.is_empty() { "that it was seen".to_owned() } else { format!("[{values}]") };
     format!("{} remembers {what} by [{keys}], {until}", layout.name)
 }

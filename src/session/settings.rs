@@ -28,7 +28,7 @@ const SETTINGS: &[(&str, Expects, &str)] = &[
     ("s3.path.style.access", Expects::Flag, "false: the bucket is part of the host name"),
     ("s3.region", Expects::Text, "region"),
     ("s3.secret-key", Expects::Text, "secret access key"),
-    ("state.snapshot.max-files", Expects::Count, "state is written whole after so many files of changes; default: 200"),
+    ("state.snapshot.max-files", Expects::Count, "so many files of changes are merged into one; default: 200"),
     (
         "state.ttl",
         Expects::Duration,

@@ -70,7 +70,8 @@ impl Layout {
 /// The state of an operator after an epoch, as its commit names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateCommit {
-    /// Rows whose rising key lies before this, or that were last touched before it, are gone, though a file may have them.
+    /// Rows whose rising key lies before this, or that were last touched at or before it, are gone, though a file may have
+    /// them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<i64>,
     /// What `closed` is a value of: the rising key as an expression, or the name of the column that says when a row was

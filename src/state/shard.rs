@@ -4,8 +4,8 @@
 //! it replaces as dead. Small chunks of one size class are merged, and the chunk with the most dead rows is rewritten, as
 //! epochs go by: each pays for a bounded part of the state, whatever its size and age.
 //!
-//! Memory for a group: the bytes of its key and values, 8 for the key's end, 8 to 16 for its place in the table, and at
-//! most as much again for rows that are dead.
+//! Memory for a group: the bytes of its key and values, 8 for the key's end, 15 to 30 for its place in the table, and at most
+//! as much of key and values again for rows that are dead.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

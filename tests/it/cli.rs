@@ -81,8 +81,8 @@ fn errors_say_what_where_and_what_next() {
         "the result changes as rows arrive",
     );
     check_error(
-        &JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT DISTINCT n FROM numbers"),
-        "DISTINCT over a stream",
+        &JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT n FROM numbers ORDER BY n"),
+        "ORDER BY over a stream",
     );
     check_error(
         &JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT n FROM numbers LIMIT 3"),
