@@ -106,3 +106,11 @@ impl ExecutionPlan for ConcatExec {
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, opened.try_flatten())))
     }
 }
+
+/// The plan as one partition.
+pub fn concat(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    match plan.output_partitioning().partition_count() {
+        1 => plan,
+        _ => Arc::new(ConcatExec::new(plan)),
+    }
+}

@@ -25,6 +25,7 @@ use crate::checkpoint::Cut;
 use crate::error::{Error, Result};
 
 pub mod aggregate;
+mod aggregation;
 pub mod changes;
 pub mod concat;
 pub mod explain;

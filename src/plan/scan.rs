@@ -104,8 +104,7 @@ impl TableProvider for StreamTable {
 pub struct ScanExec {
     table: Arc<TableDefinition>,
     cut: Option<Arc<Cut>>,
-    projection: Vec<usize>,
-    /// The projection with its indices rising, as sources take it, and where each column of `projection` is in that.
+    /// What is read, with its indices rising, as sources take it, and where each column of the projection is in that.
     ascending: (Vec<usize>, Vec<usize>),
     /// The watermark over the columns that are read.
     watermark: Option<Arc<dyn PhysicalExpr>>,
@@ -138,7 +137,6 @@ impl ScanExec {
         Ok(Self {
             table: Arc::clone(&table.definition),
             cut: table.cut.clone(),
-            projection,
             ascending: (ascending, places),
             watermark,
             opener: Arc::clone(&table.opener),
@@ -303,10 +301,5 @@ impl ScanExec {
         };
         let cut = self.cut.as_deref().map(|cut| cut.iter().map(only).collect::<Vec<_>>()).unwrap_or_default();
         if cut.is_empty() { vec![None] } else { cut }
-    }
-
-    /// Which stored columns it reads.
-    pub fn projection(&self) -> &[usize] {
-        &self.projection
     }
 }

@@ -17,8 +17,8 @@ use datafusion::common::{JoinType, ScalarValue};
 use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::aggregates::{AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
@@ -31,12 +31,13 @@ use datafusion::physical_plan::{Distribution, ExecutionPlan, ExecutionPlanProper
 
 use super::Binding;
 use super::aggregate::{Emit, Shape, StatefulAggregateExec};
+use super::aggregation::Aggregation;
 use super::changes::{ROW_KIND, with_kind};
-use super::concat::ConcatExec;
+use super::concat::concat;
 use super::late::LateExec;
 use super::repeat::RepeatExec;
 use super::scan::ScanExec;
-use super::time::{Rising, can_rise};
+use super::time::Rising;
 use crate::connector::Partition;
 use crate::error::{Error, Result};
 use crate::state::Layout;
@@ -72,19 +73,17 @@ const SMALL: &[&str] = &[
     "var",
     "var_pop",
 ];
-/// Aggregate functions whose answer depends on the order of rows.
-const ORDERED: &[&str] = &["array_agg", "first_value", "last_value", "nth_value", "string_agg"];
 
 /// What is known of a node's rows.
 #[derive(Debug, Clone, Default)]
-struct Known {
-    reads_stream: bool,
+pub(super) struct Known {
+    pub(super) reads_stream: bool,
     /// By column.
-    rising: Vec<Option<Rising>>,
+    pub(super) rising: Vec<Option<Rising>>,
     /// The column by which rows are whole within an epoch.
-    whole: Option<usize>,
+    pub(super) whole: Option<usize>,
     /// Whether rows are changes; their kind is the last column.
-    is_updating: bool,
+    pub(super) is_updating: bool,
 }
 
 /// The plan with state where it needs some.
@@ -460,7 +459,7 @@ fn joined(inputs: &[Known], join: JoinType) -> Known {
     }
 }
 
-fn column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+pub(super) fn column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
     expr.downcast_ref::<Column>().map(Column::index)
 }
 
@@ -473,14 +472,7 @@ fn partition_keys(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Arc<dyn PhysicalE
     Some(windows.first().map(|window| window.partition_by().to_vec()).unwrap_or_default())
 }
 
-fn concat(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-    match plan.output_partitioning().partition_count() {
-        1 => plan,
-        _ => Arc::new(ConcatExec::new(plan)),
-    }
-}
-
-fn refused(what: &str, instead: &str) -> Error {
+pub(super) fn refused(what: &str, instead: &str) -> Error {
     Error::usage(format!("{what} is not supported in a continuous query yet; {instead}"))
 }
 
@@ -496,115 +488,4 @@ fn lineage(plan: &Arc<dyn ExecutionPlan>) -> Vec<Option<Partition>> {
     }
     let mut same = below.into_iter().filter(|child| child.len() == count && child.iter().any(Option::is_some));
     same.next().unwrap_or_else(|| vec![None; count])
-}
-
-/// An aggregation as DataFusion planned it, in one step or two.
-#[derive(Debug, Clone)]
-struct Aggregation {
-    group_by: Arc<PhysicalGroupBy>,
-    functions: Vec<Arc<AggregateFunctionExpr>>,
-    filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
-    input: Arc<dyn ExecutionPlan>,
-}
-
-impl Aggregation {
-    fn of(plan: &Arc<dyn ExecutionPlan>) -> Option<Self> {
-        let mut aggregate = plan.downcast_ref::<AggregateExec>()?;
-        if matches!(aggregate.mode(), AggregateMode::Final | AggregateMode::FinalPartitioned) {
-            let mut below = aggregate.input();
-            aggregate = loop {
-                match below.downcast_ref::<AggregateExec>() {
-                    Some(partial) if *partial.mode() == AggregateMode::Partial => break partial,
-                    Some(_) => return None,
-                    None => below = below.children().into_iter().next()?,
-                }
-            };
-        }
-        // A merge or a sort below is only there because the aggregation asked for one partition or an order.
-        let mut input = Arc::clone(aggregate.input());
-        while input.downcast_ref::<ConcatExec>().is_some() || input.downcast_ref::<SortExec>().is_some() {
-            input = Arc::clone(input.children()[0]);
-        }
-        Some(Self {
-            group_by: Arc::new(aggregate.group_expr().clone()),
-            functions: aggregate.aggr_expr().to_vec(),
-            filters: aggregate.filter_expr().to_vec(),
-            input,
-        })
-    }
-
-    fn over(&self, mode: AggregateMode, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-        let (group_by, functions, filters) = (Arc::clone(&self.group_by), self.functions.clone(), self.filters.clone());
-        let schema = input.schema();
-        let aggregate = AggregateExec::try_new(mode, group_by, functions, filters, Arc::clone(&input), schema)?;
-        let is_ordered = self.functions.iter().any(|function| !function.order_bys().is_empty());
-        let order = aggregate.required_input_ordering().into_iter().next().flatten().filter(|_| is_ordered);
-        let aggregate: Arc<dyn ExecutionPlan> = Arc::new(aggregate);
-        Ok(match order {
-            Some(order) => {
-                let order = LexOrdering::from(order.into_single());
-                let sorted = SortExec::new(order, input).with_preserve_partitioning(true);
-                replace_children_if_necessary(aggregate, vec![Arc::new(sorted)])?
-            }
-            None => aggregate,
-        })
-    }
-
-    fn single(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-        self.over(AggregateMode::Single, concat(input))
-    }
-
-    /// By key: how it rises, if it does and is never left out by a grouping set.
-    fn rising(&self, input: &Known) -> Vec<Option<Rising>> {
-        let nullable = self.group_by.exprs_nullable();
-        let rising = |(index, (expr, _)): (usize, &(Arc<dyn PhysicalExpr>, String))| {
-            Rising::of(expr, &input.rising).filter(|_| !nullable[index])
-        };
-        self.group_by.expr().iter().enumerate().map(rising).collect()
-    }
-
-    /// The key that decides when a group is complete: the one that rises soonest, as CUMULATE's window_end does.
-    fn time_key(&self, rising: &[Option<Rising>]) -> Option<usize> {
-        let schema = self.input.schema();
-        let can = |index: &usize| {
-            let data_type = self.group_by.expr()[*index].0.data_type(&schema);
-            rising[*index].is_some() && data_type.is_ok_and(|data_type| can_rise(&data_type))
-        };
-        (0..rising.len()).filter(can).min_by_key(|index| rising[*index].as_ref().map(Rising::period_ms))
-    }
-
-    /// The key that is this column of the input.
-    fn key_at(&self, index: usize) -> Option<usize> {
-        let nullable = self.group_by.exprs_nullable();
-        self.group_by
-            .expr()
-            .iter()
-            .enumerate()
-            .position(|(key, (expr, _))| column(expr) == Some(index) && !nullable[key])
-    }
-
-    /// The result's columns. Where groups are held back until the key `held_by` is complete, only what follows that key
-    /// still rises with event time.
-    fn result_rising(&self, mut keys: Vec<Option<Rising>>, held_by: Option<usize>) -> Vec<Option<Rising>> {
-        if let Some(held_by) = held_by.and_then(|key| keys[key].clone()) {
-            keys.iter_mut().for_each(|key| *key = key.take().filter(|key| key.follows(&held_by)));
-        }
-        keys.resize(self.group_by.num_group_exprs() + self.functions.len(), None);
-        keys
-    }
-
-    /// Rows come from several partitions, and in another order when they are read again from elsewhere.
-    fn check_order(&self) -> Result<()> {
-        let depends = |f: &&Arc<AggregateFunctionExpr>| {
-            let order: &[PhysicalSortExpr] = f.order_bys();
-            ORDERED.contains(&f.fun().name()) && order.is_empty()
-        };
-        match self.functions.iter().find(depends) {
-            Some(function) => Err(refused(
-                &format!("{} without an ORDER BY", function.name()),
-                "say in which order: array_agg(x ORDER BY ts)",
-            )),
-            None => Ok(()),
-        }
-    }
 }

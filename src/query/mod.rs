@@ -21,16 +21,13 @@ use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::catalog::TableDefinition;
-use crate::checkpoint::{Commit, Cut, DefinitionRecord, Intent, Log, QueryRecord, SourceCommit, VERSION};
-use crate::connector::{
-    Bounds, Connectors, Environment, Extent, Offsets, Owner, Partition, Progress, Published, ScanOptions, Sink, Span,
-};
+use crate::checkpoint::{Commit, Cut, Intent, Log, QueryRecord, SourceCommit, VERSION};
+use crate::connector::{Bounds, Connectors, Environment, Extent, Offsets, Partition, Published, ScanOptions, Sink};
 use crate::error::{Error, Result};
 use crate::plan::aggregate::{Shape, Times};
 use crate::plan::opener::Opener;
-use crate::plan::{Binding, StreamPlan, keeps_tasks_apart};
+use crate::plan::{Binding, StreamPlan};
 use crate::state::StateCommit;
-use crate::state::operator::{MAX_FILES, Operator};
 use crate::storage::Location;
 
 pub mod definition;
@@ -40,11 +37,11 @@ pub mod recovery;
 pub mod trigger;
 pub mod watermark;
 
+mod open;
 mod run;
 
 use definition::Definition;
 use progress::{Durations, Event, Reporter};
-use recovery::Decision;
 use trigger::Trigger;
 use watermark::PartitionTime;
 
@@ -192,207 +189,6 @@ pub struct Query {
 }
 
 impl Query {
-    /// Opens a query: registers a run, begins it if it never ran, fences its sinks, and only then reads the log.
-    ///
-    /// Errors: a changed query that its checkpoint does not fit, a destination that does not fit the log, anything that
-    /// cannot be reached.
-    pub async fn open(spec: QuerySpec, reporter: Reporter) -> Result<Self> {
-        let log = Arc::new(Log::open(&spec.checkpoint, &spec.name, &spec.environment.clock).await?);
-        let (record, opener) = Self::begin(&spec, &log).await?;
-        let number = Self::define(&spec, &log).await?;
-        let planned = spec.planned.clone();
-        let sink = Self::sink(&spec, &log, &record, &planned.target).await?;
-        let tasks = Self::tasks(&spec, &opener).await?;
-        let shards = spec.environment.parallelism.max(1);
-        let opened = Arc::new(Opened { number, planned, opener, sinks: vec![sink], restored: Mutex::default() });
-        let mut query = Self {
-            log,
-            record,
-            opened,
-            tasks,
-            shards,
-            position: Position::default(),
-            pending: None,
-            until: None,
-            is_behind: false,
-            reporter,
-            retries: 0,
-            housekeeping: None,
-            spec,
-        };
-        query.recover().await?;
-        query.reporter.report(Event::Started {
-            query: query.spec.name.clone(),
-            id: query.record.id.clone(),
-            run: query.log.run(),
-            committed: query.position.epoch,
-        });
-        Ok(query)
-    }
-
-    async fn sink(
-        spec: &QuerySpec,
-        log: &Log,
-        record: &QueryRecord,
-        target: &Arc<TableDefinition>,
-    ) -> Result<Arc<dyn Sink>> {
-        let owner = Self::owner(log, &record.id);
-        spec.connectors.of(target)?.sink(Arc::clone(target), &spec.environment, &owner).await
-    }
-
-    fn owner(log: &Log, id: &str) -> Owner {
-        Owner { id: id.into(), journal: log.journal() }
-    }
-
-    /// The query's record; a new query resolves its start offsets first, so that they are recorded before the first
-    /// wait.
-    async fn begin(spec: &QuerySpec, log: &Log) -> Result<(QueryRecord, Arc<Opener>)> {
-        let clock = &spec.environment.clock;
-        let opener = |id: &str| {
-            let owner = Self::owner(log, id);
-            Arc::new(Opener::new(spec.connectors.clone(), spec.environment.clone(), Some(owner)))
-        };
-        if let Some(record) = log.query().await? {
-            let opener = opener(&record.id);
-            return Ok((record, opener));
-        }
-        let id = clock.random_id();
-        let mine = opener(&id);
-        let mut start = BTreeMap::new();
-        for (name, table) in spec.planned.plan.tables() {
-            start.insert(name.clone(), mine.source(table).await?.start().await?);
-        }
-        let created_ms = clock.now_ms();
-        let record = log
-            .begin(QueryRecord { version: VERSION, id: id.clone(), name: spec.name.clone(), created_ms, start })
-            .await?;
-        if record.id == id {
-            return Ok((record, mine));
-        }
-        mine.close().await;
-        let theirs = opener(&record.id);
-        Ok((record, theirs))
-    }
-
-    /// The number of the definition from now on; a changed one must fit what the checkpoint holds.
-    async fn define(spec: &QuerySpec, log: &Log) -> Result<u64> {
-        let new = &spec.planned.definition;
-        loop {
-            let after = match log.newest_definition().await? {
-                Some(DefinitionRecord { number, definition, .. }) if definition == *new => return Ok(number),
-                Some(DefinitionRecord { number, definition, .. }) => {
-                    definition::compare(&definition, new)?;
-                    number
-                }
-                None => 0,
-            };
-            // Another run may be faster; what it wrote is then looked at, too.
-            if let Some(number) = log.define(new, after).await? {
-                return Ok(number);
-            }
-        }
-    }
-
-    /// How many tasks an epoch may be cut into: one, if the plan would mix the rows of several. What remembers deals rows
-    /// out anew; below it each partition is a task, so that it is known where a late row came from.
-    async fn tasks(spec: &QuerySpec, opener: &Arc<Opener>) -> Result<usize> {
-        if spec.planned.plan.remembers() {
-            return Ok(usize::MAX);
-        }
-        let partitions = [Partition::new("trial", 0), Partition::new("trial", 1)];
-        let trial: Cut = partitions.map(|p| vec![Span::new(p, 0, 1)]).to_vec();
-        let cuts = spec.planned.plan.tables().keys().map(|name| (name.clone(), trial.clone())).collect();
-        let opener = Arc::clone(opener);
-        let binding = Binding { cuts, times: Times::default(), shards: 1, opener };
-        let physical = spec.planned.plan.epoch(&spec.planned.state, &binding).await?;
-        Ok(if keeps_tasks_apart(&physical) { spec.environment.parallelism.max(1) } else { 1 })
-    }
-
-    /// Fences, then reads the log, then decides: rules 3 and 4. Also the way back after transient trouble.
-    async fn recover(&mut self) -> Result<()> {
-        self.log.check_newest_run().await?;
-        self.discard().await;
-        let progress = self.fence(&self.opened).await?;
-        let tail = self.log.tail().await?;
-        let decision = recovery::decide(&tail, &progress)?;
-        self.position = match tail.commit {
-            Some(commit) => Position::after(commit),
-            None => Position { sources: self.start(), ..Position::default() },
-        };
-        self.forget().await?;
-        let Decision::Redo { intent, published } = decision else { return self.restore(&self.opened).await };
-        if intent.shards > 0 {
-            // It has to be finished as it was cut.
-            self.shards = intent.shards;
-        }
-        let opened = self.opened_as(intent.definition).await?;
-        self.restore(&opened).await?;
-        let looked_again = Some(self.look_again(intent.epoch));
-        let (latest, state, took) = Default::default();
-        self.pending = Some(Box::new(Batch { intent: *intent, opened, published, looked_again, latest, state, took }));
-        Ok(())
-    }
-
-    /// Rule 3: shuts older runs out of every sink; what each of them holds.
-    async fn fence(&self, opened: &Opened) -> Result<Vec<Progress>> {
-        let mut progress = Vec::with_capacity(opened.sinks.len());
-        for sink in &opened.sinks {
-            progress.push(sink.open(self.log.run()).await?);
-        }
-        Ok(progress)
-    }
-
-    fn start(&self) -> BTreeMap<String, SourceCommit> {
-        let commits = |offsets: &Offsets| {
-            let commit = |next: &u64| crate::checkpoint::PartitionCommit { next: *next, ..Default::default() };
-            offsets.iter().map(|(partition, next)| (partition.clone(), commit(next))).collect()
-        };
-        self.record.start.iter().map(|(table, offsets)| (table.clone(), commits(offsets))).collect()
-    }
-
-    /// The definition that an intent names: today's, or an older one, with sources and sinks of its own.
-    async fn opened_as(&self, number: u64) -> Result<Arc<Opened>> {
-        if number == self.opened.number {
-            return Ok(Arc::clone(&self.opened));
-        }
-        let stored = self.log.definition(number).await?;
-        let planned = (self.spec.replan)(stored.definition).await?;
-        let owner = Some(Self::owner(&self.log, &self.record.id));
-        let opener = Opener::new(self.spec.connectors.clone(), self.spec.environment.clone(), owner);
-        let sink = Self::sink(&self.spec, &self.log, &self.record, &planned.target).await?;
-        let opened =
-            Opened { number, planned, opener: Arc::new(opener), sinks: vec![sink], restored: Mutex::default() };
-        self.fence(&opened).await?;
-        Ok(Arc::new(opened))
-    }
-
-    /// Makes sure that an open definition has the state of the newest commit.
-    async fn restore(&self, opened: &Opened) -> Result<()> {
-        let wanted = Some((self.position.epoch, self.shards));
-        let mut restored = opened.restored.lock().await;
-        if *restored == wanted {
-            opened.opener.operators().iter().for_each(|operator| operator.discard());
-            return Ok(());
-        }
-        let shapes = &opened.planned.shapes;
-        if let Some(gone) = self.position.state.keys().find(|name| !shapes.iter().any(|s| s.layout.name == **name)) {
-            return Err(Error::refused(format!(
-                "the query's checkpoint has state of {gone}, which the query no longer has; give the query another name \
-                 (SET 'pipeline.name') to start anew, or put it back as it was"
-            )));
-        }
-        let max_files = self.spec.environment.settings.get("state.snapshot.max-files");
-        let max_files = max_files.and_then(|text| text.parse().ok()).unwrap_or(MAX_FILES);
-        let operators = shapes.iter().map(|shape| async move {
-            let name = &shape.layout.name;
-            let commit = self.position.state.get(name).cloned().unwrap_or_default();
-            Operator::restore(shape.layout.clone(), self.log.state(name), &commit, self.shards, max_files).await
-        });
-        opened.opener.set_operators(try_join_all(operators).await?);
-        *restored = wanted;
-        Ok(())
-    }
-
     fn look_again(&self, epoch: u64) -> JoinHandle<Result<()>> {
         let log = Arc::clone(&self.log);
         tokio::spawn(async move { log.look_again(epoch).await })

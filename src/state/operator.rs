@@ -117,11 +117,6 @@ impl Operator {
         &self.writer.codec
     }
 
-    /// How many shards there are.
-    pub fn shards(&self) -> usize {
-        self.shards.len()
-    }
-
     /// A shard as of the newest commit.
     pub fn shard(&self, index: usize) -> MutexGuard<'_, Shard> {
         locked(&self.shards[index])
