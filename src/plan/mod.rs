@@ -48,8 +48,10 @@ use scan::{ScanExec, StreamTable};
 pub struct StreamPlan {
     plan: LogicalPlan,
     tables: BTreeMap<String, Arc<TableDefinition>>,
-    /// Whether it remembers anything, and so needs event time.
+    /// Whether it remembers anything.
     remembers: bool,
+    /// Whether it needs event time: to know what is complete, or because it asks for the watermark.
+    is_timed: bool,
     /// How long what was not touched is remembered, where no window ends it.
     ttl: Option<Duration>,
 }
@@ -82,13 +84,14 @@ impl StreamPlan {
         let plan = volatile::open_clock(plan)?;
         let plan = state.optimize(&plan)?;
         incremental::check(&plan)?;
-        let (mut tables, mut remembers) = (BTreeMap::new(), false);
+        let (mut tables, mut remembers, mut asks) = (BTreeMap::new(), false, false);
         plan.apply_with_subqueries(|node| {
             if let Some(stream) = stream_of(node) {
                 tables.insert(stream.definition().name.clone(), Arc::clone(stream.definition()));
             }
             remembers |= matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) | LogicalPlan::Window(_))
                 && reads_stream(node);
+            asks |= volatile::reads_watermark(node)?;
             Ok(TreeNodeRecursion::Continue)
         })?;
         if tables.is_empty() {
@@ -96,7 +99,7 @@ impl StreamPlan {
                 "the query reads no stream; a continuous query needs a table created WITH ('connector' = …)",
             ));
         }
-        Ok(Self { plan, tables, remembers, ttl })
+        Ok(Self { plan, tables, remembers, is_timed: remembers || asks, ttl })
     }
 
     /// The streams it reads, by name.
@@ -119,18 +122,25 @@ impl StreamPlan {
         self.remembers
     }
 
+    /// Whether it needs event time.
+    pub fn is_timed(&self) -> bool {
+        self.is_timed
+    }
+
     /// The logical plan of one epoch: each stream reads its cut, `now()` is the batch time.
     fn bind(&self, binding: &Binding) -> Result<LogicalPlan> {
         let bound = self.plan.clone().transform_up_with_subqueries(|node| {
             let Some(stream) = stream_of(&node) else { return Ok(Transformed::no(node)) };
             let cut = binding.cuts.get(&stream.definition().name).cloned().unwrap_or_default();
-            let bound = stream.bound_to(cut, Arc::clone(&binding.opener), self.remembers);
+            let bound = stream.bound_to(cut, Arc::clone(&binding.opener), self.is_timed);
             let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
             scan.source = provider_as_source(Arc::new(bound));
             Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
         })?;
         let now = ScalarValue::TimestampNanosecond(Some(binding.times.batch * 1_000_000), Some("UTC".into()));
-        let values = ParamValues::from(vec![(volatile::BATCH_TIME_NAME, now)]);
+        let watermark = binding.times.watermark.filter(|watermark| *watermark < i64::MAX);
+        let watermark = ScalarValue::TimestampMillisecond(watermark, None);
+        let values = ParamValues::from(vec![(volatile::BATCH_TIME_NAME, now), (volatile::WATERMARK_NAME, watermark)]);
         Ok(bound.data.replace_params_with_values(&values)?)
     }
 

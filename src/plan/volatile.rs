@@ -1,20 +1,23 @@
 //! Functions whose answer is not a function of their arguments.
 //!
 //! DataFusion would fold `now()` and kin to the time of planning. Here they become a placeholder, which every epoch binds
-//! to its batch time, so that a rerun answers the same. What draws random numbers is refused by name.
+//! to its batch time (`current_watermark` to its watermark), so that a rerun answers the same. What draws random numbers is refused by name.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility, cast};
 
 use crate::error::{Error, Result};
+use crate::sql::functions::CURRENT_WATERMARK;
 
-/// The placeholder's name, without the `$`.
+/// The placeholders' names, without the `$`.
 pub const BATCH_TIME_NAME: &str = "batch_time";
+/// As [`BATCH_TIME_NAME`], for the watermark.
+pub const WATERMARK_NAME: &str = "watermark";
 
 /// Puts the placeholder in the place of every function that reads the clock, and refuses other volatile ones.
 pub fn open_clock(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -37,6 +40,9 @@ fn rewrite(expr: Expr) -> Result<Transformed<Expr>> {
         "now" | "current_timestamp" => Transformed::yes(batch_time()),
         "current_date" | "today" => as_type(DataType::Date32),
         "current_time" => as_type(DataType::Time64(TimeUnit::Nanosecond)),
+        CURRENT_WATERMARK => {
+            Transformed::yes(placeholder(WATERMARK_NAME, DataType::Timestamp(TimeUnit::Millisecond, None), true))
+        }
         name if function.func.signature().volatility == Volatility::Volatile => {
             return Err(Error::usage(format!(
                 "{name}() gives another answer when an epoch is run again, so it cannot stand in a continuous query; \
@@ -48,7 +54,23 @@ fn rewrite(expr: Expr) -> Result<Transformed<Expr>> {
 }
 
 fn batch_time() -> Expr {
-    let data_type = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
-    let field = Arc::new(Field::new(BATCH_TIME_NAME, data_type, false));
-    Expr::Placeholder(Placeholder { id: format!("${BATCH_TIME_NAME}"), field: Some(field) })
+    placeholder(BATCH_TIME_NAME, DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())), false)
+}
+
+fn placeholder(name: &str, data_type: DataType, nullable: bool) -> Expr {
+    let field = Arc::new(Field::new(name, data_type, nullable));
+    Expr::Placeholder(Placeholder { id: format!("${name}"), field: Some(field) })
+}
+
+/// Whether a node asks for the watermark.
+pub fn reads_watermark(node: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    node.apply_expressions(|expr| {
+        expr.apply(|expr| {
+            let id = format!("${WATERMARK_NAME}");
+            found |= matches!(expr, Expr::Placeholder(placeholder) if placeholder.id == id);
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(found)
 }

@@ -275,7 +275,7 @@ impl Query {
 
     /// The watermark of the next epoch, by what has been read so far.
     fn watermark(&self, extents: &[(String, Extent)], batch_time_ms: i64) -> Result<Option<i64>> {
-        if !self.opened.planned.plan.remembers() {
+        if !self.opened.planned.plan.is_timed() {
             return Ok(None);
         }
         let is_read = |(table, extent): &(String, Extent)| {

@@ -198,6 +198,9 @@ fn the_examples_run() {
     assert!(read.contains("| 300530 | 100.01 | 250.00 |"), "{read}");
     run("submit", "enrich", &[]);
     assert!(dir.path().join("enrich/named_orders/day=2026-01-02").is_dir());
+    let plans = run("submit", "hot-items", &["--explain"]);
+    assert!(plans.contains("aggregate-1 remembers [count(Int64(1))[count]] by ["), "{plans}");
+    assert!(plans.contains("append-only") && plans.contains("until the watermark has passed"), "{plans}");
     run("submit", "hot-items", &[]);
     run("submit", "hourly-totals", &[]);
     for (location, rows) in [("hot-items/hot_items", 66), ("hourly-totals/hourly_totals", 224)] {

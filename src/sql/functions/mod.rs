@@ -9,6 +9,7 @@
 //! | dates and text | date_format to_timestamp to_date unix_timestamp from_unixtime to_timestamp_ltz convert_tz |
 //! | calendar | year quarter month week dayofyear dayofmonth dayofweek hour minute second timestampadd timestampdiff |
 //! | strings | locate split_index regexp regexp_extract str_to_map startswith endswith |
+//! | event time | current_watermark hop_starts cumulate_ends |
 //! | JSON | json_value json_query json_exists json_get json_get_str json_get_int json_get_float json_get_bool |
 //! | | json_get_json json_as_text json_contains json_length, and the operators `->` and `->>` |
 //! | addresses | parse_url url_encode url_decode |
@@ -44,6 +45,7 @@ mod strings;
 mod syntax;
 mod types;
 mod urls;
+mod watermark;
 mod windows;
 
 #[cfg(test)]
@@ -57,6 +59,7 @@ use datafusion::logical_expr::{ScalarUDF, ScalarUDFImpl};
 use crate::error::Result;
 
 pub use syntax::{rewrite, rewrite_expr};
+pub use watermark::CURRENT_WATERMARK;
 
 /// Registers every function of ours; they replace DataFusion's of the same name, which must be there already.
 pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
@@ -66,6 +69,7 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
         registry.register_udf(Arc::new(ScalarUDF::from(patterned::Patterned::new(ours, theirs))))?;
     }
     registry.register_udf(Arc::new(ScalarUDF::from(conditional::If::new())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(watermark::CurrentWatermark::new())))?;
     let themes = [
         dates::functions,
         calendar::functions,
