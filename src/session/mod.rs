@@ -37,6 +37,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::TableReference;
 use datafusion::datasource::ViewTable;
+use datafusion::error::DataFusionError;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
@@ -365,7 +366,7 @@ impl Session {
 
     async fn rows(&self, frame: DataFrame) -> Result<Outcome> {
         let task = Arc::new(frame.task_ctx());
-        let plan = frame.create_physical_plan().await?;
+        let plan = frame.create_physical_plan().await.map_err(without_end)?;
         let (schema, is_unbounded) = (plan.schema(), plan.boundedness().is_unbounded());
         Ok(Outcome::Rows(Rows { schema, stream: execute_stream(plan, task)?, is_unbounded }))
     }
@@ -451,6 +452,17 @@ fn epoch_state(state: SessionState) -> SessionState {
         .with_config(config)
         .with_physical_optimizer_rule(Arc::new(InOrder))
         .build()
+}
+
+/// What DataFusion says of a question that a stream can never answer is a page of its plan.
+fn without_end(error: DataFusionError) -> Error {
+    if error.to_string().contains("pipeline breaking") {
+        return Error::usage(
+            "this SELECT must have seen all rows before it can answer, and a stream has no end; INSERT INTO a table with \
+             'connector' = 'print' shows the answer as it grows or changes",
+        );
+    }
+    error.into()
 }
 
 fn cores() -> usize {

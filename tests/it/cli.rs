@@ -81,6 +81,10 @@ fn errors_say_what_where_and_what_next() {
         "the result changes as rows arrive",
     );
     check_error(
+        "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen'); SELECT n % 2, count(*) FROM numbers GROUP BY 1",
+        "a stream has no end",
+    );
+    check_error(
         &JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT n FROM numbers ORDER BY n"),
         "ORDER BY over a stream",
     );
