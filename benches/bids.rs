@@ -161,26 +161,23 @@ fn count(brokers: &str, topic: &str, task: i32) -> Windows {
 
 /// Adds up what the threads counted, and writes it; how many groups there are.
 fn tumble(counted: Vec<Windows>, directory: &str) -> usize {
-    let mut all: BTreeMap<(i64, i64), (i64, i64, i64)> = BTreeMap::new();
+    let mut all: BTreeMap<(i64, i64), [i64; 3]> = BTreeMap::new();
     for (start, auctions) in counted.into_iter().flatten() {
         for (auction, (n, top, sum)) in auctions.into_iter().enumerate().filter(|(_, group)| group.0 > 0) {
-            let group = all.entry((start, auction as i64)).or_insert((0, i64::MIN, 0));
-            *group = (group.0 + n, group.1.max(top), group.2 + sum);
+            let group = all.entry((start, auction as i64)).or_insert([0, i64::MIN, 0]);
+            *group = [group[0] + n, group[1].max(top), group[2] + sum];
         }
     }
     let bigint = |name| Field::new(name, DataType::Int64, false);
     let start = Field::new("start", DataType::Timestamp(TimeUnit::Millisecond, None), false);
     let schema = Arc::new(Schema::new(vec![start, bigint("auction"), bigint("n"), bigint("top"), bigint("total")]));
-    let numbers = |of: &dyn Fn((&(i64, i64), &(i64, i64, i64))) -> i64| -> ArrayRef {
-        Arc::new(all.iter().map(of).collect::<Int64Array>())
-    };
-    let starts = all.keys().map(|(start, _)| *start);
+    let numbers = |index: usize| Arc::new(all.values().map(|group| group[index]).collect::<Int64Array>()) as ArrayRef;
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(TimestampMillisecondArray::from_iter_values(starts)),
-        numbers(&|(key, _)| key.1),
-        numbers(&|(_, group)| group.0),
-        numbers(&|(_, group)| group.1),
-        numbers(&|(_, group)| group.2),
+        Arc::new(TimestampMillisecondArray::from_iter_values(all.keys().map(|(start, _)| *start))),
+        Arc::new(all.keys().map(|(_, auction)| *auction).collect::<Int64Array>()),
+        numbers(0),
+        numbers(1),
+        numbers(2),
     ];
     let mut writer = parquet(&format!("{directory}/.0"), Arc::clone(&schema));
     writer.write(&RecordBatch::try_new(schema, columns).unwrap()).unwrap();
