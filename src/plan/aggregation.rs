@@ -10,7 +10,7 @@ use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::sorts::sort::SortExec;
 
 use super::concat::{ConcatExec, concat};
-use super::stateful::{Known, column, refused};
+use super::stateful::{Known, column, held_by, refused, sorts};
 use super::time::{Rising, can_rise};
 use crate::error::Result;
 
@@ -41,7 +41,7 @@ impl Aggregation {
         }
         // A merge or a sort below is only there because the aggregation asked for one partition or an order.
         let mut input = Arc::clone(aggregate.input());
-        while input.downcast_ref::<ConcatExec>().is_some() || input.downcast_ref::<SortExec>().is_some() {
+        while input.downcast_ref::<ConcatExec>().is_some() || sorts(&input) {
             input = Arc::clone(input.children()[0]);
         }
         Some(Self {
@@ -104,10 +104,11 @@ impl Aggregation {
 
     /// The result's columns. Where groups are held back until the key `held_by` is complete, only what follows that key
     /// still rises with event time.
-    pub(super) fn result_rising(&self, mut keys: Vec<Option<Rising>>, held_by: Option<usize>) -> Vec<Option<Rising>> {
-        if let Some(held_by) = held_by.and_then(|key| keys[key].clone()) {
-            keys.iter_mut().for_each(|key| *key = key.take().filter(|key| key.follows(&held_by)));
-        }
+    pub(super) fn result_rising(&self, keys: Vec<Option<Rising>>, whole: Option<usize>) -> Vec<Option<Rising>> {
+        let mut keys = match whole {
+            Some(key) => held_by(keys, key),
+            None => keys,
+        };
         keys.resize(self.group_by.num_group_exprs() + self.functions.len(), None);
         keys
     }

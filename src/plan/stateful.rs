@@ -17,13 +17,14 @@ use datafusion::common::{JoinType, ScalarValue};
 use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
-use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::aggregates::{AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
@@ -122,15 +123,76 @@ impl Walk<'_> {
         if known.iter().any(|input| input.is_updating) {
             return self.over_changes(plan, children, known);
         }
-        if let ([input], Some(sort)) = (known.as_slice(), plan.downcast_ref::<SortExec>())
-            && (input.reads_stream && input.whole.is_none() && sort.fetch().is_none())
+        if let [input] = known.as_slice()
+            && (input.reads_stream && input.whole.is_none() && sorts(&plan))
         {
             // An operator above asked for it, and sorts for itself what it gets when the time has come.
             return Ok((children.remove(0), known.remove(0)));
         }
+        if let ([input], Some(keys)) = (known.as_slice(), partition_keys(&plan))
+            && input.reads_stream
+        {
+            return self.over(plan, children.remove(0), known.remove(0), &keys);
+        }
         let known = self.known(&plan, &known)?;
         let plan = replace_children_if_necessary(plan, children)?;
         Ok((plan, known))
+    }
+
+    /// A window function: its rows must come in wholes. Where they do not, but one of its keys rises, they are held back
+    /// until that key is complete.
+    fn over(
+        &mut self,
+        plan: Arc<dyn ExecutionPlan>,
+        mut input: Arc<dyn ExecutionPlan>,
+        mut known: Known,
+        keys: &[Arc<dyn PhysicalExpr>],
+    ) -> Result<Visited> {
+        let columns: Vec<usize> = keys.iter().filter_map(column).collect();
+        if !known.whole.is_some_and(|whole| columns.contains(&whole)) {
+            let period = |index: &usize| known.rising[*index].as_ref().map(Rising::period_ms);
+            let can = |index: &&usize| known.rising[**index].is_some() && known.whole.is_none();
+            let Some(key) = columns.iter().filter(can).min_by_key(|index| period(index)).copied() else {
+                return Err(refused(
+                    "a window function (OVER) whose PARTITION BY has no column that rises with event time",
+                    "PARTITION BY the columns of a window too (window_start, window_end), or over the result of a GROUP BY \
+                     of them",
+                ));
+            };
+            let schema = input.schema();
+            let all = schema.fields().iter().enumerate();
+            let all = all.map(|(index, f)| (Arc::new(Column::new(f.name(), index)) as _, f.name().clone())).collect();
+            input = self.hold(all, input, &known.rising, key)?;
+            known.rising = held_by(known.rising, key);
+            known.whole = Some(key);
+        }
+        if let Some(order) = plan.required_input_ordering().into_iter().next().flatten() {
+            input = Arc::new(SortExec::new(LexOrdering::from(order.into_single()), concat(input)));
+        }
+        known.rising.resize(plan.schema().fields().len(), None);
+        Ok((replace_children_if_necessary(plan, vec![concat(input)])?, known))
+    }
+
+    /// Rows of these columns, held back until the key among them is complete; remembered as members, with how often each
+    /// was there.
+    fn hold(
+        &mut self,
+        members: Vec<(Arc<dyn PhysicalExpr>, String)>,
+        input: Arc<dyn ExecutionPlan>,
+        rising: &[Option<Rising>],
+        key: usize,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let one: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::Int64(Some(1))));
+        let count = AggregateExprBuilder::new(count_udaf(), vec![one]).schema(input.schema()).alias(RepeatExec::TIMES);
+        let inner = Aggregation {
+            group_by: Arc::new(PhysicalGroupBy::new_single(members)),
+            functions: vec![Arc::new(count.build()?)],
+            filters: vec![None],
+            input: Arc::clone(&input),
+        };
+        let schema = inner.over(AggregateMode::Single, Arc::clone(&input))?.schema();
+        let kept = self.stateful(&inner, input, Emit::Complete, rising, Some(key), schema)?;
+        Ok(Arc::new(RepeatExec::try_new(concat(kept))?))
     }
 
     /// A node over changes: it must work row by row, and hand on their kind.
@@ -214,19 +276,6 @@ impl Walk<'_> {
         }
         if plan.downcast_ref::<SortExec>().is_some_and(|sort| sort.fetch().is_none()) && first.whole.is_some() {
             return Ok(first.clone());
-        }
-        if let Some(keys) = partition_keys(plan) {
-            return match first.whole {
-                Some(whole) if keys.iter().any(|key| column(key) == Some(whole)) => {
-                    let mut known = first.clone();
-                    known.rising.resize(columns, None);
-                    Ok(known)
-                }
-                _ => Err(refused(
-                    "a window function (OVER) whose PARTITION BY does not hold its rows together",
-                    "PARTITION BY the window's columns (window_start, window_end) over the result of a GROUP BY of them",
-                )),
-            };
         }
         Err(refused(
             &format!("{} over a stream", plan.name()),
@@ -341,7 +390,6 @@ impl Walk<'_> {
         rising: &[Option<Rising>],
         key: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = input.schema();
         let mut members: Vec<Arc<dyn PhysicalExpr>> =
             aggregation.group_by.expr().iter().map(|(e, _)| Arc::clone(e)).collect();
         let mut place = |expr: &Arc<dyn PhysicalExpr>| -> Arc<dyn PhysicalExpr> {
@@ -370,19 +418,8 @@ impl Walk<'_> {
                 (arguments, order.map(|sort| PhysicalSortExpr::new(place(&sort.expr), sort.options)).collect())
             })
             .collect();
-        let one: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::Int64(Some(1))));
-        let count =
-            AggregateExprBuilder::new(count_udaf(), vec![one]).schema(schema).alias(RepeatExec::TIMES).build()?;
         let named = members.iter().enumerate().map(|(index, e)| (Arc::clone(e), member_name(index, e))).collect();
-        let inner = Aggregation {
-            group_by: Arc::new(PhysicalGroupBy::new_single(named)),
-            functions: vec![Arc::new(count)],
-            filters: vec![None],
-            input: Arc::clone(&input),
-        };
-        let result = inner.over(AggregateMode::Single, Arc::clone(&input))?.schema();
-        let kept = self.stateful(&inner, input, Emit::Complete, rising, Some(key), result)?;
-        let rows = Arc::new(RepeatExec::try_new(concat(kept))?);
+        let rows = self.hold(named, input, rising, key)?;
         let functions = (aggregation.functions.iter().zip(moved))
             .map(|(function, (arguments, order))| {
                 let moved = AggregateExprBuilder::new(Arc::new(function.fun().clone()), arguments)
@@ -398,6 +435,14 @@ impl Walk<'_> {
         let outer = Aggregation { group_by: Arc::new(group_by), functions, filters, input: rows };
         outer.single(Arc::clone(&outer.input))
     }
+}
+
+/// Columns of rows that are held back until the one at `key` is complete: only what follows that one still rises.
+pub(super) fn held_by(mut columns: Vec<Option<Rising>>, key: usize) -> Vec<Option<Rising>> {
+    if let Some(key) = columns[key].clone() {
+        columns.iter_mut().for_each(|column| *column = column.take().filter(|column| column.follows(&key)));
+    }
+    columns
 }
 
 fn member_name(index: usize, expr: &Arc<dyn PhysicalExpr>) -> String {
@@ -461,6 +506,12 @@ fn joined(inputs: &[Known], join: JoinType) -> Known {
 
 pub(super) fn column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
     expr.downcast_ref::<Column>().map(Column::index)
+}
+
+/// Whether a node only puts rows in order.
+pub(super) fn sorts(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let is_sort = plan.downcast_ref::<SortExec>().is_some() || plan.downcast_ref::<SortPreservingMergeExec>().is_some();
+    is_sort && plan.fetch().is_none()
 }
 
 fn partition_keys(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Arc<dyn PhysicalExpr>>> {

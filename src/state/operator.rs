@@ -4,7 +4,7 @@
 //! commit that names it; only after the commit [`Operator::apply`] takes it over in memory. An epoch that failed is
 //! forgotten by [`Operator::discard`], and nothing has changed.
 //!
-//! How files become fewer again is [`compaction`](super::compaction)'s.
+//! How files become fewer again is the business of `compaction`.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -207,7 +207,10 @@ fn the_examples_run() {
     assert!(plans.contains("append-only") && plans.contains("until the watermark has passed"), "{plans}");
     run("submit", "hot-items", &[]);
     run("submit", "hourly-totals", &[]);
-    for (location, rows) in [("hot-items/hot_items", 66), ("hourly-totals/hourly_totals", 224)] {
+    run("submit", "deduplicated-orders", &[]);
+    let written =
+        [("hot-items/hot_items", 66), ("hourly-totals/hourly_totals", 224), ("deduplicated-orders/orders", 6991)];
+    for (location, rows) in written {
         let location = dir.path().join(location).display().to_string();
         let sql =
             format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{location}/'; SELECT count(*) AS n FROM t;");
