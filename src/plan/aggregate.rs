@@ -448,6 +448,13 @@ impl ExecutionPlan for StatefulAggregateExec {
     }
 }
 
+/// What remembers in a plan, from the top.
+pub fn stateful_nodes(plan: &Arc<dyn ExecutionPlan>) -> Vec<&StatefulAggregateExec> {
+    let mut found: Vec<_> = plan.downcast_ref::<StatefulAggregateExec>().into_iter().collect();
+    found.extend(plan.children().into_iter().flat_map(stateful_nodes));
+    found
+}
+
 /// The operators of a plan, in the order of their names.
 pub fn shapes(plan: &Arc<dyn ExecutionPlan>) -> Vec<Arc<Shape>> {
     let mut found: Vec<Arc<Shape>> = plan.children().into_iter().flat_map(shapes).collect();

@@ -3,7 +3,7 @@
 //! The idea: which row comes before which must follow from the intent alone (rule 2), and a merge by arrival is a matter
 //! of timing. It matters also on the static side of a join, whose equal matches come out in the order they went in.
 //!
-//! Guarantee: an epoch's plan has no [`CoalescePartitionsExec`] left. Not promised: that the partitions run side by side.
+//! Guarantee: an epoch's plan has no [`CoalescePartitionsExec`] left, nor an exchange into one partition. Not promised: that the partitions run side by side.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
@@ -27,11 +28,16 @@ pub struct InOrder;
 
 impl PhysicalOptimizerRule for InOrder {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|node| match node.downcast_ref::<CoalescePartitionsExec>() {
-            Some(merge) if merge.fetch().is_none() => {
-                Ok(Transformed::yes(Arc::new(ConcatExec::new(Arc::clone(merge.input()))) as _))
+        let merged = |node: &Arc<dyn ExecutionPlan>| match node.downcast_ref::<CoalescePartitionsExec>() {
+            Some(merge) => merge.fetch().is_none().then(|| Arc::clone(merge.input())),
+            None => {
+                let exchange = node.downcast_ref::<RepartitionExec>()?;
+                (exchange.partitioning().partition_count() == 1).then(|| Arc::clone(exchange.input()))
             }
-            _ => Ok(Transformed::no(node)),
+        };
+        plan.transform_up(|node| match merged(&node) {
+            Some(input) => Ok(Transformed::yes(Arc::new(ConcatExec::new(input)) as _)),
+            None => Ok(Transformed::no(node)),
         })
         .data()
     }

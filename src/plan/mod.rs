@@ -82,6 +82,7 @@ impl StreamPlan {
     /// Errors: what cannot run incrementally, volatile functions, a query that reads no stream.
     pub fn try_new(state: &SessionState, plan: LogicalPlan, ttl: Option<Duration>) -> Result<Self> {
         let plan = volatile::open_clock(plan)?;
+        volatile::refuse_above_state(&plan)?;
         let plan = state.optimize(&plan)?;
         incremental::check(&plan)?;
         let (mut tables, mut remembers, mut asks) = (BTreeMap::new(), false, false);

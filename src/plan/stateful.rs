@@ -34,11 +34,11 @@ use super::Binding;
 use super::aggregate::{Emit, Shape, StatefulAggregateExec};
 use super::aggregation::Aggregation;
 use super::changes::{ROW_KIND, with_kind};
-use super::concat::concat;
+use super::concat::{ConcatExec, concat};
 use super::late::LateExec;
 use super::repeat::RepeatExec;
 use super::scan::ScanExec;
-use super::time::Rising;
+use super::time::{Rising, can_rise};
 use crate::connector::Partition;
 use crate::error::{Error, Result};
 use crate::state::Layout;
@@ -151,7 +151,11 @@ impl Walk<'_> {
         let columns: Vec<usize> = keys.iter().filter_map(column).collect();
         if !known.whole.is_some_and(|whole| columns.contains(&whole)) {
             let period = |index: &usize| known.rising[*index].as_ref().map(Rising::period_ms);
-            let can = |index: &&usize| known.rising[**index].is_some() && known.whole.is_none();
+            let schema = input.schema();
+            let can = |index: &&usize| {
+                let rises = known.rising[**index].is_some() && can_rise(schema.field(**index).data_type());
+                rises && known.whole.is_none()
+            };
             let Some(key) = columns.iter().filter(can).min_by_key(|index| period(index)).copied() else {
                 return Err(refused(
                     "a window function (OVER) whose PARTITION BY has no column that rises with event time",
@@ -159,9 +163,12 @@ impl Walk<'_> {
                      of them",
                 ));
             };
-            let schema = input.schema();
             let all = schema.fields().iter().enumerate();
             let all = all.map(|(index, f)| (Arc::new(Column::new(f.name(), index)) as _, f.name().clone())).collect();
+            while input.downcast_ref::<ConcatExec>().is_some() {
+                // Only OVER itself wanted one partition.
+                input = Arc::clone(input.children()[0]);
+            }
             input = self.hold(all, input, &known.rising, key)?;
             known.rising = held_by(known.rising, key);
             known.whole = Some(key);

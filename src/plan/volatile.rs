@@ -11,6 +11,7 @@ use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility, cast};
 
+use super::incremental::reads_stream;
 use crate::error::{Error, Result};
 use crate::sql::functions::CURRENT_WATERMARK;
 
@@ -64,13 +65,43 @@ fn placeholder(name: &str, data_type: DataType, nullable: bool) -> Expr {
 
 /// Whether a node asks for the watermark.
 pub fn reads_watermark(node: &LogicalPlan) -> Result<bool> {
+    reads(node, &[WATERMARK_NAME])
+}
+
+fn reads(node: &LogicalPlan, names: &[&str]) -> Result<bool> {
     let mut found = false;
     node.apply_expressions(|expr| {
         expr.apply(|expr| {
-            let id = format!("${WATERMARK_NAME}");
-            found |= matches!(expr, Expr::Placeholder(placeholder) if placeholder.id == id);
+            if let Expr::Placeholder(placeholder) = expr {
+                found |= names.iter().any(|name| placeholder.id.strip_prefix('$') == Some(name));
+            }
             Ok(TreeNodeRecursion::Continue)
         })
     })?;
     Ok(found)
+}
+
+/// Refuses the clock in a filter above what remembers: the optimiser moves such filters to below it, where they would be
+/// asked when rows are read, each at its epoch's time, and a window come out with part of its rows.
+pub fn refuse_above_state(plan: &LogicalPlan) -> Result<()> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        if matches!(node, LogicalPlan::Filter(_)) && reads(node, &[BATCH_TIME_NAME, WATERMARK_NAME])? {
+            found |= node.inputs().into_iter().any(remembers);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    match found {
+        true => Err(Error::usage(
+            "now() and kin in HAVING, or in a filter above GROUP BY, DISTINCT or OVER, are not supported in a continuous \
+             query yet; compare with them in WHERE, before these, or where the result is read",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Whether anything in a plan remembers rows of a stream.
+fn remembers(plan: &LogicalPlan) -> bool {
+    let is_one = matches!(plan, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) | LogicalPlan::Window(_));
+    (is_one && reads_stream(plan)) || plan.inputs().into_iter().any(remembers)
 }

@@ -24,7 +24,7 @@ use crate::catalog::TableDefinition;
 use crate::checkpoint::{Commit, Cut, Intent, Log, QueryRecord, SourceCommit, VERSION};
 use crate::connector::{Bounds, Connectors, Environment, Extent, Offsets, Partition, Published, ScanOptions, Sink};
 use crate::error::{Error, Result};
-use crate::plan::aggregate::{Shape, Times};
+use crate::plan::aggregate::{Shape, Times, stateful_nodes};
 use crate::plan::opener::Opener;
 use crate::plan::{Binding, StreamPlan};
 use crate::state::StateCommit;
@@ -404,17 +404,21 @@ impl Query {
                 tasks.spawn(async move { sink.stage(epoch, task as u32, &pin, rows).await.map(drop) });
             }
         }
-        if tasks.is_empty() && !operators.is_empty() {
-            // All is published already, but what the epoch did to the state went with the run that published it.
-            for task in 0..plan.output_partitioning().partition_count() {
-                let rows = plan.execute(task, Arc::clone(&context))?;
-                tasks.spawn(async move { Ok(rows.try_for_each(|_| std::future::ready(Ok(()))).await?) });
-            }
-        }
         while let Some(done) = tasks.join_next().await {
             match done {
                 Ok(staged) => staged?,
                 Err(join) => return Err(Error::internal("a task ended by itself").caused_by(join)),
+            }
+        }
+        // What remembers must see its rows also where nobody asked for its result: the sinks have the epoch already, or a
+        // join with an empty table does not look at its other side.
+        for node in stateful_nodes(&plan) {
+            let operator = batch.opened.opener.operator(&node.shape().layout.name)?;
+            for shard in
+                (0..node.properties().partitioning.partition_count()).filter(|shard| !operator.has_staged(*shard))
+            {
+                let rows = node.execute(shard, Arc::clone(&context))?;
+                rows.try_for_each(|_| std::future::ready(Ok(()))).await?;
             }
         }
         batch.took.run = self.ms_since(start);

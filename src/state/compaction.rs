@@ -29,7 +29,8 @@ use crate::plan::time::ticks;
 const SNAPSHOT_ROWS: u64 = 200_000;
 /// Rows in a file, about: a snapshot may have several.
 const FILE_ROWS: u64 = 1_000_000;
-/// What a snapshot waits before each chunk of rows.
+/// How many rows of a snapshot are followed by a pause.
+const PAUSE_ROWS: usize = 32 * 1024;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// How one operator's files are written.
@@ -94,10 +95,16 @@ impl Compaction {
                 tokio::spawn(async move {
                     let rows = move |writer: &Writer| {
                         let writer = writer.clone();
+                        let mut rows = 0;
                         live.into_iter().map(move |live| {
-                            // The epochs go on meanwhile, and come first.
-                            std::thread::sleep(PAUSE);
-                            writer.of_live(&live)
+                            let batch = writer.of_live(&live)?;
+                            rows += batch.num_rows();
+                            if rows >= PAUSE_ROWS {
+                                // The epochs go on meanwhile, and come first.
+                                std::thread::sleep(PAUSE);
+                                rows = 0;
+                            }
+                            Ok(batch)
                         })
                     };
                     Ok(Compacted { after: None, epoch, files: writer.write(epoch, "snapshot", rows).await? })
@@ -116,8 +123,10 @@ impl Compaction {
     }
 
     /// Puts what is done in the place of what it covers.
+    /// Where there are far too many files, it is waited for: runs of few epochs would never see one done.
     pub(super) async fn take(&self, commit: &mut StateCommit, operator: &str) {
-        let is_done = |running: &mut JoinHandle<_>| running.is_finished();
+        let is_urgent = commit.files.len() > 2 * self.max_files;
+        let is_done = |running: &mut JoinHandle<_>| is_urgent || running.is_finished();
         let Some(done) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take_if(is_done) else { return };
         match done.await {
             Ok(Ok(Compacted { after, epoch, files })) => {
@@ -133,8 +142,7 @@ impl Compaction {
                     "files of state were not made fewer; another try follows"
                 );
             }
-            // It was told to stop.
-            Err(_) => {}
+            Err(error) => tracing::warn!(operator, %error, "making files of state fewer broke off"),
         }
     }
 }
@@ -163,7 +171,9 @@ impl Writer {
         let encoding = tokio::task::spawn_blocking(move || {
             let mut batches = batches(&writer).into_iter().peekable();
             while batches.peek().is_some() {
-                if sender.blocking_send(writer.file(&mut batches)?).is_err() {
+                // Nobody waits for it when the query has ended.
+                let file = writer.file(&mut batches, || sender.is_closed())?;
+                if sender.blocking_send(file).is_err() {
                     break;
                 }
             }
@@ -181,10 +191,14 @@ impl Writer {
     }
 
     /// The next file's worth of batches.
-    fn file(&self, batches: &mut impl Iterator<Item = Result<RecordBatch>>) -> Result<(Bytes, u64, Option<i64>)> {
+    fn file(
+        &self,
+        batches: &mut impl Iterator<Item = Result<RecordBatch>>,
+        is_over: impl Fn() -> bool,
+    ) -> Result<(Bytes, u64, Option<i64>)> {
         let (mut rows, mut latest, mut failed) = (0, None, None);
         let part = std::iter::from_fn(|| {
-            if rows >= FILE_ROWS {
+            if rows >= FILE_ROWS || is_over() {
                 return None;
             }
             let batch = batches.next()?;

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
@@ -28,11 +28,22 @@ pub fn encode(schema: &SchemaRef, batches: impl IntoIterator<Item = RecordBatch>
     let mut writer = StreamWriter::try_new(compressed, &schema)?;
     for batch in batches {
         for from in (0..batch.num_rows()).step_by(BATCH) {
-            writer.write(&batch.slice(from, BATCH.min(batch.num_rows() - from)))?;
+            let part = batch.slice(from, BATCH.min(batch.num_rows() - from));
+            let columns = part.columns().iter().map(trimmed).collect();
+            writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
         }
     }
     writer.finish()?;
     Ok(writer.into_inner()?.finish()?.into())
+}
+
+/// Texts and bytes that share no buffer with others: a view of a few would keep, and write, all of it.
+pub fn trimmed(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+        _ => Arc::clone(column),
+    }
 }
 
 /// The batches of a file, which must have this schema; `name` is for errors.

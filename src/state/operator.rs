@@ -87,6 +87,9 @@ impl Operator {
         for (shard, filled) in operator.shards.iter().zip(try_join_all(filled).await.map_err(broken_off)?) {
             *locked(shard) = filled?;
         }
+        if let Some(newest) = commit.files.iter().map(|file| file.epoch).max() {
+            operator.compaction.start(newest, &commit, &operator.writer, || operator.live());
+        }
         Ok(operator)
     }
 
@@ -125,6 +128,11 @@ impl Operator {
     /// Keeps what the epoch under way does to a shard.
     pub fn stage(&self, shard: usize, delta: Delta) {
         locked(&self.staged).insert(shard, delta);
+    }
+
+    /// Whether the epoch under way has staged what it does to a shard.
+    pub fn has_staged(&self, shard: usize) -> bool {
+        locked(&self.staged).contains_key(&shard)
     }
 
     /// Forgets what an epoch that failed has staged.

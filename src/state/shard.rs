@@ -18,6 +18,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::Layout;
+use super::files::trimmed;
 use super::keys::{KeyCodec, TIMELESS, hash};
 use super::piece::Piece;
 use crate::error::Result;
@@ -259,6 +260,9 @@ impl Bucket {
             chunk.dead.fill(true);
             chunk.dead_rows = chunk.dead.len();
         }
+        if self.index.len() * 8 < self.index.capacity() {
+            self.index.shrink_to(self.index.len() * 2, |place| place.spread());
+        }
     }
 
     /// Frees empty chunks, merges a class of small ones, and rewrites those with the most dead rows, until about as many
@@ -276,8 +280,8 @@ impl Bucket {
         }
         let mut moved = 0;
         while moved < came.max(1)
-            && let Some((number, worst)) = self.chunks.iter().max_by_key(|(_, chunk)| chunk.dead_rows)
-            && worst.dead_rows * 2 > worst.len()
+            && let half_dead = self.chunks.iter().filter(|(_, chunk)| chunk.dead_rows * 2 > chunk.len())
+            && let Some((number, worst)) = half_dead.max_by_key(|(_, chunk)| chunk.dead_rows)
         {
             moved += worst.live_rows();
             self.rewrite(&[number], codec)?;
@@ -295,7 +299,7 @@ impl Bucket {
             keys.push(old(chunk).rows.keys.row(row));
         }
         let sources: Vec<&StateRows> = (0..numbers.len()).map(|chunk| old(chunk).rows.as_ref()).collect();
-        let values = gather(&sources, &places)?;
+        let values = gather(&sources, &places)?.iter().map(trimmed).collect();
         let rows = Arc::new(StateRows { keys, values });
         let moved = Chunk::new(Arc::clone(&rows), 0, places.len(), old(0).newest.is_some());
         let to = self.chunks.insert(moved) as u32;
@@ -320,7 +324,8 @@ fn filled(pieces: &[Piece], places: &[(usize, usize)], ages: bool, codec: &KeyCo
     let mut keys = codec.empty(places.len());
     places.iter().for_each(|(piece, row)| keys.push(pieces[*piece].rows.keys.row(*row)));
     let sources: Vec<&StateRows> = pieces.iter().map(|piece| &piece.rows).collect();
-    let rows = Arc::new(StateRows { keys, values: gather(&sources, places)? });
+    let values = gather(&sources, places)?.iter().map(trimmed).collect();
+    let rows = Arc::new(StateRows { keys, values });
     Ok(Chunk::new(rows, 0, places.len(), ages))
 }
 
