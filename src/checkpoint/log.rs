@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -88,6 +89,8 @@ pub struct Log {
     run: RunRecord,
     /// By epoch of a commit: the files of state that it names.
     named: Mutex<BTreeMap<u64, Vec<Path>>>,
+    /// How often state was opened.
+    openings: AtomicU64,
 }
 
 impl fmt::Debug for Log {
@@ -133,7 +136,16 @@ impl Log {
             let path = record_path(&root, "runs", run.number);
             if let Created::Won = create(&store, &path, encode(&run)?).await? {
                 let checkpoint = checkpoint.join(name).join(&digits(generation));
-                let log = Self { checkpoint, store, query, generation, root, run, named: Mutex::default() };
+                let log = Self {
+                    checkpoint,
+                    store,
+                    query,
+                    generation,
+                    root,
+                    run,
+                    named: Mutex::default(),
+                    openings: AtomicU64::new(0),
+                };
                 log.probe().await?;
                 return Ok(log);
             }
@@ -169,7 +181,9 @@ impl Log {
 
     /// The files of an operator's state.
     pub fn state(&self, operator: &str) -> StateStore {
-        StateStore::new(Arc::clone(&self.store), self.root.clone().join("state").join(operator), self.run.number)
+        let folder = self.root.clone().join("state").join(operator);
+        let opening = self.openings.fetch_add(1, Ordering::Relaxed);
+        StateStore::new(Arc::clone(&self.store), folder, self.run.number, opening)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>> {

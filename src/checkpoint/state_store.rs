@@ -1,7 +1,8 @@
 //! The files of one operator's state, under its query's checkpoint.
 //!
-//! A file's name is its writer's own (it holds the run), so no two runs ever write the same; a file counts once a commit
-//! names it.
+//! A file's name is its writer's own: it holds the run, and which opening of the state within the run. So nobody ever
+//! writes a name twice, not even a task that was given up and whose last write is still under way. A file counts once a
+//! commit names it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ pub struct StateStore {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     run: u64,
+    opening: u64,
 }
 
 impl fmt::Debug for StateStore {
@@ -27,14 +29,14 @@ impl fmt::Debug for StateStore {
 }
 
 impl StateStore {
-    /// Files under `prefix`, written by `run`.
-    pub(super) fn new(store: Arc<dyn ObjectStore>, prefix: Path, run: u64) -> Self {
-        Self { store, prefix, run }
+    /// Files under `prefix`, written by this opening of `run`.
+    pub(super) fn new(store: Arc<dyn ObjectStore>, prefix: Path, run: u64, opening: u64) -> Self {
+        Self { store, prefix, run, opening }
     }
 
-    /// The run that writes.
-    pub fn run(&self) -> u64 {
-        self.run
+    /// Who writes: a part of every name.
+    pub fn writer(&self) -> String {
+        format!("{:020}-{}", self.run, self.opening)
     }
 
     /// Writes a file; it is durable when this returns.

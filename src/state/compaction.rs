@@ -181,7 +181,7 @@ impl Writer {
         });
         let mut files = vec![];
         while let Some((body, rows, latest)) = encoded.recv().await {
-            let name = format!("{epoch:020}-{:020}-{kind}-{}.arrow.zst", self.store.run(), files.len());
+            let name = format!("{epoch:020}-{}-{kind}-{}.arrow.zst", self.store.writer(), files.len());
             let bytes = body.len() as u64;
             self.store.put(&name, body).await?;
             files.push(StateFile { name, epoch, rows, bytes, latest });
