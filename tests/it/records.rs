@@ -4,11 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use millstream::checkpoint::{Commit, DefinitionRecord, Intent, PartitionCommit, QueryRecord, RunRecord, VERSION};
 use millstream::connector::{Fingerprint, Offsets, Partition, Published, Span};
 use millstream::query::definition::Definition;
 use millstream::sql::{Statement, parse};
+use millstream::state::files::{decode, encode};
 use millstream::state::{StateCommit, StateFile};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -122,4 +126,33 @@ fn records_are_written_and_read_as_ever() {
         ]),
     };
     check("definition", DefinitionRecord { version, number: 2, definition });
+}
+
+/// A file of state of version 1 is read for as long as checkpoints may name one, and refused where the query needs other
+/// columns.
+#[test]
+fn state_files_are_read_as_ever() {
+    let fields = |total: &str| {
+        let time = DataType::Timestamp(TimeUnit::Millisecond, None);
+        let columns = [("start", time), ("item", DataType::Utf8View), (total, DataType::Int64)];
+        let fields: Vec<Field> = columns.into_iter().map(|(name, t)| Field::new(name, t, true)).collect();
+        Arc::new(Schema::new(fields))
+    };
+    let schema = fields("sum(v)[sum]");
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(TimestampMillisecondArray::from(vec![0, 10_000])),
+        Arc::new(StringViewArray::from(vec![Some("an item with a name of some length"), None])),
+        Arc::new(Int64Array::from(vec![Some(7), None])),
+    ];
+    let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+    let path = format!("{}/tests/golden/state.v1.arrow.zst", env!("CARGO_MANIFEST_DIR"));
+    let written = encode(&schema, [batch.clone()]).unwrap();
+    if std::env::var_os("MILLSTREAM_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &written).unwrap();
+    }
+    for body in [written.to_vec(), std::fs::read(&path).unwrap()] {
+        assert_eq!(decode("golden", &body, &schema).unwrap(), vec![batch.clone()]);
+    }
+    let error = decode("golden", &written, &fields("max(v)[value]")).unwrap_err().to_string();
+    assert!(error.contains("golden has sum(v)[sum] Int64, and the query now needs max(v)[value] Int64"), "{error}");
 }
