@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
-use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
-use datafusion::physical_plan::sorts::sort::SortExec;
 
 use super::concat::{ConcatExec, concat};
-use super::stateful::{Known, column, held_by, refused, sorts};
+use super::stateful::{Known, column, fed, held_by, refused, sorts};
 use super::time::{Rising, can_rise};
 use crate::error::Result;
 
@@ -56,17 +54,12 @@ impl Aggregation {
         let (group_by, functions, filters) = (Arc::clone(&self.group_by), self.functions.clone(), self.filters.clone());
         let schema = input.schema();
         let aggregate = AggregateExec::try_new(mode, group_by, functions, filters, Arc::clone(&input), schema)?;
-        let is_ordered = self.functions.iter().any(|function| !function.order_bys().is_empty());
-        let order = aggregate.required_input_ordering().into_iter().next().flatten().filter(|_| is_ordered);
         let aggregate: Arc<dyn ExecutionPlan> = Arc::new(aggregate);
-        Ok(match order {
-            Some(order) => {
-                let order = LexOrdering::from(order.into_single());
-                let sorted = SortExec::new(order, input).with_preserve_partitioning(true);
-                replace_children_if_necessary(aggregate, vec![Arc::new(sorted)])?
-            }
-            None => aggregate,
-        })
+        // A constant key asks for an order, too, and needs none.
+        match self.functions.iter().any(|function| !function.order_bys().is_empty()) {
+            true => fed(aggregate, input),
+            false => Ok(aggregate),
+        }
     }
 
     pub(super) fn single(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {

@@ -148,6 +148,10 @@ impl Walk<'_> {
         mut known: Known,
         keys: &[Arc<dyn PhysicalExpr>],
     ) -> Result<Visited> {
+        // What is below only because OVER wanted an order and one partition is put there anew, in the end.
+        while sorts(&input) || input.downcast_ref::<ConcatExec>().is_some() {
+            input = Arc::clone(input.children()[0]);
+        }
         let columns: Vec<usize> = keys.iter().filter_map(column).collect();
         if !known.whole.is_some_and(|whole| columns.contains(&whole)) {
             let period = |index: &usize| known.rising[*index].as_ref().map(Rising::period_ms);
@@ -165,19 +169,12 @@ impl Walk<'_> {
             };
             let all = schema.fields().iter().enumerate();
             let all = all.map(|(index, f)| (Arc::new(Column::new(f.name(), index)) as _, f.name().clone())).collect();
-            while input.downcast_ref::<ConcatExec>().is_some() {
-                // Only OVER itself wanted one partition.
-                input = Arc::clone(input.children()[0]);
-            }
             input = self.hold(all, input, &known.rising, key)?;
             known.rising = held_by(known.rising, key);
             known.whole = Some(key);
         }
-        if let Some(order) = plan.required_input_ordering().into_iter().next().flatten() {
-            input = Arc::new(SortExec::new(LexOrdering::from(order.into_single()), concat(input)));
-        }
         known.rising.resize(plan.schema().fields().len(), None);
-        Ok((replace_children_if_necessary(plan, vec![concat(input)])?, known))
+        Ok((fed(plan, concat(input))?, known))
     }
 
     /// Rows of these columns, held back until the key among them is complete; remembered as members, with how often each
@@ -513,6 +510,15 @@ fn joined(inputs: &[Known], join: JoinType) -> Known {
 
 pub(super) fn column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
     expr.downcast_ref::<Column>().map(Column::index)
+}
+
+/// A node over this input, sorted as the node wants it.
+pub(super) fn fed(node: Arc<dyn ExecutionPlan>, mut input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    if let Some(order) = node.required_input_ordering().into_iter().next().flatten() {
+        let order = LexOrdering::from(order.into_single());
+        input = Arc::new(SortExec::new(order, input).with_preserve_partitioning(true));
+    }
+    Ok(replace_children_if_necessary(node, vec![input])?)
 }
 
 /// Whether a node only puts rows in order.
