@@ -25,6 +25,8 @@ use crate::query::progress::StateProgress;
 
 /// How many files of changes there may be, unless `state.snapshot.max-files` says otherwise.
 pub const MAX_FILES: usize = 200;
+/// From so many rows on, shards are worth a thread each.
+const SIDE_BY_SIDE: usize = 8192;
 /// How many files are read side by side.
 const READING: usize = 4;
 
@@ -166,8 +168,20 @@ impl Operator {
     /// After the commit: takes over what the epoch did.
     pub fn apply(&self, epoch: u64, commit: &StateCommit) -> Result<()> {
         let staged = std::mem::take(&mut *locked(&self.staged));
-        for (shard, delta) in staged {
-            locked(&self.shards[shard]).apply(&delta, &self.writer.layout, &self.writer.codec)?;
+        let apply = |shard: usize, delta: &Delta| {
+            locked(&self.shards[shard]).apply(delta, &self.writer.layout, &self.writer.codec)
+        };
+        if staged.values().map(|delta| delta.buckets.len()).sum::<usize>() < SIDE_BY_SIDE {
+            staged.iter().try_for_each(|(shard, delta)| apply(*shard, delta))?;
+        } else {
+            std::thread::scope(|scope| {
+                let running: Vec<_> =
+                    staged.iter().map(|(shard, delta)| scope.spawn(move || apply(*shard, delta))).collect();
+                let ended = |one: std::thread::ScopedJoinHandle<'_, Result<()>>| {
+                    one.join().unwrap_or_else(|_| Err(Error::internal("taking over state ended by itself")))
+                };
+                running.into_iter().try_for_each(ended)
+            })?;
         }
         *locked(&self.files) = commit.clone();
         self.compaction.start(epoch, commit, &self.writer, || self.live());
