@@ -313,6 +313,13 @@ pub struct Environment {
     pub parallelism: usize,
 }
 
+impl Environment {
+    /// A setting that is a number; what it may be was checked when it was set.
+    pub fn number<T: FromStr>(&self, key: &str) -> Option<T> {
+        self.settings.get(key)?.parse().ok()
+    }
+}
+
 /// Who uses a table: what names on the outside are made from.
 #[derive(Debug, Clone)]
 pub struct Owner {

@@ -23,6 +23,11 @@ pub fn reads_stream(plan: &LogicalPlan) -> bool {
     found
 }
 
+/// Whether this node must remember rows of a stream from epoch to epoch.
+pub fn remembers(node: &LogicalPlan) -> bool {
+    matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) | LogicalPlan::Window(_)) && reads_stream(node)
+}
+
 /// Checks an optimised plan.
 pub fn check(plan: &LogicalPlan) -> Result<()> {
     if !reads_stream(plan) {

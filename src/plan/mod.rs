@@ -39,7 +39,6 @@ pub mod time;
 pub mod volatile;
 
 use aggregate::Times;
-use incremental::reads_stream;
 use opener::Opener;
 use scan::{ScanExec, StreamTable};
 
@@ -90,8 +89,7 @@ impl StreamPlan {
             if let Some(stream) = stream_of(node) {
                 tables.insert(stream.definition().name.clone(), Arc::clone(stream.definition()));
             }
-            remembers |= matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) | LogicalPlan::Window(_))
-                && reads_stream(node);
+            remembers |= incremental::remembers(node);
             asks |= volatile::reads_watermark(node)?;
             Ok(TreeNodeRecursion::Continue)
         })?;

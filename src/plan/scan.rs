@@ -59,11 +59,6 @@ impl StreamTable {
         Self { watermark: Some(watermark), ..self }
     }
 
-    /// Whether it has a watermark.
-    pub fn has_watermark(&self) -> bool {
-        self.watermark.is_some()
-    }
-
     /// What the table is.
     pub fn definition(&self) -> &Arc<TableDefinition> {
         &self.definition

@@ -11,7 +11,7 @@ use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility, cast};
 
-use super::incremental::reads_stream;
+use super::incremental::remembers;
 use crate::error::{Error, Result};
 use crate::sql::functions::CURRENT_WATERMARK;
 
@@ -87,7 +87,7 @@ pub fn refuse_above_state(plan: &LogicalPlan) -> Result<()> {
     let mut found = false;
     plan.apply_with_subqueries(|node| {
         if matches!(node, LogicalPlan::Filter(_)) && reads(node, &[BATCH_TIME_NAME, WATERMARK_NAME])? {
-            found |= node.inputs().into_iter().any(remembers);
+            found |= node.inputs().into_iter().any(has_state);
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
@@ -101,7 +101,6 @@ pub fn refuse_above_state(plan: &LogicalPlan) -> Result<()> {
 }
 
 /// Whether anything in a plan remembers rows of a stream.
-fn remembers(plan: &LogicalPlan) -> bool {
-    let is_one = matches!(plan, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) | LogicalPlan::Window(_));
-    (is_one && reads_stream(plan)) || plan.inputs().into_iter().any(remembers)
+fn has_state(plan: &LogicalPlan) -> bool {
+    remembers(plan) || plan.inputs().into_iter().any(has_state)
 }

@@ -212,8 +212,7 @@ impl Query {
                  (SET 'pipeline.name') to start anew, or put it back as it was"
             )));
         }
-        let max_files = self.spec.environment.settings.get("state.snapshot.max-files");
-        let max_files = max_files.and_then(|text| text.parse().ok()).unwrap_or(MAX_FILES);
+        let max_files = self.spec.environment.number("state.snapshot.max-files").unwrap_or(MAX_FILES);
         let operators = shapes.iter().map(|shape| async move {
             let name = &shape.layout.name;
             let commit = self.position.state.get(name).cloned().unwrap_or_default();

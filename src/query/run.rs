@@ -68,8 +68,7 @@ impl Query {
 
     /// After trouble: waits and recovers, until that succeeds; gives the error back where another try is no use.
     async fn start_over(&mut self, mut error: Error, stop: &mut watch::Receiver<bool>) -> Result<()> {
-        let limit = self.spec.environment.settings.get("restart.max-attempts");
-        let limit = limit.and_then(|text| text.parse().ok()).unwrap_or(MAX_ATTEMPTS);
+        let limit = self.spec.environment.number("restart.max-attempts").unwrap_or(MAX_ATTEMPTS);
         loop {
             self.retries += 1;
             if error.kind() != Kind::Transient || *stop.borrow() {

@@ -294,13 +294,8 @@ impl Bucket {
         let old = |chunk: usize| &self.chunks[numbers[chunk]];
         let places: Vec<(usize, usize)> =
             (0..numbers.len()).flat_map(|chunk| old(chunk).live().map(move |row| (chunk, row))).collect();
-        let mut keys = codec.empty(places.len());
-        for &(chunk, row) in &places {
-            keys.push(old(chunk).rows.keys.row(row));
-        }
         let sources: Vec<&StateRows> = (0..numbers.len()).map(|chunk| old(chunk).rows.as_ref()).collect();
-        let values = gather(&sources, &places)?.iter().map(trimmed).collect();
-        let rows = Arc::new(StateRows { keys, values });
+        let rows = collected(&sources, &places, codec)?;
         let moved = Chunk::new(Arc::clone(&rows), 0, places.len(), old(0).newest.is_some());
         let to = self.chunks.insert(moved) as u32;
         for (row, (chunk, old_row)) in places.into_iter().enumerate() {
@@ -321,12 +316,16 @@ impl Bucket {
 
 /// A chunk of rows of pieces.
 fn filled(pieces: &[Piece], places: &[(usize, usize)], ages: bool, codec: &KeyCodec) -> Result<Chunk> {
-    let mut keys = codec.empty(places.len());
-    places.iter().for_each(|(piece, row)| keys.push(pieces[*piece].rows.keys.row(*row)));
     let sources: Vec<&StateRows> = pieces.iter().map(|piece| &piece.rows).collect();
-    let values = gather(&sources, places)?.iter().map(trimmed).collect();
-    let rows = Arc::new(StateRows { keys, values });
-    Ok(Chunk::new(rows, 0, places.len(), ages))
+    Ok(Chunk::new(collected(&sources, places, codec)?, 0, places.len(), ages))
+}
+
+/// The rows at these places, sharing no buffer with where they were: (which of the sources, which row).
+fn collected(sources: &[&StateRows], places: &[(usize, usize)], codec: &KeyCodec) -> Result<Arc<StateRows>> {
+    let mut keys = codec.empty(places.len());
+    places.iter().for_each(|(source, row)| keys.push(sources[*source].keys.row(*row)));
+    let values = gather(sources, places)?.iter().map(trimmed).collect();
+    Ok(Arc::new(StateRows { keys, values }))
 }
 
 /// The value columns of rows at these places: (which of the sources, which row); those that all of the sources have.
