@@ -14,16 +14,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, Int8Array, Int64Array, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, Int8Array, Int64Array, RecordBatch, UInt32Array, new_empty_array};
 use arrow::compute::{interleave, take};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
-use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use datafusion::physical_expr::{EquivalenceProperties, GroupsAccumulatorAdapter, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
@@ -34,6 +32,7 @@ use hashbrown::HashTable;
 use tokio::sync::OnceCell;
 
 use super::changes::RowKind;
+use super::kept::Kept;
 use super::opener::Opener;
 use super::time::Rising;
 use crate::error::Result;
@@ -73,8 +72,8 @@ pub enum Emit {
 pub struct Shape {
     /// What it remembers.
     pub layout: Layout,
-    /// The aggregate functions.
-    pub functions: Vec<Arc<AggregateFunctionExpr>>,
+    /// What it keeps of the rows of a key.
+    pub kept: Kept,
     /// When a group comes out.
     pub emit: Emit,
     /// How its rising key does.
@@ -98,41 +97,6 @@ impl Shape {
     /// Groups that were last touched at or before this time are forgotten.
     fn horizon(&self, times: Times) -> Option<i64> {
         self.ttl.map(|ttl| times.batch.saturating_sub(ttl.as_millis() as i64))
-    }
-
-    fn accumulators(&self) -> Result<Vec<Box<dyn GroupsAccumulator>>> {
-        let make = |function: &Arc<AggregateFunctionExpr>| -> Result<Box<dyn GroupsAccumulator>> {
-            if function.groups_accumulator_supported() {
-                return Ok(function.create_groups_accumulator()?);
-            }
-            let function = Arc::clone(function);
-            Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
-        };
-        self.functions.iter().map(make).collect()
-    }
-
-    /// Merges state rows into the accumulators; `groups` says which row belongs to which of `total` groups.
-    fn merge(
-        &self,
-        accumulators: &mut [Box<dyn GroupsAccumulator>],
-        values: &[ArrayRef],
-        groups: &[usize],
-        total: usize,
-    ) -> Result<()> {
-        let mut from = 0;
-        for (accumulator, function) in accumulators.iter_mut().zip(&self.functions) {
-            let to = from + function.state_fields()?.len();
-            accumulator.merge_batch(&values[from..to], groups, total)?;
-            from = to;
-        }
-        Ok(())
-    }
-
-    /// The answers of groups, each given by one state row.
-    fn evaluate(&self, values: &[ArrayRef], groups: usize) -> Result<Vec<ArrayRef>> {
-        let mut accumulators = self.accumulators()?;
-        self.merge(&mut accumulators, values, &(0..groups).collect::<Vec<_>>(), groups)?;
-        accumulators.iter_mut().map(|a| Ok(a.evaluate(EmitTo::All)?)).collect()
     }
 }
 
@@ -230,27 +194,18 @@ impl StatefulAggregateExec {
             let (piece, row) = groups.first[group];
             keys.push(pieces[piece].rows.keys.row(row));
         }
+        let mut values = self.merged(pieces, &groups, &shard, |group| Some((bucket_of(group), alive[group]?)))?;
         let order = UInt32Array::from_iter_values(changed.iter().map(|group| *group as u32));
-        let mut values = if shape.functions.is_empty() {
-            vec![]
-        } else {
-            // All at once: an accumulator takes it that every group up to the last is in what it is given.
-            let mut accumulators = shape.accumulators()?;
-            let old: Vec<usize> = (0..total).filter(|group| alive[*group].is_some()).collect();
-            let was = old.iter().filter_map(|group| Some((bucket_of(*group), alive[*group]?)));
-            let (mut sources, mut places) = shard.places(was);
-            places.extend(groups.places.iter().map(|(piece, row)| (sources.len() + piece, *row)));
-            sources.extend(pieces.iter().map(|piece| &piece.rows));
-            if total > 0 {
-                let of_row = [old.as_slice(), &groups.of_row].concat();
-                shape.merge(&mut accumulators, &gather(&sources, &places)?, &of_row, total)?;
-            }
-            let mut values = vec![];
-            for accumulator in &mut accumulators {
-                values.extend(accumulator.state(EmitTo::All)?);
-            }
-            values.iter().map(|column| Ok(take(column, &order, None)?)).collect::<Result<Vec<_>>>()?
-        };
+        for column in &mut values {
+            *column = take(column, &order, None)?;
+        }
+        let mut new = vec![];
+        if shape.emit == Emit::New && !changed.is_empty() {
+            // The key is all that has to be remembered of what has come out.
+            let keys = self.shown(operator.codec().decode(keys.iter())?);
+            new = self.batches([keys, shape.kept.evaluate(&values, changed.len())?].concat())?;
+            values.clear();
+        }
         if shape.ttl.is_some() {
             values.push(Arc::new(Int64Array::from(vec![self.times.batch; changed.len()])));
         }
@@ -266,19 +221,41 @@ impl StatefulAggregateExec {
             Emit::Change => {
                 self.changes(operator, &shard, &rows, &changed.iter().map(|group| alive[*group]).collect::<Vec<_>>())?
             }
-            Emit::New => self.emit(operator, &[(rows.as_ref(), (0..buckets.len()).collect())], false)?,
+            Emit::New => new,
             Emit::Complete => {
                 let replaced = (0..complete).filter_map(|row| Some((buckets[row], replaces[row]?)));
                 let live = closes.map(|bound| shard.closing(bound, replaced)).unwrap_or_default();
                 let mut parts: Vec<(&StateRows, Vec<usize>)> =
                     live.iter().map(|live| (live.rows(), live.places().collect())).collect();
                 parts.push((rows.as_ref(), (0..complete).collect()));
-                self.emit(operator, &parts, true)?
+                self.emit(operator, &parts)?
             }
         };
         drop(shard);
         operator.stage(index, Delta { rows, buckets, replaces, first: complete, closes });
         Ok(emitted)
+    }
+
+    /// A row of state for each group, made of the epoch's rows, and of the one that was there: where that lies is what
+    /// `was` says.
+    fn merged(
+        &self,
+        pieces: &[Piece],
+        groups: &Groups,
+        shard: &Shard,
+        was: impl Fn(usize) -> Option<(i64, Place)>,
+    ) -> Result<Vec<ArrayRef>> {
+        let total = groups.first.len();
+        if total == 0 {
+            let kept = self.shape.layout.kept().iter();
+            return Ok(kept.map(|field| new_empty_array(field.data_type())).collect());
+        }
+        let remembered = (0..total).filter(|_| self.shape.emit != Emit::New);
+        let (old, found): (Vec<usize>, Vec<_>) = remembered.filter_map(|group| Some((group, was(group)?))).unzip();
+        let (mut sources, mut places) = shard.places(found.into_iter());
+        places.extend(groups.places.iter().map(|(piece, row)| (sources.len() + piece, *row)));
+        sources.extend(pieces.iter().map(|piece| &piece.rows));
+        self.shape.kept.merged(&gather(&sources, &places)?, &[old.as_slice(), &groups.of_row].concat(), total)
     }
 
     /// Of every group that is another now: the row that it was (if `replaces` has one), and the row that it is.
@@ -294,7 +271,7 @@ impl StatefulAggregateExec {
             return Ok(vec![]);
         }
         let keys = self.shown(operator.codec().decode(rows.keys.iter())?);
-        let now = [keys.clone(), self.shape.evaluate(&rows.values, groups)?].concat();
+        let now = [keys.clone(), self.shape.kept.evaluate(&rows.values, groups)?].concat();
         let old: Vec<usize> = (0..groups).filter(|group| replaces[*group].is_some()).collect();
         let (sources, places) = shard.places(old.iter().filter_map(|group| Some((TIMELESS, replaces[*group]?))));
         let before = match old.is_empty() {
@@ -302,7 +279,7 @@ impl StatefulAggregateExec {
             false => {
                 let taken = UInt32Array::from_iter_values(old.iter().map(|group| *group as u32));
                 let keys = keys.iter().map(|key| Ok(take(key, &taken, None)?)).collect::<Result<Vec<_>>>()?;
-                [keys, self.shape.evaluate(&gather(&sources, &places)?, old.len())?].concat()
+                [keys, self.shape.kept.evaluate(&gather(&sources, &places)?, old.len())?].concat()
             }
         };
         let fields = now.iter().map(|column| SortField::new(column.data_type().clone())).collect();
@@ -324,6 +301,11 @@ impl StatefulAggregateExec {
         let column = |(before, now): (&ArrayRef, &ArrayRef)| Ok(interleave(&[before, now], &picked)?);
         let mut columns = before.iter().zip(&now).map(column).collect::<Result<Vec<_>>>()?;
         columns.push(Arc::new(Int8Array::from(kinds)));
+        self.batches(columns)
+    }
+
+    /// Columns of the result, in batches of bounded size.
+    fn batches(&self, columns: Vec<ArrayRef>) -> Result<Vec<RecordBatch>> {
         let whole = RecordBatch::try_new(self.schema(), columns)?;
         let starts = (0..whole.num_rows()).step_by(BATCH);
         Ok(starts.map(|from| whole.slice(from, BATCH.min(whole.num_rows() - from))).collect())
@@ -334,21 +316,17 @@ impl StatefulAggregateExec {
         if self.shape.is_one_group { vec![] } else { keys }
     }
 
-    /// State rows as rows of the result, sorted by key if they are to be.
-    fn emit(&self, operator: &Operator, parts: &[(&StateRows, Vec<usize>)], sorted: bool) -> Result<Vec<RecordBatch>> {
+    /// State rows as rows of the result, sorted by key.
+    fn emit(&self, operator: &Operator, parts: &[(&StateRows, Vec<usize>)]) -> Result<Vec<RecordBatch>> {
         let sources: Vec<&StateRows> = parts.iter().map(|(rows, _)| *rows).collect();
         let key = |(part, row): (usize, usize)| sources[part].keys.row(row);
         let mut places: Vec<(usize, usize)> =
             (parts.iter().enumerate()).flat_map(|(part, (_, rows))| rows.iter().map(move |row| (part, *row))).collect();
-        if sorted {
-            places.sort_unstable_by(|a, b| key(*a).data().cmp(key(*b).data()));
-        }
+        places.sort_unstable_by(|a, b| key(*a).data().cmp(key(*b).data()));
         let mut batches = vec![];
         for places in places.chunks(BATCH) {
             let mut columns = self.shown(operator.codec().decode(places.iter().map(|place| key(*place)))?);
-            if !self.shape.functions.is_empty() {
-                columns.extend(self.shape.evaluate(&gather(&sources, places)?, places.len())?);
-            }
+            columns.extend(self.shape.kept.evaluate(&gather(&sources, places)?, places.len())?);
             batches.push(RecordBatch::try_new(self.schema(), columns)?);
         }
         Ok(batches)

@@ -64,8 +64,7 @@ fn remembered(shape: &Shape) -> String {
         (None, Some(ttl)) => format!("for {ttl:?} after a row last touched it ('state.ttl')"),
         (None, None) => "for good: WARNING, this grows with the number of keys; SET 'state.ttl' bounds it".to_owned(),
     };
-    let kept = layout.values.len() - usize::from(layout.is_touched);
-    let (keys, values) = (names(&layout.keys), names(&layout.values[..kept]));
+    let (keys, values) = (names(&layout.keys), names(layout.kept()));
     let what = if values.is_empty() { "that it was seen".to_owned() } else { format!("[{values}]") };
     format!("{} remembers {what} by [{keys}], {until}", layout.name)
 }

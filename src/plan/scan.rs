@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Schema, SchemaRef, TimestampMillisecondType};
+use arrow::array::{AsArray, RecordBatch, StringViewArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimestampMillisecondType};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -103,8 +103,44 @@ pub struct ScanExec {
     ascending: (Vec<usize>, Vec<usize>),
     /// The watermark over the columns that are read.
     watermark: Option<Arc<dyn PhysicalExpr>>,
+    /// Whether each row says where it stands, in the columns of [`position_fields`].
+    is_numbered: bool,
     opener: Arc<Opener>,
     properties: Arc<PlanProperties>,
+}
+
+/// Where a row stands in its stream, as columns that compare as (topic, partition, offset) do: its partition, where the
+/// span begins that it was read in, and its place there. However a stream is cut into spans, rows compare alike.
+pub fn position_fields() -> [FieldRef; 3] {
+    let field = |name: &str, data_type| Arc::new(Field::new(name, data_type, false));
+    [
+        field("$partition", DataType::Utf8View),
+        field("$span", DataType::UInt64),
+        field("$row", DataType::UInt64),
+    ]
+}
+
+/// The rows of a span, each with its position.
+fn numbered(rows: SendableRecordBatchStream, table: &str, span: &Span) -> SendableRecordBatchStream {
+    let fields: Vec<FieldRef> = rows.schema().fields().iter().cloned().chain(position_fields()).collect();
+    let schema = Arc::new(Schema::new(fields));
+    let Partition { name, number } = &span.partition;
+    let (partition, from, mut next) = (format!("{table} {name} {number:010}"), span.from, 0);
+    let with_position = {
+        let schema = Arc::clone(&schema);
+        move |batch: DfResult<RecordBatch>| {
+            let batch = batch?;
+            let rows = batch.num_rows();
+            let first = next;
+            next += rows as u64;
+            let mut columns = batch.columns().to_vec();
+            columns.push(Arc::new(StringViewArray::from_iter_values(std::iter::repeat_n(&partition, rows))));
+            columns.push(Arc::new(UInt64Array::from(vec![from; rows])));
+            columns.push(Arc::new(UInt64Array::from_iter_values(first..next)));
+            Ok(RecordBatch::try_new(Arc::clone(&schema), columns)?)
+        }
+    };
+    Box::pin(RecordBatchStreamAdapter::new(schema, rows.map(with_position)))
 }
 
 impl ScanExec {
@@ -134,6 +170,7 @@ impl ScanExec {
             cut: table.cut.clone(),
             ascending: (ascending, places),
             watermark,
+            is_numbered: false,
             opener: Arc::clone(&table.opener),
             properties,
         })
@@ -142,14 +179,19 @@ impl ScanExec {
     /// The rows of `spans`, one after the other.
     fn read_all(&self, source: Arc<dyn Source>, spans: Vec<Span>) -> impl Stream<Item = DfResult<RecordBatch>> + use<> {
         let report = self.opener.report(&self.table.name);
-        let (ascending, places) = self.ascending.clone();
+        let (ascending, mut places) = self.ascending.clone();
         let is_reordered = places.iter().enumerate().any(|(i, place)| i != *place) || places.len() != ascending.len();
+        let (table, is_numbered) = (self.table.name.clone(), self.is_numbered);
+        if is_numbered {
+            places.extend((0..position_fields().len()).map(|place| ascending.len() + place));
+        }
         let spans = spans.into_iter().filter(|span| !span.is_empty()).collect::<Vec<_>>();
         let watermark = self.watermark.clone();
         stream::iter(spans)
             .map(move |span| {
                 let rows = source.read(&span, &ascending, &report).map_err(DataFusionError::from)?;
-                Ok::<_, DataFusionError>(watched(rows, span.partition, watermark.clone(), report.clone()))
+                let rows = watched(rows, span.partition.clone(), watermark.clone(), report.clone());
+                Ok::<_, DataFusionError>(if is_numbered { numbered(rows, &table, &span) } else { rows })
             })
             .try_flatten()
             .map(move |batch| if is_reordered { Ok(batch?.project(&places)?) } else { batch })
@@ -286,6 +328,18 @@ impl ScanExec {
     /// The table it reads.
     pub fn table(&self) -> &Arc<TableDefinition> {
         &self.table
+    }
+
+    /// The same rows, each with its position in the last columns.
+    pub fn numbered(&self) -> Self {
+        let fields = self.schema().fields().iter().cloned().chain(position_fields()).collect::<Vec<_>>();
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::new(Schema::new(fields))),
+            self.properties.partitioning.clone(),
+            self.properties.emission_type,
+            self.properties.boundedness,
+        );
+        Self { is_numbered: true, properties: Arc::new(properties), ..self.clone() }
     }
 
     /// By task, the partition it reads, if it is one.

@@ -15,8 +15,10 @@ use std::time::Duration;
 use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::{JoinType, ScalarValue};
 use datafusion::functions_aggregate::count::count_udaf;
+use datafusion::logical_expr::Aggregate as LogicalAggregate;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::aggregates::{AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
@@ -35,6 +37,8 @@ use super::aggregate::{Emit, Shape, StatefulAggregateExec};
 use super::aggregation::Aggregation;
 use super::changes::{ROW_KIND, with_kind};
 use super::concat::{ConcatExec, concat};
+use super::first;
+use super::kept::Kept;
 use super::late::LateExec;
 use super::repeat::RepeatExec;
 use super::scan::ScanExec;
@@ -93,22 +97,42 @@ pub fn remember(
     binding: &Binding,
     ttl: Option<Duration>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let mut walk = Walk { binding, ttl, operators: 0 };
+    let mut walk = Walk { binding, ttl, operators: 0, ranking: None };
     Ok(walk.visit(plan)?.0)
 }
 
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     binding: &'a Binding,
     ttl: Option<Duration>,
     operators: usize,
+    /// A ranking of which a filter above only wants the first place.
+    ranking: Option<Arc<dyn ExecutionPlan>>,
 }
 
-type Visited = (Arc<dyn ExecutionPlan>, Known);
+/// What an operator that remembers is made from.
+pub(super) struct Remembering {
+    /// What its name begins with.
+    pub(super) kind: &'static str,
+    pub(super) keys: Vec<Key>,
+    /// The key that decides when a row of state is complete.
+    pub(super) time_key: Option<usize>,
+    pub(super) kept: Kept,
+    pub(super) emit: Emit,
+    pub(super) is_one_group: bool,
+}
+
+/// A key: what it is computed from, and how it rises with event time.
+pub(super) type Key = (Arc<dyn PhysicalExpr>, Option<Rising>);
+
+pub(super) type Visited = (Arc<dyn ExecutionPlan>, Known);
 
 impl Walk<'_> {
     fn visit(&mut self, plan: Arc<dyn ExecutionPlan>) -> Result<Visited> {
         if let Some(aggregation) = Aggregation::of(&plan) {
             return self.aggregation(plan, aggregation);
+        }
+        if let Some(ranking) = first::ranked_first(&plan) {
+            self.ranking = Some(ranking);
         }
         let mut children = vec![];
         let mut known = vec![];
@@ -160,6 +184,10 @@ impl Walk<'_> {
                 let rises = known.rising[**index].is_some() && can_rise(schema.field(**index).data_type());
                 rises && known.whole.is_none()
             };
+            let is_first = self.ranking.as_ref().is_some_and(|ranking| Arc::ptr_eq(ranking, &plan));
+            if is_first && !columns.iter().any(|index| can(&index)) {
+                return self.first_rows(&plan, input, known, keys);
+            }
             let Some(key) = columns.iter().filter(can).min_by_key(|index| period(index)).copied() else {
                 return Err(refused(
                     "a window function (OVER) whose PARTITION BY has no column that rises with event time",
@@ -344,40 +372,60 @@ impl Walk<'_> {
         key: Option<usize>,
         schema: SchemaRef,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.operators += 1;
-        let name = format!("aggregate-{}", self.operators);
-        let opener = &self.binding.opener;
-        let mut shape = Shape {
-            layout: Layout { name: name.clone(), keys: vec![], values: vec![], rising: key, is_touched: false },
-            functions: aggregation.functions.clone(),
-            emit,
-            rising: key.and_then(|key| rising[key].clone()),
-            ttl: self.ttl.filter(|_| key.is_none()),
-            is_one_group: false,
-        };
-        let (mut input, mut aggregation) = (input, aggregation.clone());
-        if aggregation.group_by.is_empty() {
+        let mut aggregation = aggregation.clone();
+        let is_one_group = aggregation.group_by.is_empty();
+        if is_one_group {
             // Without keys DataFusion sums batch by batch, so how a sum rounds would depend on how rows arrive.
             let one = (Arc::new(Literal::new(ScalarValue::Boolean(Some(true)))) as _, "all".to_owned());
             aggregation.group_by = Arc::new(PhysicalGroupBy::new_single(vec![one]));
-            shape.is_one_group = true;
         }
-        if let Some(key) = key {
+        let group_by = aggregation.group_by.expr().iter().enumerate();
+        let mut keys: Vec<Key> =
+            group_by.map(|(index, (e, _))| (Arc::clone(e), rising.get(index).cloned().flatten())).collect();
+        if aggregation.group_by.has_grouping_set() {
+            // One more column says which of the sets it is.
+            keys.push((Arc::new(Column::new(LogicalAggregate::INTERNAL_GROUPING_ID, keys.len())), None));
+        }
+        let kept = Kept::States(aggregation.functions.clone());
+        let what = Remembering { kind: "aggregate", keys, time_key: key, kept, emit, is_one_group };
+        self.operator(what, input, |input| aggregation.over(AggregateMode::Partial, input), schema)
+    }
+
+    /// Remembers what `partial` makes of the input: key columns, then value columns.
+    pub(super) fn operator(
+        &mut self,
+        what: Remembering,
+        mut input: Arc<dyn ExecutionPlan>,
+        partial: impl Fn(Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>>,
+        schema: SchemaRef,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Remembering { kind, keys, time_key, kept, emit, is_one_group } = what;
+        self.operators += 1;
+        let name = format!("{kind}-{}", self.operators);
+        let opener = &self.binding.opener;
+        let mut shape = Shape {
+            layout: Layout { name: name.clone(), keys: vec![], values: vec![], rising: time_key, is_touched: false },
+            kept,
+            emit,
+            rising: time_key.and_then(|key| keys[key].1.clone()),
+            ttl: self.ttl.filter(|_| time_key.is_none()),
+            is_one_group,
+        };
+        if let Some(key) = time_key {
             let late_before = shape.bound(self.binding.times.late_before)?;
-            let (from, expr) = (lineage(&input), Arc::clone(&aggregation.group_by.expr()[key].0));
+            let (from, expr) = (lineage(&input), Arc::clone(&keys[key].0));
             input = Arc::new(LateExec::new(input, &name, expr, late_before, from, Arc::clone(opener)));
         }
-        let partial = aggregation.over(AggregateMode::Partial, input)?;
+        let partial = partial(input)?;
         let fields: Vec<FieldRef> = partial.schema().fields().iter().cloned().collect();
-        let (keys, values) = fields.split_at(aggregation.group_by.num_group_exprs());
-        let named =
-            |(index, field): (usize, &FieldRef)| match (rising.get(index), aggregation.group_by.expr().get(index)) {
-                (Some(Some(rising)), _) => Arc::new(field.as_ref().clone().with_name(readable(rising))),
-                (_, Some((expr, _))) => Arc::new(field.as_ref().clone().with_name(readable(expr))),
-                _ => Arc::clone(field),
-            };
-        shape.layout.keys = keys.iter().enumerate().map(named).collect();
-        shape.layout.values = values.to_vec();
+        let named = |(field, (expr, rising)): (&FieldRef, &Key)| {
+            let name = rising.as_ref().map_or_else(|| readable(expr), readable);
+            Arc::new(field.as_ref().clone().with_name(name))
+        };
+        shape.layout.keys = fields.iter().zip(&keys).map(named).collect();
+        if emit != Emit::New {
+            shape.layout.values = fields[keys.len()..].to_vec();
+        }
         if shape.ttl.is_some() {
             shape.layout.touch();
         }
@@ -527,13 +575,18 @@ pub(super) fn sorts(plan: &Arc<dyn ExecutionPlan>) -> bool {
     is_sort && plan.fetch().is_none()
 }
 
+/// The functions of a node that is an OVER.
+pub(super) fn window_functions(plan: &Arc<dyn ExecutionPlan>) -> Option<&[Arc<dyn WindowExpr>]> {
+    match (plan.downcast_ref::<BoundedWindowAggExec>(), plan.downcast_ref::<WindowAggExec>()) {
+        (Some(window), _) => Some(window.window_expr()),
+        (_, Some(window)) => Some(window.window_expr()),
+        _ => None,
+    }
+}
+
 fn partition_keys(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
-    let windows = match (plan.downcast_ref::<BoundedWindowAggExec>(), plan.downcast_ref::<WindowAggExec>()) {
-        (Some(window), _) => window.window_expr(),
-        (_, Some(window)) => window.window_expr(),
-        _ => return None,
-    };
-    Some(windows.first().map(|window| window.partition_by().to_vec()).unwrap_or_default())
+    let functions = window_functions(plan)?;
+    Some(functions.first().map(|function| function.partition_by().to_vec()).unwrap_or_default())
 }
 
 pub(super) fn refused(what: &str, instead: &str) -> Error {

@@ -1,9 +1,9 @@
 //! Rows of state as files: an Arrow stream, compressed with Zstandard.
 //!
 //! The columns' names and types travel with the rows, and a version: a file of another operator, of an operator that
-//! keeps other columns now, or of a newer binary is refused by what differs.
+//! keeps other columns now, or of a newer binary is refused by what differs. How many of the columns are the key is noted
+//! too, so that a file can be read without its operator.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
@@ -17,12 +17,15 @@ use crate::error::{Error, Result};
 /// The version that this binary writes.
 const VERSION: &str = "1";
 const VERSION_KEY: &str = "millstream.state.version";
+/// Beside it: how many of the first columns are the key.
+pub(super) const KEYS_KEY: &str = "millstream.state.keys";
 /// Rows in a batch of a file, at most.
 const BATCH: usize = 64 * 1024;
 
 /// Batches of one schema as a file.
 pub fn encode(schema: &SchemaRef, batches: impl IntoIterator<Item = RecordBatch>) -> Result<Bytes> {
-    let metadata = HashMap::from([(VERSION_KEY.to_owned(), VERSION.to_owned())]);
+    let mut metadata = schema.metadata().clone();
+    metadata.insert(VERSION_KEY.to_owned(), VERSION.to_owned());
     let schema = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
     let compressed = zstd::stream::Encoder::new(Vec::new(), 1)?;
     let mut writer = StreamWriter::try_new(compressed, &schema)?;
@@ -64,6 +67,17 @@ pub fn decode(name: &str, bytes: &[u8], expected: &SchemaRef) -> Result<Vec<Reco
     check(name, &schema, expected)?;
     let named = |batch: RecordBatch| RecordBatch::try_new(Arc::clone(expected), batch.columns().to_vec());
     reader.map(|batch| Ok(named(batch.map_err(broken)?)?)).collect()
+}
+
+/// The columns of a file as it was written, and how many of the first are the key; files written before that was noted do
+/// not say.
+pub fn columns(name: &str, bytes: &[u8]) -> Result<(SchemaRef, Option<usize>)> {
+    let broken =
+        |e| Error::refused(format!("the state file {name} cannot be read; restore it from a copy")).caused_by(e);
+    let schema = StreamReader::try_new(zstd::stream::Decoder::new(bytes)?, None).map_err(broken)?.schema();
+    let keys = schema.metadata().get(KEYS_KEY).and_then(|keys| keys.parse::<usize>().ok());
+    let keys = keys.filter(|keys| *keys <= schema.fields().len());
+    Ok((schema, keys))
 }
 
 /// State is kept where its columns are the same: names say what each of them is.

@@ -20,6 +20,7 @@ pub mod operator;
 pub mod piece;
 pub mod shard;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
@@ -50,6 +51,11 @@ impl Layout {
         self.is_touched = true;
     }
 
+    /// The value columns but that one.
+    pub fn kept(&self) -> &[FieldRef] {
+        &self.values[..self.values.len() - usize::from(self.is_touched)]
+    }
+
     /// That column's name.
     pub fn aged_by(&self) -> Option<String> {
         self.ages_by().map(|column| self.schema().field(column).name().clone())
@@ -60,10 +66,12 @@ impl Layout {
         self.rising.or_else(|| self.is_touched.then(|| self.keys.len() + self.values.len() - 1))
     }
 
-    /// Keys, then values.
+    /// Keys, then values; how many are keys is noted, for whoever has only the files.
     pub fn schema(&self) -> SchemaRef {
         let nullable = |field: &FieldRef| Field::new(field.name(), field.data_type().clone(), true);
-        Arc::new(Schema::new(self.keys.iter().chain(&self.values).map(nullable).collect::<Vec<_>>()))
+        let fields: Vec<Field> = self.keys.iter().chain(&self.values).map(nullable).collect();
+        let keys = HashMap::from([(files::KEYS_KEY.to_owned(), self.keys.len().to_string())]);
+        Arc::new(Schema::new_with_metadata(fields, keys))
     }
 }
 

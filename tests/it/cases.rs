@@ -367,7 +367,9 @@ impl Case {
             return None;
         }
         let mut by_table: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
-        let all = self.rows();
+        let mut all = self.rows();
+        // Rows that are equal in an order come by partition and offset.
+        all.sort_by_key(|(_, partition, _)| *partition);
         for (table, _, values) in &all {
             by_table.entry(table).or_default().push(values);
         }
