@@ -63,6 +63,11 @@ pub enum Emit {
     Complete,
     /// When it is first seen; forgotten as above, if it has a rising key.
     New,
+    /// By sessions: each when the watermark has passed its end, `gap` ticks after its last row; then it is forgotten.
+    Session {
+        /// In ticks of the time.
+        gap: i64,
+    },
     /// Whenever it changes: the row that it was is taken back, and the one that it is comes out ([`changes`](super::changes)).
     Change,
 }
@@ -136,6 +141,11 @@ impl StatefulAggregateExec {
         &self.shape
     }
 
+    /// The clocks of its epoch.
+    pub fn times(&self) -> Times {
+        self.times
+    }
+
     fn shards(&self) -> usize {
         self.properties.partitioning.partition_count()
     }
@@ -161,19 +171,13 @@ impl StatefulAggregateExec {
     /// What one shard does in this epoch, and emits.
     fn shard(&self, index: usize, operator: &Operator, pieces: &[Piece]) -> Result<Vec<RecordBatch>> {
         let shape = &self.shape;
-        let shard = operator.shard(index);
-        let mut groups = Groups::default();
-        for (number, piece) in pieces.iter().enumerate() {
-            piece.by_shard[index].iter().for_each(|row| groups.intern(pieces, number, *row as usize));
+        if let Emit::Session { gap } = shape.emit {
+            return self.sessions(index, gap, operator, pieces);
         }
+        let shard = operator.shard(index);
+        let groups = Groups::of(pieces, index);
         let total = groups.first.len();
-        let found: Vec<Option<Place>> = (0..total)
-            .map(|group| {
-                let (piece, row) = groups.first[group];
-                let piece = &pieces[piece];
-                shard.find(piece.buckets[row], piece.hashes[row], piece.key(row))
-            })
-            .collect();
+        let found = groups.found(pieces, &shard);
         // What is older than that is still in its place, but counts no more.
         let horizon = shape.horizon(self.times);
         let alive: Vec<Option<Place>> = match horizon {
@@ -222,7 +226,7 @@ impl StatefulAggregateExec {
                 self.changes(operator, &shard, &rows, &changed.iter().map(|group| alive[*group]).collect::<Vec<_>>())?
             }
             Emit::New => new,
-            Emit::Complete => {
+            Emit::Complete | Emit::Session { .. } => {
                 let replaced = (0..complete).filter_map(|row| Some((buckets[row], replaces[row]?)));
                 let live = closes.map(|bound| shard.closing(bound, replaced)).unwrap_or_default();
                 let mut parts: Vec<(&StateRows, Vec<usize>)> =
@@ -232,7 +236,7 @@ impl StatefulAggregateExec {
             }
         };
         drop(shard);
-        operator.stage(index, Delta { rows, buckets, replaces, first: complete, closes });
+        operator.stage(index, Delta { rows, buckets, replaces, first: complete, closes, gone: vec![] });
         Ok(emitted)
     }
 
@@ -305,14 +309,14 @@ impl StatefulAggregateExec {
     }
 
     /// Columns of the result, in batches of bounded size.
-    fn batches(&self, columns: Vec<ArrayRef>) -> Result<Vec<RecordBatch>> {
+    pub(super) fn batches(&self, columns: Vec<ArrayRef>) -> Result<Vec<RecordBatch>> {
         let whole = RecordBatch::try_new(self.schema(), columns)?;
         let starts = (0..whole.num_rows()).step_by(BATCH);
         Ok(starts.map(|from| whole.slice(from, BATCH.min(whole.num_rows() - from))).collect())
     }
 
     /// The key columns that the result has.
-    fn shown(&self, keys: Vec<ArrayRef>) -> Vec<ArrayRef> {
+    pub(super) fn shown(&self, keys: Vec<ArrayRef>) -> Vec<ArrayRef> {
         if self.shape.is_one_group { vec![] } else { keys }
     }
 
@@ -335,16 +339,34 @@ impl StatefulAggregateExec {
 
 /// The keys of an epoch in one shard, numbered as they come.
 #[derive(Default)]
-struct Groups {
+pub(super) struct Groups {
     index: HashTable<u32>,
     /// Where each group was first met: piece and row.
-    first: Vec<(usize, usize)>,
+    pub(super) first: Vec<(usize, usize)>,
     /// Every row: piece and row, and its group.
-    places: Vec<(usize, usize)>,
-    of_row: Vec<usize>,
+    pub(super) places: Vec<(usize, usize)>,
+    pub(super) of_row: Vec<usize>,
 }
 
 impl Groups {
+    /// Those of one shard.
+    pub(super) fn of(pieces: &[Piece], shard: usize) -> Self {
+        let mut groups = Self::default();
+        for (number, piece) in pieces.iter().enumerate() {
+            piece.by_shard[shard].iter().for_each(|row| groups.intern(pieces, number, *row as usize));
+        }
+        groups
+    }
+
+    /// By group, its row in the shard.
+    pub(super) fn found(&self, pieces: &[Piece], shard: &Shard) -> Vec<Option<Place>> {
+        let find = |(piece, row): &(usize, usize)| {
+            let piece = &pieces[*piece];
+            shard.find(piece.buckets[*row], piece.hashes[*row], piece.key(*row))
+        };
+        self.first.iter().map(find).collect()
+    }
+
     fn intern(&mut self, pieces: &[Piece], piece: usize, row: usize) {
         let hash = pieces[piece].hashes[row];
         let key = pieces[piece].key(row);

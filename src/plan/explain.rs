@@ -59,6 +59,9 @@ fn remembered(shape: &Shape) -> String {
     let names = |fields: &[FieldRef]| fields.iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
     let layout = &shape.layout;
     let until = match (&shape.rising, shape.ttl) {
+        (Some(_), _) if matches!(shape.emit, Emit::Session { .. }) => {
+            "until the watermark has passed a session's end".to_owned()
+        }
         (Some(_), _) => format!("until the watermark has passed {}", layout.aged_by().unwrap_or_default()),
         (None, Some(ttl)) if shape.emit == Emit::New => format!("for {ttl:?} after it was first seen ('state.ttl')"),
         (None, Some(ttl)) => format!("for {ttl:?} after a row last touched it ('state.ttl')"),

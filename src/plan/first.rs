@@ -145,8 +145,7 @@ impl Walk<'_> {
             known.rising.extend(vec![None; positions.len()]);
             input = numbered;
         }
-        let mut keys: Vec<Key> =
-            keys.iter().map(|key| (Arc::clone(key), Rising::of(key, &known.rising))).collect();
+        let mut keys: Vec<Key> = keys.iter().map(|key| (Arc::clone(key), Rising::of(key, &known.rising))).collect();
         if let Some(first) = order.first()
             && let Some(rising) = Rising::of(&first.expr, &known.rising)
             && !first.options.descending

@@ -36,6 +36,7 @@ pub mod late;
 pub mod opener;
 pub mod repeat;
 pub mod scan;
+mod sessions;
 pub mod stateful;
 pub mod time;
 pub mod volatile;

@@ -113,11 +113,7 @@ pub struct ScanExec {
 /// span begins that it was read in, and its place there. However a stream is cut into spans, rows compare alike.
 pub fn position_fields() -> [FieldRef; 3] {
     let field = |name: &str, data_type| Arc::new(Field::new(name, data_type, false));
-    [
-        field("$partition", DataType::Utf8View),
-        field("$span", DataType::UInt64),
-        field("$row", DataType::UInt64),
-    ]
+    [field("$partition", DataType::Utf8View), field("$span", DataType::UInt64), field("$row", DataType::UInt64)]
 }
 
 /// The rows of a span, each with its position.

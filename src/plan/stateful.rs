@@ -42,6 +42,7 @@ use super::kept::Kept;
 use super::late::LateExec;
 use super::repeat::RepeatExec;
 use super::scan::ScanExec;
+use super::sessions::{self, Sessions, session_functions, sessions_refused};
 use super::time::{Rising, can_rise};
 use crate::connector::Partition;
 use crate::error::{Error, Result};
@@ -89,6 +90,8 @@ pub(super) struct Known {
     pub(super) whole: Option<usize>,
     /// Whether rows are changes; their kind is the last column.
     pub(super) is_updating: bool,
+    /// Rows whose sessions are not known yet; their time is the last column.
+    pub(super) sessions: Option<Arc<Sessions>>,
 }
 
 /// The plan with state where it needs some.
@@ -98,7 +101,11 @@ pub fn remember(
     ttl: Option<Duration>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let mut walk = Walk { binding, ttl, operators: 0, ranking: None };
-    Ok(walk.visit(plan)?.0)
+    let (plan, known) = walk.visit(plan)?;
+    match known.sessions {
+        Some(_) => Err(sessions_refused()),
+        None => Ok(plan),
+    }
 }
 
 pub(super) struct Walk<'a> {
@@ -153,6 +160,12 @@ impl Walk<'_> {
             // An operator above asked for it, and sorts for itself what it gets when the time has come.
             return Ok((children.remove(0), known.remove(0)));
         }
+        if let Some(sessions) = known.iter().find_map(|input| input.sessions.clone()) {
+            return match known.len() {
+                1 => self.over_sessions(plan, children, known.remove(0), &sessions),
+                _ => Err(sessions_refused()),
+            };
+        }
         if let ([input], Some(keys)) = (known.as_slice(), partition_keys(&plan))
             && input.reads_stream
         {
@@ -175,6 +188,9 @@ impl Walk<'_> {
         // What is below only because OVER wanted an order and one partition is put there anew, in the end.
         while sorts(&input) || input.downcast_ref::<ConcatExec>().is_some() {
             input = Arc::clone(input.children()[0]);
+        }
+        if let Some(functions) = session_functions(&plan)? {
+            return self.open_sessions(&plan, input, known, functions);
         }
         let columns: Vec<usize> = keys.iter().filter_map(column).collect();
         if !known.whole.is_some_and(|whole| columns.contains(&whole)) {
@@ -327,17 +343,19 @@ impl Walk<'_> {
                 "group the inner one by a window (TUMBLE, HOP, CUMULATE), whose result only grows",
             ));
         }
+        if let Some(sessions) = &known.sessions {
+            return self.group_sessions(&aggregation, input, sessions);
+        }
         let rising = aggregation.rising(&known);
         if let Some(whole) = known.whole
             && let Some(key) = aggregation.key_at(whole)
         {
             let whole = aggregation.single(concat(input))?;
             let rising = aggregation.result_rising(rising, Some(key));
-            return Ok((whole, Known { reads_stream: true, rising, whole: Some(key), is_updating: false }));
+            return Ok((whole, Known { reads_stream: true, rising, whole: Some(key), ..Known::default() }));
         }
         aggregation.check_order()?;
         let key = aggregation.time_key(&rising);
-        let is_small = |f: &Arc<AggregateFunctionExpr>| SMALL.contains(&f.fun().name()) && !f.is_distinct();
         let large = aggregation.functions.iter().find(|f| !is_small(f));
         let emit = match (key, aggregation.functions.is_empty()) {
             (_, true) => Emit::New,
@@ -359,7 +377,7 @@ impl Walk<'_> {
         // Keys that come out when they are first seen come out one by one; those of a window come out with it.
         let whole = key.filter(|_| emit == Emit::Complete);
         let rising = aggregation.result_rising(rising, whole);
-        Ok((plan, Known { reads_stream: true, rising, whole, is_updating: emit == Emit::Change }))
+        Ok((plan, Known { reads_stream: true, rising, whole, is_updating: emit == Emit::Change, sessions: None }))
     }
 
     /// The aggregation with its partial states remembered.
@@ -403,8 +421,11 @@ impl Walk<'_> {
         self.operators += 1;
         let name = format!("{kind}-{}", self.operators);
         let opener = &self.binding.opener;
+        let is_session = matches!(emit, Emit::Session { .. });
+        let mut layout = Layout::named(&name);
+        layout.rising = time_key.filter(|_| !is_session);
         let mut shape = Shape {
-            layout: Layout { name: name.clone(), keys: vec![], values: vec![], rising: time_key, is_touched: false },
+            layout,
             kept,
             emit,
             rising: time_key.and_then(|key| keys[key].1.clone()),
@@ -412,7 +433,11 @@ impl Walk<'_> {
             is_one_group,
         };
         if let Some(key) = time_key {
-            let late_before = shape.bound(self.binding.times.late_before)?;
+            let mut late_before = shape.bound(self.binding.times.late_before)?;
+            if let Emit::Session { gap } = emit {
+                // A row may lie before the watermark, and join a session that is open: late is what would not, alone.
+                late_before = late_before.map(|bound| bound.saturating_sub(gap).saturating_add(1));
+            }
             let (from, expr) = (lineage(&input), Arc::clone(&keys[key].0));
             input = Arc::new(LateExec::new(input, &name, expr, late_before, from, Arc::clone(opener)));
         }
@@ -422,9 +447,16 @@ impl Walk<'_> {
             let name = rising.as_ref().map_or_else(|| readable(expr), readable);
             Arc::new(field.as_ref().clone().with_name(name))
         };
-        shape.layout.keys = fields.iter().zip(&keys).map(named).collect();
-        if emit != Emit::New {
-            shape.layout.values = fields[keys.len()..].to_vec();
+        // A session's time is no part of its key.
+        let of_key = keys.len() - usize::from(is_session);
+        shape.layout.keys = fields.iter().zip(&keys[..of_key]).map(named).collect();
+        shape.layout.values = match emit {
+            Emit::New => vec![],
+            Emit::Session { .. } => sessions::columns(&fields[of_key], &fields[keys.len()..]),
+            Emit::Complete | Emit::Change => fields[keys.len()..].to_vec(),
+        };
+        if is_session {
+            shape.layout.remind();
         }
         if shape.ttl.is_some() {
             shape.layout.touch();
@@ -489,6 +521,11 @@ impl Walk<'_> {
     }
 }
 
+/// Whether the state of a function does not grow.
+pub(super) fn is_small(function: &Arc<AggregateFunctionExpr>) -> bool {
+    SMALL.contains(&function.fun().name()) && !function.is_distinct()
+}
+
 /// Columns of rows that are held back until the one at `key` is complete: only what follows that one still rises.
 pub(super) fn held_by(mut columns: Vec<Option<Rising>>, key: usize) -> Vec<Option<Rising>> {
     if let Some(key) = columns[key].clone() {
@@ -532,7 +569,7 @@ fn union(inputs: &[Known]) -> Known {
     let rising: Vec<Option<Rising>> = rising;
     let is_same = |whole: &usize| rising[*whole].is_some() && rest.iter().all(|input| input.whole == Some(*whole));
     let whole = first.whole.filter(is_same);
-    Known { reads_stream: true, rising, whole, is_updating: false }
+    Known { reads_stream: true, rising, whole, ..Known::default() }
 }
 
 /// A join of a stream with a static table: the stream's columns stay what they are.
@@ -551,7 +588,7 @@ fn joined(inputs: &[Known], join: JoinType) -> Known {
             reads_stream,
             rising: [left.rising.as_slice(), &right.rising].concat(),
             whole: left.whole.or(moved),
-            is_updating: false,
+            ..Known::default()
         },
     }
 }

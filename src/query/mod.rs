@@ -311,9 +311,8 @@ impl Query {
     /// Whether anything would come out at this watermark without a new row.
     fn would_close(&self, watermark_ms: Option<i64>) -> Result<bool> {
         for shape in &self.opened.planned.shapes {
-            let earliest = self.opened.opener.operator(&shape.layout.name)?.earliest();
-            if let (Some(earliest), Some(bound)) = (earliest, shape.bound(watermark_ms)?)
-                && earliest < bound
+            if let Some(bound) = shape.bound(watermark_ms)?
+                && self.opened.opener.operator(&shape.layout.name)?.would_close(bound)
             {
                 return Ok(true);
             }

@@ -59,6 +59,7 @@ use crate::storage::Stores;
 
 mod continuous;
 mod settings;
+mod state;
 mod tables;
 
 /// What a statement came to.
@@ -284,7 +285,7 @@ impl Session {
                     Ok(Outcome::Text(self.explain(&spec).await?))
                 }
                 Statement::Query(query) => {
-                    let frame = self.context.execute_logical_plan(self.plan_query(*query).await?).await?;
+                    let frame = self.context.execute_logical_plan(self.plan_select(*query).await?).await?;
                     self.rows(frame.explain(verbose, analyze)?).await
                 }
                 _ => Err(Error::usage("EXPLAIN takes a SELECT or an INSERT INTO … SELECT")),
@@ -352,15 +353,14 @@ impl Session {
         Ok(())
     }
 
-    /// Plans a SELECT, without optimising it.
-    async fn plan_query(&self, mut query: ast::Query) -> Result<LogicalPlan> {
-        sql::functions::rewrite(&mut query);
-        let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
-        Ok(self.context.state().statement_to_plan(statement).await?)
+    /// Plans a query that is to last, without optimising it.
+    async fn plan_query(&self, query: ast::Query) -> Result<LogicalPlan> {
+        state::refuse(&query)?;
+        plan_with(&self.context.state(), query).await
     }
 
     async fn select(&self, query: ast::Query) -> Result<Outcome> {
-        let plan = self.plan_query(query).await?;
+        let plan = self.plan_select(query).await?;
         self.rows(self.context.execute_logical_plan(plan).await?).await
     }
 
@@ -439,6 +439,13 @@ impl Session {
         lines.push(format!("WITH ({})", sql::options::display_options(&table.options)));
         Ok(Outcome::Text(lines.join("\n")))
     }
+}
+
+/// Plans a query with what this state knows, without optimising it.
+async fn plan_with(state: &SessionState, mut query: ast::Query) -> Result<LogicalPlan> {
+    sql::functions::rewrite(&mut query);
+    let statement = DfStatement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
+    Ok(state.statement_to_plan(statement).await?)
 }
 
 /// The state that plans epochs: one partition for everything but streams, so that no exchange mixes their rows.

@@ -2,8 +2,8 @@
 //!
 //! sqlparser offers no hook for types or comments, but it takes tokens. So here a text becomes one list of tokens for
 //! each statement, in which `ROW<…>` has become `STRUCT<…>`, `TIMESTAMP(3) WITH LOCAL TIME ZONE` has become
-//! `TIMESTAMP_LTZ(3)`, and the `TABLE t` that a window function takes `(SELECT * FROM t)`. A new token keeps the place
-//! of the one it replaces, so that errors point at what was written.
+//! `TIMESTAMP_LTZ(3)`, the `TABLE t` that a window function takes `(SELECT * FROM t)`, and its `PARTITION BY k` one more
+//! argument. A new token keeps the place of the one it replaces, so that errors point at what was written.
 //!
 //! Two things are refused: hints, which are comments to sqlparser and would be dropped without a word, and nesting or
 //! chains of operators so long that parsing or dropping the tree might overflow the stack. sqlparser's own limit on
@@ -98,8 +98,10 @@ fn rewrite(tokens: &mut Vec<TokenWithSpan>) {
             replace_word(&mut tokens[index], "STRUCT", Keyword::STRUCT);
         } else if is_word(&tokens[index].token, "TIMESTAMP") {
             rewrite_local_time_zone(tokens, index);
-        } else if is_word(&tokens[index].token, "TABLE") && brackets.last() == Some(&true) {
+        } else if brackets.last() == Some(&true) && is_word(&tokens[index].token, "TABLE") {
             rewrite_table_argument(tokens, index);
+        } else if brackets.last() == Some(&true) && is_partition_by(tokens, index) {
+            rewrite_partition_by(tokens, index);
         }
         match tokens[index].token {
             Token::LParen => brackets.push(index > 0 && is_window(&tokens[index - 1].token)),
@@ -113,31 +115,50 @@ fn rewrite(tokens: &mut Vec<TokenWithSpan>) {
 }
 
 fn is_window(token: &Token) -> bool {
-    windows::NAMES.iter().any(|name| is_word(token, name))
+    windows::names().any(|name| is_word(token, name))
 }
 
-/// `TABLE a.b`, the whole of an argument: `(SELECT * FROM a.b)`; and `PARTITION BY k` or `(k, l)` after it: one more
-/// argument, `PARTITION_BY(k)`.
+/// `TABLE a.b`, the whole of an argument but for a `PARTITION BY`: `(SELECT * FROM a.b)`.
 fn rewrite_table_argument(tokens: &mut Vec<TokenWithSpan>, index: usize) {
     let opens = index > 0 && matches!(tokens[index - 1].token, Token::LParen | Token::Comma | Token::RArrow);
     let Some(last) = last_of_name(tokens, index + 1).filter(|_| opens) else { return };
-    let is_partitioned =
-        |word: &TokenWithSpan, by: &TokenWithSpan| is_word(&word.token, "PARTITION") && is_word(&by.token, "BY");
-    match tokens.get(last + 1..) {
-        Some([word, by, ..]) if is_partitioned(word, by) => {
-            if let Some(key) = last_of_name(tokens, last + 3) {
-                insert_after(tokens, key, [Token::RParen]);
-                insert_after(tokens, last + 2, [Token::LParen]);
-            }
-            tokens[last + 1].token = Token::Comma;
-            replace_word(&mut tokens[last + 2], "PARTITION_BY", Keyword::NoKeyword);
-        }
-        Some([next, ..]) if matches!(next.token, Token::Comma | Token::RParen) => {}
-        _ => return,
+    let closes = next_is(tokens, last, &Token::Comma) || next_is(tokens, last, &Token::RParen);
+    if closes || is_partition_by(tokens, last + 1) {
+        insert_after(tokens, last, [Token::RParen]);
+        insert_after(tokens, index, [Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")]);
+        tokens[index].token = Token::LParen;
     }
-    insert_after(tokens, last, [Token::RParen]);
-    insert_after(tokens, index, [Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")]);
-    tokens[index].token = Token::LParen;
+}
+
+fn is_partition_by(tokens: &[TokenWithSpan], index: usize) -> bool {
+    let words = tokens.get(index..);
+    matches!(words, Some([word, by, ..]) if is_word(&word.token, "PARTITION") && is_word(&by.token, "BY"))
+}
+
+/// `PARTITION BY k` or `PARTITION BY (k, l)` after an argument: one more argument, `PARTITION_BY(k)`.
+fn rewrite_partition_by(tokens: &mut Vec<TokenWithSpan>, index: usize) {
+    let by = index + 1;
+    if !next_is(tokens, by, &Token::LParen) {
+        let Some(last) = last_of_argument(tokens, by) else { return };
+        insert_after(tokens, last, [Token::RParen]);
+        insert_after(tokens, by, [Token::LParen]);
+    }
+    tokens[index].token = Token::Comma;
+    replace_word(&mut tokens[by], windows::PARTITION_BY, Keyword::NoKeyword);
+}
+
+/// Where the argument ends that this token, which is no bracket, belongs to.
+fn last_of_argument(tokens: &[TokenWithSpan], first: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    for (index, token) in tokens.iter().enumerate().skip(first) {
+        match token.token {
+            Token::LParen => depth += 1,
+            Token::Comma | Token::RParen if depth == 0 => return index.checked_sub(1),
+            Token::RParen => depth -= 1,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Where the name ends that begins at this token, if one does.
@@ -333,12 +354,18 @@ mod tests {
         check("SESSION(TABLE t PARTITION BY k.l, x)", &[partitioned]);
         let partitioned = "SESSION ( ( SELECT * FROM t ) , PARTITION_BY ( k , l ) , x )";
         check("SESSION(TABLE t PARTITION BY (k, l), x)", &[partitioned]);
+        let partitioned = "SESSION ( ( SELECT 1 ) , PARTITION_BY ( f ( k , l ) + 1 ) , x )";
+        check("SESSION((SELECT 1) partition by f(k, l) + 1, x)", &[partitioned]);
+        check("SESSION(x => t PARTITION BY)", &["SESSION ( x => t , PARTITION_BY ( ) )"]);
         let nested = "TUMBLE ( ( SELECT * FROM HOP ( ( SELECT * FROM t ) ) ) )";
         check("TUMBLE((SELECT * FROM HOP(TABLE t)))", &[nested]);
         for other in ["tumble ( table )", "tumble ( table , x )", "tumble ( f ( table t ) )", "f ( table t )"] {
             check(other, &[other]);
         }
         for other in ["tumble ( table is null )", "tumble ( x table t )", "`tumble` ( table t )", "tumble ( table t"] {
+            check(other, &[other]);
+        }
+        for other in ["tumble ( f ( ) OVER ( PARTITION BY k ) )", "f ( x PARTITION BY k )", "hop ( x PARTITION BY k"] {
             check(other, &[other]);
         }
     }

@@ -3,14 +3,16 @@
 //! The idea: a window is nothing but columns that are computed from a row's time and rise with it. So in FROM the table
 //! functions `TUMBLE`, `HOP` and `CUMULATE` become derived tables that add `window_start`, `window_end` and
 //! `window_time` to the rows, one row for each window that a row is in; and the older `TUMBLE` of GROUP BY, with
-//! `TUMBLE_START`, `TUMBLE_END` and `TUMBLE_ROWTIME`, becomes arithmetic around `date_bin`.
+//! `TUMBLE_START`, `TUMBLE_END` and `TUMBLE_ROWTIME`, becomes arithmetic around `date_bin`. `SESSION`, whose windows
+//! follow from the rows around a row as well, takes its columns from functions `OVER` the rows of a key.
 //!
 //! Guaranteed: what is written out says the same when it is printed and parsed again, and places within the arguments
 //! stay where they were written. Only calls are read so: a table, a column or another function may be called `tumble`.
-//! What Flink refuses (a SIZE that is no multiple of its SLIDE or STEP, months) is refused here, at the call.
+//! What Flink refuses (a SIZE that is no multiple of its SLIDE or STEP, months) is refused here, at the call. A row
+//! without a time is in no window: HOP and CUMULATE have no row for it, TUMBLE and SESSION one whose window is NULL.
 //!
 //! Not promised: windows over a table that has a column `window_start` already; windows of times that `date_bin` cannot
-//! place, before 1677 and after 2262, which are NULL.
+//! place, before 1677 and after 2262, which are NULL; sessions by what is no column, which a view can compute.
 
 use std::fmt::Display;
 use std::ops::ControlFlow;
@@ -18,8 +20,8 @@ use std::ops::ControlFlow;
 use arrow::compute::kernels::cast_utils::{IntervalParseConfig, IntervalUnit, parse_interval_month_day_nano_config};
 use arrow::datatypes::IntervalMonthDayNano;
 use sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Interval, ObjectName, Query, SetExpr,
-    TableAlias, TableFactor, TableWithJoins, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Interval, ObjectName, SetExpr, TableAlias,
+    TableFactor, TableWithJoins, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut, WindowType,
 };
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::Span;
@@ -29,7 +31,12 @@ use super::source::location;
 use crate::error::{Error, Result};
 
 /// The functions that take a TABLE.
-pub(super) const NAMES: [&str; 4] = ["TUMBLE", "HOP", "CUMULATE", "SESSION"];
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    WINDOWS.iter().map(|window| window.name)
+}
+
+/// What the tokens call the argument that they make of a `PARTITION BY`.
+pub(super) const PARTITION_BY: &str = "PARTITION_BY";
 
 /// A table function and what it stands for.
 struct Window {
@@ -37,12 +44,12 @@ struct Window {
     usage: &'static str,
     /// Flink's names of what it takes, in order; OFFSET may be left out.
     parameters: &'static [&'static str],
-    /// Its query: `$SIZE` is the argument of that name, `DATA` the table, `$START` is [`START`], and what stands in
-    /// square brackets is there if an OFFSET is.
+    /// Its query: `$SIZE` is the argument of that name, `DATA` the table, `$START` is [`START`], what stands in square
+    /// brackets is there if an OFFSET is, and an `OVER` is partitioned by the columns of `PARTITION BY`.
     query: &'static str,
 }
 
-static WINDOWS: [Window; 3] = [
+static WINDOWS: [Window; 4] = [
     Window {
         name: "TUMBLE",
         usage: "TUMBLE(TABLE t, DESCRIPTOR(ts), size [, offset])",
@@ -67,7 +74,18 @@ static WINDOWS: [Window; 3] = [
                 SELECT *, unnest(cumulate_ends($TIMECOL, $STEP, $SIZE[, $OFFSET])) AS window_end FROM (\
                 SELECT *, $START AS window_start FROM DATA))",
     },
+    Window {
+        name: SESSION,
+        usage: "SESSION(TABLE t PARTITION BY (k, …), DESCRIPTOR(ts), gap)",
+        parameters: &["DATA", "TIMECOL", "GAP"],
+        query: "SELECT *, window_end - INTERVAL '1 millisecond' AS window_time FROM (\
+                SELECT *, session_start($TIMECOL, $GAP) OVER (ORDER BY $TIMECOL) AS window_start, \
+                session_end($TIMECOL, $GAP) OVER (ORDER BY $TIMECOL) AS window_end FROM DATA)",
+    },
 ];
+
+/// The one that takes a `PARTITION BY`.
+const SESSION: &str = "SESSION";
 
 /// Where the one window of a row begins, in the same notation. The origin's type is what `date_bin` wants of it: with
 /// another, the time would be cast as well.
@@ -76,8 +94,6 @@ const START: &str = "date_bin($SIZE, $TIMECOL[, CAST(TIMESTAMP '1970-01-01 00:00
 /// The parts of a window in GROUP BY, in the same notation; sums in brackets, as they may stand within others.
 static GROUPS: [(&str, &str); 3] =
     [("START", "$START"), ("END", "($START + $SIZE)"), ("ROWTIME", "($START + $SIZE - INTERVAL '1 millisecond')")];
-
-const NO_SESSIONS: &str = "SESSION windows are not supported yet; TUMBLE, HOP and CUMULATE are";
 
 const NANOS_PER_DAY: i128 = 86_400_000_000_000;
 
@@ -96,13 +112,13 @@ impl VisitorMut for Expander {
 
     /// Before what is within it, so that the call is not taken for one of GROUP BY, and windows in its table come next.
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
-        let Some((name, arguments, alias)) = take_call(factor) else { return ControlFlow::Continue(()) };
-        match table_function(&name, arguments) {
+        let Some((window, span, arguments, alias)) = take_call(factor) else { return ControlFlow::Continue(()) };
+        match window.call(span, arguments).and_then(|call| call.fill(window.query, Parser::parse_query)) {
             Ok(subquery) => {
                 *factor = TableFactor::Derived { lateral: false, subquery, alias, sample: None };
                 ControlFlow::Continue(())
             }
-            Err(error) => ControlFlow::Break(at(error, name.span)),
+            Err(error) => ControlFlow::Break(at(error, span)),
         }
     }
 
@@ -122,8 +138,8 @@ impl VisitorMut for Expander {
     }
 }
 
-/// A window function in FROM, with or without `TABLE(…)` around it: its name, arguments and alias.
-fn take_call(factor: &mut TableFactor) -> Option<(Ident, Vec<FunctionArg>, Option<TableAlias>)> {
+/// A window function in FROM, with or without `TABLE(…)` around it: its place, arguments and alias.
+fn take_call(factor: &mut TableFactor) -> Option<(&'static Window, Span, Vec<FunctionArg>, Option<TableAlias>)> {
     let (name, arguments, alias) = match factor {
         TableFactor::Table { name, args: Some(list), alias, .. } => (name, &mut list.args, alias),
         TableFactor::TableFunction {
@@ -132,22 +148,17 @@ fn take_call(factor: &mut TableFactor) -> Option<(Ident, Vec<FunctionArg>, Optio
         } => (name, &mut list.args, alias),
         _ => return None,
     };
-    let name = word(name).filter(|name| NAMES.iter().any(|known| known.eq_ignore_ascii_case(&name.value)))?;
-    Some((name.clone(), std::mem::take(arguments), alias.take()))
-}
-
-/// The query that a table function stands for.
-fn table_function(name: &Ident, arguments: Vec<FunctionArg>) -> Result<Box<Query>> {
-    match WINDOWS.iter().find(|window| window.name.eq_ignore_ascii_case(&name.value)) {
-        Some(window) => window.call(name.span, arguments)?.fill(window.query, Parser::parse_query),
-        None => Err(Error::usage(NO_SESSIONS)),
-    }
+    let name = word(name)?;
+    let window = WINDOWS.iter().find(|window| window.name.eq_ignore_ascii_case(&name.value))?;
+    Some((window, name.span, std::mem::take(arguments), alias.take()))
 }
 
 impl Window {
     /// A call, with its arguments checked.
     fn call(&self, span: Span, given: Vec<FunctionArg>) -> Result<Call> {
-        let mut call = Call { span, arguments: Vec::new(), data: None };
+        let is_partition = |given: &FunctionArg| unnamed(given).is_some_and(|value| is_call(value, PARTITION_BY));
+        let (partitions, given): (Vec<FunctionArg>, Vec<FunctionArg>) = given.into_iter().partition(is_partition);
+        let mut call = Call { span, arguments: Vec::new(), data: None, keys: self.keys(&partitions)? };
         let mut lengths = Vec::new();
         for (parameter, argument) in self.bind(given)? {
             match parameter {
@@ -178,14 +189,34 @@ impl Window {
         }
     }
 
+    /// The columns of a `PARTITION BY`.
+    fn keys(&self, partitions: &[FunctionArg]) -> Result<Vec<Expr>> {
+        let partition = match partitions {
+            [] => return Ok(Vec::new()),
+            _ if self.name != SESSION => return Err(self.refuse("PARTITION BY belongs to SESSION")),
+            [partition] => partition,
+            _ => return Err(self.refuse("PARTITION BY is given twice")),
+        };
+        let given = match unnamed(partition) {
+            Some(Expr::Function(Function { args: FunctionArguments::List(list), .. })) => list.args.as_slice(),
+            _ => &[],
+        };
+        let columns = given.iter().filter_map(unnamed).filter(|key| matches!(key, Expr::Identifier(_)));
+        let keys: Vec<Expr> = columns.cloned().collect();
+        let names: Vec<String> = keys.iter().map(Expr::to_string).collect();
+        let written = partition.to_string();
+        if keys.is_empty() || written != format!("{PARTITION_BY}({})", names.join(", ")) {
+            let written = written.replacen(PARTITION_BY, "PARTITION BY ", 1);
+            return Err(self.refuse(format!("{written} must be columns, which a view can compute")));
+        }
+        Ok(keys)
+    }
+
     /// Gives each argument its parameter, by name or by place; the result is in the order of the parameters.
     fn bind(&self, given: Vec<FunctionArg>) -> Result<Vec<(&'static str, Expr)>> {
         let mut bound: Vec<Option<Expr>> = vec![None; self.parameters.len()];
         for (place, argument) in given.into_iter().enumerate() {
             let (place, value) = match argument {
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) if is_call(&value, "PARTITION_BY") => {
-                    return Err(self.refuse("PARTITION BY belongs to SESSION"));
-                }
                 FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => (place, value),
                 FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => {
                     let known = self.parameters.iter().position(|known| known.eq_ignore_ascii_case(&name.value));
@@ -216,19 +247,20 @@ impl Window {
 
 /// What a function of GROUP BY stands for; none if it is another function.
 ///
-/// Only a second argument that is an interval literal makes it one, so that a user may have functions of such names.
+/// Only a second argument that is an interval literal makes it one, so that a user may have functions of such names;
+/// and with OVER, `session_start` is what SESSION is written out with.
 fn group_function(function: &Function) -> Result<Option<Expr>> {
     let (Some(name), FunctionArguments::List(list)) = (word(&function.name), &function.args) else { return Ok(None) };
     let upper = name.value.to_ascii_uppercase();
     let (window, part) = upper.split_once('_').unwrap_or((upper.as_str(), "START"));
     let values: Vec<&Expr> = list.args.iter().filter_map(unnamed).collect();
     let [time, size, rest @ ..] = values.as_slice() else { return Ok(None) };
-    if NAMES.contains(&window) && is_call(size, "DESCRIPTOR") {
+    if names().any(|name| name == window) && is_call(size, "DESCRIPTOR") {
         return Err(Error::usage(format!("{window} of a TABLE stands in FROM; say FROM TABLE({window}(TABLE …))")));
     }
     let template = GROUPS.iter().find(|(known, _)| *known == part);
     let is_part = template.is_some() || part == "PROCTIME";
-    if !is_part || !matches!(size, Expr::Interval(_)) {
+    if !is_part || !matches!(size, Expr::Interval(_)) || function.over.is_some() {
         return Ok(None);
     }
     let offset = match (window, rest) {
@@ -240,7 +272,12 @@ fn group_function(function: &Function) -> Result<Option<Expr>> {
                  GROUP BY window_start, window_end",
             ));
         }
-        ("SESSION", _) => return Err(Error::usage(NO_SESSIONS)),
+        (SESSION, _) => {
+            return Err(Error::usage(
+                "SESSION in GROUP BY is not supported; say FROM TABLE(SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), \
+                 gap)) and GROUP BY window_start, window_end, k",
+            ));
+        }
         _ => return Ok(None),
     };
     let Some((_, template)) = template else {
@@ -251,14 +288,16 @@ fn group_function(function: &Function) -> Result<Option<Expr>> {
     for (parameter, argument) in &arguments[1..] {
         length("TUMBLE", parameter, argument)?;
     }
-    Call { span: name.span, arguments, data: None }.fill(template, Parser::parse_expr).map(Some)
+    Call { span: name.span, arguments, data: None, keys: Vec::new() }.fill(template, Parser::parse_expr).map(Some)
 }
 
-/// A call: where it stands, its arguments by parameter, and its table as it stands after FROM.
+/// A call: where it stands, its arguments by parameter, its table as it stands after FROM, and the columns of its
+/// `PARTITION BY`.
 struct Call {
     span: Span,
     arguments: Vec<(&'static str, Expr)>,
     data: Option<TableFactor>,
+    keys: Vec<Expr>,
 }
 
 impl Call {
@@ -293,6 +332,9 @@ impl VisitorMut for Call {
                 if let Some(argument) = self.argument(name.trim_start_matches('$')) {
                     *expr = argument.clone();
                 }
+            }
+            Expr::Function(Function { over: Some(WindowType::WindowSpec(window)), .. }) => {
+                window.partition_by.clone_from(&self.keys);
             }
             // The planner's errors about a column point at the call.
             Expr::Identifier(name) => name.span = self.span,
@@ -368,7 +410,10 @@ fn length(function: &str, parameter: &str, argument: &Expr) -> Result<i128> {
         return refuse("must be an interval literal such as INTERVAL '10' MINUTES");
     };
     if months != 0 {
-        return refuse("is in months or years, which have no fixed length; group by date_trunc('month', ts) instead");
+        return refuse(match parameter {
+            "GAP" => "is in months or years, which have no fixed length; say it in days",
+            _ => "is in months or years, which have no fixed length; group by date_trunc('month', ts) instead",
+        });
     }
     match i128::from(days) * NANOS_PER_DAY + i128::from(nanoseconds) {
         length if length <= 0 && parameter != "OFFSET" => refuse("must be positive"),

@@ -39,21 +39,40 @@ pub struct Layout {
     pub rising: Option<usize>,
     /// Whether the last value column says when a row was last touched.
     pub is_touched: bool,
+    /// Whether the one before it says when something of a row will be complete.
+    pub is_due: bool,
 }
 
 /// The batch time, ms since 1970, at which a row was last touched.
 const TOUCHED: &str = "$touched";
+/// The last tick of the first session of a row…
+const DUE: &str = "$due";
+/// … and the end of its last one.
+const END: &str = "$end";
 
 impl Layout {
+    /// Of an operator of this name, with no columns yet.
+    pub fn named(name: &str) -> Self {
+        let (keys, values) = Default::default();
+        Self { name: name.to_owned(), keys, values, rising: None, is_touched: false, is_due: false }
+    }
+
     /// Adds the column that says when a row was last touched.
     pub fn touch(&mut self) {
         self.values.push(Arc::new(Field::new(TOUCHED, DataType::Int64, false)));
         self.is_touched = true;
     }
 
-    /// The value columns but that one.
+    /// Adds the columns that say when a row has something that is complete, and when all of it is: as if it were touched
+    /// last then.
+    pub fn remind(&mut self) {
+        self.values.extend([DUE, END].map(|name| Arc::new(Field::new(name, DataType::Int64, false))));
+        (self.is_touched, self.is_due) = (true, true);
+    }
+
+    /// The value columns but these.
     pub fn kept(&self) -> &[FieldRef] {
-        &self.values[..self.values.len() - usize::from(self.is_touched)]
+        &self.values[..self.values.len() - usize::from(self.is_touched) - usize::from(self.is_due)]
     }
 
     /// That column's name.

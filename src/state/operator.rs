@@ -192,9 +192,9 @@ impl Operator {
         self.shards.iter().flat_map(|shard| locked(shard).live()).collect()
     }
 
-    /// The first bucket that has rows.
-    pub fn earliest(&self) -> Option<i64> {
-        self.shards.iter().filter_map(|shard| locked(shard).earliest()).min()
+    /// Whether any row is complete at this bound.
+    pub fn would_close(&self, bound: i64) -> bool {
+        self.shards.iter().any(|shard| locked(shard).would_close(bound, &self.writer.layout))
     }
 
     /// Its name, and what it remembers.

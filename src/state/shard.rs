@@ -83,6 +83,8 @@ pub struct Delta {
     pub first: usize,
     /// Buckets before this one go; without a rising key, rows that were last touched at or before it.
     pub closes: Option<i64>,
+    /// Rows that go and are replaced by none.
+    pub gone: Vec<Place>,
 }
 
 impl Delta {
@@ -115,6 +117,9 @@ struct Bucket {
 #[derive(Debug, Default)]
 pub struct Shard {
     buckets: BTreeMap<i64, Bucket>,
+    /// Where rows say when they are due: keys by a time at or before that. A row that became due later is put there when
+    /// the earlier time comes.
+    due: BTreeMap<i64, Vec<Box<[u8]>>>,
     rows: usize,
     bytes: usize,
 }
@@ -143,6 +148,12 @@ impl Live {
 /// When rows were last touched: the last value column, where it is kept.
 fn touched(rows: &StateRows) -> Option<&Int64Array> {
     rows.values.last()?.as_primitive_opt::<Int64Type>()
+}
+
+/// When rows are due: the last value column but one, where it is kept.
+fn due(rows: &StateRows, row: usize) -> i64 {
+    let column = rows.values.len().checked_sub(2).and_then(|index| rows.values[index].as_primitive_opt::<Int64Type>());
+    column.map_or(i64::MIN, |due| due.value(row))
 }
 
 impl Chunk {
@@ -265,6 +276,14 @@ impl Bucket {
         }
     }
 
+    /// Forgets a row.
+    fn forget(&mut self, place: Place) {
+        if let Ok(entry) = self.index.find_entry(place.spread(), |other| *other == place) {
+            entry.remove();
+            self.chunks[place.chunk as usize].bury(place.row as usize);
+        }
+    }
+
     /// Frees empty chunks, merges a class of small ones, and rewrites those with the most dead rows, until about as many
     /// rows are moved as came.
     fn tidy(&mut self, came: usize, codec: &KeyCodec) -> Result<()> {
@@ -344,10 +363,44 @@ impl Shard {
         self.buckets.get(&bucket)?.find(hash, key)
     }
 
+    /// The rows among which a row without a rising key lies.
+    fn rows_at(&self, place: Place) -> Option<&StateRows> {
+        self.buckets.get(&TIMELESS).map(|bucket| bucket.chunks[place.chunk as usize].rows.as_ref())
+    }
+
     /// When a row without a rising key was last touched.
     pub fn touched(&self, place: Place) -> i64 {
-        let chunk = self.buckets.get(&TIMELESS).map(|bucket| &bucket.chunks[place.chunk as usize]);
-        chunk.and_then(|chunk| touched(&chunk.rows)).map_or(i64::MIN, |touched| touched.value(place.row as usize))
+        self.rows_at(place).and_then(touched).map_or(i64::MIN, |touched| touched.value(place.row as usize))
+    }
+
+    fn due_at(&self, place: Place) -> i64 {
+        self.rows_at(place).map_or(i64::MIN, |rows| due(rows, place.row as usize))
+    }
+
+    /// The rows that are due before `bound`, each once.
+    pub fn due_before(&self, bound: i64) -> Vec<Place> {
+        let mut seen = HashSet::new();
+        let is_due = |place: &Place| self.due_at(*place) < bound;
+        let keys = self.due.range(..bound).flat_map(|(_, keys)| keys);
+        let found = keys.filter_map(|key| self.find(TIMELESS, hash(key), key)).filter(is_due);
+        found.filter(|place| seen.insert(*place)).collect()
+    }
+
+    /// Puts down when rows are due: new ones, and those whose time has come but who are due later by now.
+    fn remind(&mut self, delta: &Delta, was_due: &[Option<i64>]) {
+        for (row, was_due) in was_due.iter().enumerate() {
+            let due = due(&delta.rows, row);
+            if was_due.is_none_or(|was_due| due < was_due) {
+                self.due.entry(due).or_default().push(delta.rows.keys.row(row).data().into());
+            }
+        }
+        let Some(bound) = delta.closes else { return };
+        let later = self.due.split_off(&bound);
+        for key in std::mem::replace(&mut self.due, later).into_values().flatten() {
+            if let Some(place) = self.find(TIMELESS, hash(&key), &key) {
+                self.due.entry(self.due_at(place)).or_default().push(key);
+            }
+        }
     }
 
     /// Where rows that [`Self::find`] found lie: in which of these rows, and which of them.
@@ -367,6 +420,10 @@ impl Shard {
 
     /// Takes over what an epoch did.
     pub fn apply(&mut self, delta: &Delta, layout: &Layout, codec: &KeyCodec) -> Result<()> {
+        let was_due: Vec<Option<i64>> = match layout.is_due {
+            true => delta.replaces.iter().map(|place| place.map(|place| self.due_at(place))).collect(),
+            false => vec![],
+        };
         if let (Some(bound), true) = (delta.closes, layout.rising.is_some()) {
             let open = self.buckets.split_off(&bound);
             for gone in std::mem::replace(&mut self.buckets, open).into_values() {
@@ -381,10 +438,16 @@ impl Shard {
             self.change(alike[0], alike.len(), codec, add)?;
             first += alike.len();
         }
-        match delta.closes {
-            Some(horizon) if layout.is_touched => self.change(TIMELESS, 0, codec, |bucket| bucket.expire(horizon)),
-            _ => Ok(()),
+        if let (Some(horizon), true) = (delta.closes, layout.is_touched) {
+            self.change(TIMELESS, 0, codec, |bucket| {
+                delta.gone.iter().for_each(|place| bucket.forget(*place));
+                bucket.expire(horizon);
+            })?;
         }
+        if layout.is_due {
+            self.remind(delta, &was_due);
+        }
+        Ok(())
     }
 
     /// Changes one bucket, where so many rows come, and counts what that changes.
@@ -414,12 +477,23 @@ impl Shard {
             self.rows += bucket.index.len();
             self.bytes += bucket.bytes();
         }
+        if layout.is_due {
+            for live in self.live() {
+                for row in live.places() {
+                    let key = live.rows().keys.row(row).data().into();
+                    self.due.entry(due(live.rows(), row)).or_default().push(key);
+                }
+            }
+        }
         Ok(())
     }
 
-    /// The first bucket that has rows.
-    pub fn earliest(&self) -> Option<i64> {
-        self.buckets.keys().next().copied()
+    /// Whether any row is complete at this bound.
+    pub fn would_close(&self, bound: i64, layout: &Layout) -> bool {
+        match layout.is_due {
+            true => !self.due_before(bound).is_empty(),
+            false => self.buckets.first_key_value().is_some_and(|(first, _)| *first < bound),
+        }
     }
 
     /// All rows.
@@ -452,6 +526,7 @@ impl Shard {
 
     /// Bytes in memory, about.
     pub fn memory(&self) -> usize {
-        self.bytes
+        let due = self.due.values().flatten().map(|key| key.len() + size_of::<Box<[u8]>>());
+        self.bytes + due.sum::<usize>()
     }
 }

@@ -140,21 +140,101 @@ fn one_querys_end_leaves_the_others_running() {
     assert!(events.contains(r#"{"event":"failed","query":"job/small""#), "{events}");
 }
 
-#[test]
-fn the_shell_works_from_a_pipe() {
+/// The shell, with this from a pipe.
+fn shell(sql: &str) -> Output {
     let mut shell =
         millstream().arg("shell").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    shell.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+    shell.wait_with_output().unwrap()
+}
+
+#[test]
+fn the_shell_works_from_a_pipe() {
     let sql = "CREATE TABLE t (n BIGINT, m AS n * 2) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence',
                  'fields.n.start' = '1', 'rows-per-second' = '1000000');
                SELECT m, n FROM t WHERE n > 2
                  LIMIT 2; SHOW TABLES; DESCRIBE t;";
-    shell.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
-    let output = shell.wait_with_output().unwrap();
+    let output = shell(sql);
     let shown = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     for part in ["| 6 | 3 |", "| 8 | 4 |", "\nt\n", "m BIGINT AS n * 2"] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
+}
+
+#[test]
+fn state_is_a_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let bids = dir.path().join("bids");
+    std::fs::create_dir(&bids).unwrap();
+    let line =
+        |(item, second): &(&str, u32)| format!("{{\"item\":\"{item}\",\"ts\":\"2026-01-01 00:00:{second:02}\"}}\n");
+    // An epoch each: what the first one remembers of 0 to 10 s is complete in the second, though its file has it.
+    for (name, rows) in
+        [("1.json", vec![("apple", 1), ("pear", 3), ("apple", 20)]), ("2.json", vec![("apple", 25), ("pear", 21)])]
+    {
+        std::fs::write(bids.join(name), rows.iter().map(line).collect::<String>()).unwrap();
+    }
+    let sql = "SET 'checkpoint.location' = '${out}/ck';
+        CREATE TABLE bids (item STRING, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '5' SECOND) WITH (
+          'connector' = 'filesystem', 'path' = '${out}/bids', 'format' = 'json', 'scan.max-rows-per-epoch' = '1');
+        CREATE TABLE out (opens TIMESTAMP(3), item STRING, n BIGINT) WITH ('connector' = 'blackhole');
+        INSERT INTO out SELECT date_bin(INTERVAL '10 seconds', ts), item, count(*) FROM bids GROUP BY 1, 2;";
+    let output = submit(dir.path(), sql, &["--trigger", "available-now"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+
+    let ask = |sql: &str| shell(&format!("SET 'checkpoint.location' = '{}/ck'; {sql};", dir.path().display()));
+    let check = |sql: &str, rows: &[&str]| {
+        let output = ask(sql);
+        assert_eq!(output.status.code(), Some(0), "{sql}: {}", text(&output.stderr));
+        let shown = text(&output.stdout);
+        let found: Vec<&str> = shown.lines().filter(|line| line.starts_with('|')).skip(1).collect();
+        assert_eq!(found, rows, "{sql}");
+    };
+    let columns = "(opens, item, n)";
+    check(
+        &format!("SELECT * FROM state('job/out', 'aggregate-1') AS s {columns} ORDER BY opens, item"),
+        &["| 2026-01-01 00:00:20 | apple | 2 |", "| 2026-01-01 00:00:20 | pear  | 1 |"],
+    );
+    check(
+        &format!("SELECT * FROM state('job/out', 'aggregate-1', 1) AS s {columns} ORDER BY opens, item"),
+        &[
+            "| 2026-01-01 00:00:00 | apple | 1 |",
+            "| 2026-01-01 00:00:00 | pear  | 1 |",
+            "| 2026-01-01 00:00:20 | apple | 1 |",
+        ],
+    );
+    check(
+        &format!(
+            "SELECT b.item, b.n - coalesce(a.n, 0) AS more FROM TABLE(STATE('job/out', 'aggregate-1', 2)) AS b {columns}
+             LEFT JOIN state('job/out', 'aggregate-1', 1) AS a {columns} ON a.opens = b.opens AND a.item = b.item
+             ORDER BY 1"
+        ),
+        &["| apple | 1    |", "| pear  | 1    |"],
+    );
+
+    let refused = |output: Output, expected: &str| {
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains(expected), "{message}\n  is not  {expected}");
+    };
+    let whole = "SELECT * FROM state('job/out', 'aggregate-1')";
+    let view = format!("CREATE VIEW v AS {whole}");
+    let insert = format!("CREATE TABLE t (n BIGINT) WITH ('connector' = 'blackhole'); INSERT INTO t {whole}");
+    for (sql, expected) in [
+        (
+            "SELECT * FROM state('job/out', 'aggregate-2')",
+            "job/out has no state of aggregate-2 after epoch 2; did you mean 'aggregate-1'?",
+        ),
+        ("SELECT * FROM state('job/ot', 'aggregate-1')", "has no query job/ot; did you mean 'job/out'?"),
+        ("SELECT * FROM state('job/out', 'aggregate-1', 7)", "epoch 7 of job/out is not kept; kept are 1 to 2"),
+        ("SELECT * FROM state('job/out')", "say state('query', 'operator' [, epoch])"),
+        (view.as_str(), "state() is of one epoch"),
+        (insert.as_str(), "state() is of one epoch"),
+    ] {
+        refused(ask(sql), expected);
+    }
+    refused(shell(&format!("{whole};")), "SET 'checkpoint.location'");
 }
 
 #[test]

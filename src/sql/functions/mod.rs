@@ -1,4 +1,4 @@
-//! The scalar functions that Flink's users reach for and DataFusion lacks, or means otherwise.
+//! The functions that Flink's users reach for and DataFusion lacks, or means otherwise.
 //!
 //! [`register`] puts them into a session, before or over DataFusion's; [`rewrite`] prepares those whose syntax no
 //! function can have. All are immutable: the same rows give the same result in every rerun. A literal that is wrong, be
@@ -9,7 +9,7 @@
 //! | dates and text | date_format to_timestamp to_date unix_timestamp from_unixtime to_timestamp_ltz convert_tz |
 //! | calendar | year quarter month week dayofyear dayofmonth dayofweek hour minute second timestampadd timestampdiff |
 //! | strings | locate split_index regexp regexp_extract str_to_map startswith endswith |
-//! | event time | current_watermark hop_starts cumulate_ends |
+//! | event time | current_watermark hop_starts cumulate_ends, and with OVER session_start session_end |
 //! | JSON | json_value json_query json_exists json_get json_get_str json_get_int json_get_float json_get_bool |
 //! | | json_get_json json_as_text json_contains json_length, and the operators `->` and `->>` |
 //! | addresses | parse_url url_encode url_decode |
@@ -41,6 +41,7 @@ mod memo;
 mod moment;
 mod pattern;
 mod patterned;
+pub(crate) mod sessions;
 mod strings;
 mod syntax;
 mod types;
@@ -54,7 +55,7 @@ mod tests;
 use std::sync::Arc;
 
 use datafusion::execution::FunctionRegistry;
-use datafusion::logical_expr::{ScalarUDF, ScalarUDFImpl};
+use datafusion::logical_expr::{ScalarUDF, ScalarUDFImpl, WindowUDF};
 
 use crate::error::Result;
 
@@ -85,6 +86,9 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     }
     for function in windows::functions() {
         registry.register_udf(Arc::new(ScalarUDF::from(function)))?;
+    }
+    for function in sessions::functions() {
+        registry.register_udwf(Arc::new(WindowUDF::from(function)))?;
     }
     Ok(())
 }

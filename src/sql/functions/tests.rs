@@ -12,7 +12,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// A session with our functions and a table `t` of three rows, the second of which is NULL but for its id.
 fn session() -> SessionContext {
@@ -401,6 +401,8 @@ async fn a_wrong_call_is_refused_while_it_is_planned() {
         ("parse_url(s, 'host')", "'host' is no part of an address"),
         ("mod(s, b)", "the arguments must be numbers, not STRING and BOOLEAN"),
         ("if(n, 1, 2)", "argument 1 must be a condition, not BIGINT"),
+        ("session_start(n, INTERVAL '1' DAY) OVER (ORDER BY id)", "argument 1 must be a timestamp, not BIGINT"),
+        ("session_end(ts) OVER (ORDER BY id)", "session_end takes 2 arguments, not 1"),
     ];
     let context = session();
     let mut wrong = Vec::new();
@@ -412,6 +414,30 @@ async fn a_wrong_call_is_refused_while_it_is_planned() {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn a_wrong_gap_is_refused_before_a_row_is_read() {
+    let literal = "session_start: argument 2 must be a literal such as INTERVAL '1' MINUTE";
+    let table = [
+        ("INTERVAL '1' MONTH", "session_start: argument 2 is in months or years, which have no fixed length"),
+        ("INTERVAL '0' DAY", "session_start: argument 2 must be positive"),
+        ("- INTERVAL '1' DAY", "session_start: argument 2 must be positive"),
+        ("INTERVAL '1 microsecond'", "session_start: argument 2 is finer than TIMESTAMP(3)"),
+        ("10", literal),
+        ("n", literal),
+        ("NULL", literal),
+    ];
+    let context = session();
+    for (gap, expected) in table {
+        let sql = format!("SELECT session_start(ts, {gap}) OVER (ORDER BY ts) FROM t");
+        let plan = plan(&context, &sql).await.unwrap();
+        let error = Error::from(context.state().create_physical_plan(&plan).await.unwrap_err());
+        assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Usage, expected), "{gap}");
+    }
+    let gap = "arrow_cast(10, 'Duration(Second)')";
+    let sql = format!("SELECT session_end(ts, {gap}) OVER (ORDER BY ts) FROM t ORDER BY id");
+    assert_eq!(rows(&context, &sql).await.unwrap(), ["2024-02-29T13:05:19.123", "NULL", "1970-01-01T00:00:09.999"]);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array, ListArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, IntervalUnit, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::logical_expr::{
@@ -66,27 +66,8 @@ impl Windows {
         if !(3..=4).contains(&given.len()) {
             return Err(Error::usage(format!("{name} takes 3 to 4 arguments, not {}", given.len())));
         }
-        let (unit, zone) = match given[0].data_type() {
-            DataType::Timestamp(unit, zone) => (*unit, zone.clone()),
-            DataType::Null => (TimeUnit::Millisecond, None),
-            other => return Err(refuse(format!("argument 1 must be a timestamp, not {}", type_name(other)))),
-        };
-        let times = DataType::Timestamp(unit, zone);
-        let width = |index: usize| {
-            let Some(Some(ScalarValue::IntervalMonthDayNano(Some(interval)))) = literals.get(index) else {
-                return Err(refuse(format!("argument {} must be a literal such as INTERVAL '1' MINUTE", index + 1)));
-            };
-            if interval.months != 0 {
-                let what = "is in months or years, which have no fixed length";
-                return Err(refuse(format!("argument {} {what}", index + 1)));
-            }
-            let nanos = i128::from(interval.days) * NANOS_PER_DAY + i128::from(interval.nanoseconds);
-            if nanos % nanos_per_tick(unit) != 0 {
-                return Err(refuse(format!("argument {} is finer than {}", index + 1, type_name(&times))));
-            }
-            i64::try_from(nanos / nanos_per_tick(unit))
-                .map_err(|_| refuse(format!("argument {} is too long", index + 1)))
-        };
+        let times = time_type(name, given[0].data_type())?;
+        let width = |index: usize| ticks(name, index + 1, literals.get(index).copied().flatten(), &times);
         let (step, size) = (width(1)?, width(2)?);
         if step <= 0 || size <= 0 {
             return Err(refuse("arguments 2 and 3 must be positive".into()));
@@ -170,12 +151,41 @@ fn floor(time: i64, width: i64, offset: i64) -> Option<i64> {
     time.checked_sub(time.checked_sub(offset)?.rem_euclid(width))
 }
 
-fn nanos_per_tick(unit: TimeUnit) -> i128 {
-    match unit {
-        TimeUnit::Second => 1_000_000_000,
-        TimeUnit::Millisecond => 1_000_000,
-        TimeUnit::Microsecond => 1_000,
-        TimeUnit::Nanosecond => 1,
+/// The type of the times that are the first argument of `function`.
+pub(super) fn time_type(function: &str, given: &DataType) -> Result<DataType> {
+    match given {
+        DataType::Timestamp(..) => Ok(given.clone()),
+        DataType::Null => Ok(DataType::Timestamp(TimeUnit::Millisecond, None)),
+        other => Err(Error::usage(format!("{function}: argument 1 must be a timestamp, not {}", type_name(other)))),
+    }
+}
+
+/// A width, which is argument `number` of `function`, in ticks of the type of its times.
+pub(super) fn ticks(function: &str, number: usize, literal: Option<&ScalarValue>, times: &DataType) -> Result<i64> {
+    let refuse = |what: &str| Error::usage(format!("{function}: argument {number} {what}"));
+    let interval = DataType::Interval(IntervalUnit::MonthDayNano);
+    let literal =
+        literal.filter(|literal| matches!(literal.data_type(), DataType::Interval(_) | DataType::Duration(_)));
+    let literal = literal.map(|literal| literal.cast_to(&interval)).transpose()?;
+    let Some(ScalarValue::IntervalMonthDayNano(Some(interval))) = literal else {
+        return Err(refuse("must be a literal such as INTERVAL '1' MINUTE"));
+    };
+    if interval.months != 0 {
+        return Err(refuse("is in months or years, which have no fixed length"));
+    }
+    let nanos = i128::from(interval.days) * NANOS_PER_DAY + i128::from(interval.nanoseconds);
+    if nanos % nanos_per_tick(times) != 0 {
+        return Err(refuse(&format!("is finer than {}", type_name(times))));
+    }
+    i64::try_from(nanos / nanos_per_tick(times)).map_err(|_| refuse("is too long"))
+}
+
+fn nanos_per_tick(times: &DataType) -> i128 {
+    match times {
+        DataType::Timestamp(TimeUnit::Second, _) => 1_000_000_000,
+        DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000_000,
+        DataType::Timestamp(TimeUnit::Microsecond, _) => 1_000,
+        _ => 1,
     }
 }
 

@@ -38,6 +38,15 @@ fn tumble(table: &str, time: &str, size: &str) -> String {
     )
 }
 
+/// The text of `SESSION` with this OVER, as a derived table.
+fn session(table: &str, over: &str, time: &str, gap: &str) -> String {
+    format!(
+        "(SELECT *, window_end - INTERVAL '1 millisecond' AS window_time FROM \
+         (SELECT *, session_start({time}, {gap}) OVER ({over}) AS window_start, \
+         session_end({time}, {gap}) OVER ({over}) AS window_end FROM {table}))"
+    )
+}
+
 #[test]
 fn windows_become_derived_tables() {
     for (call, expected) in [
@@ -130,6 +139,41 @@ fn windows_may_be_written_in_many_ways() {
 }
 
 #[test]
+fn sessions_are_partitioned_by_columns() {
+    let gap = "INTERVAL '5' MINUTES";
+    let by_two = session("t", "PARTITION BY a, b ORDER BY ts", "ts", gap);
+    let by_one = session("t", "PARTITION BY a ORDER BY ts", "ts", gap);
+    let by_none = session("t", "ORDER BY ts", "ts", gap);
+    for (arguments, expected) in [
+        ("TABLE t PARTITION BY (a, b), DESCRIPTOR(ts), #", &by_two),
+        ("DATA => TABLE t PARTITION BY (a, b), TIMECOL => DESCRIPTOR(ts), GAP => #", &by_two),
+        ("TABLE t PARTITION BY (a), DESCRIPTOR(ts), #", &by_one),
+        ("table t partition by a, descriptor(ts), #", &by_one),
+        ("DATA => TABLE t PARTITION BY a, TIMECOL => DESCRIPTOR(ts), GAP => #", &by_one),
+        ("GAP => #, TIMECOL => DESCRIPTOR(ts), DATA => TABLE t PARTITION BY a", &by_one),
+        ("TABLE t PARTITION BY a, DESCRIPTOR(ts), GAP => #", &by_one),
+        ("TABLE t, DESCRIPTOR(ts), #", &by_none),
+        ("DATA => TABLE t, TIMECOL => DESCRIPTOR(ts), GAP => #", &by_none),
+    ] {
+        let call = format!("SESSION({})", arguments.replace('#', gap));
+        check(&format!("SELECT * FROM TABLE({call})"), &format!("SELECT * FROM {expected}"));
+        check(&format!("SELECT * FROM {call} AS s"), &format!("SELECT * FROM {expected} AS s"));
+    }
+    let quoted =
+        "SESSION((SELECT a AS `a b`, ts FROM t) PARTITION BY `a b`, DESCRIPTOR(\"ts\"), INTERVAL '90 seconds')";
+    let over = "PARTITION BY `a b` ORDER BY \"ts\"";
+    let expected = session("(SELECT a AS `a b`, ts FROM t)", over, "\"ts\"", "INTERVAL '90 seconds'");
+    check(&format!("SELECT * FROM {quoted}"), &format!("SELECT * FROM {expected}"));
+    // An OVER in the table stays as it was written.
+    let ranked = "(SELECT a, ts, row_number() OVER (ORDER BY b) AS r FROM t)";
+    let expected = session(ranked, "PARTITION BY a ORDER BY ts", "ts", gap);
+    check(
+        &format!("SELECT * FROM SESSION({ranked} PARTITION BY a, DESCRIPTOR(ts), {gap})"),
+        &format!("SELECT * FROM {expected}"),
+    );
+}
+
+#[test]
 fn windows_may_stand_wherever_tables_stand() {
     let call = "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)";
     let window = tumble("t", "ts", "INTERVAL '1' MINUTE");
@@ -186,9 +230,44 @@ fn names_of_windows_are_free_for_others() {
         "SELECT a FROM hop JOIN session ON hop.a = session.a",
         "SELECT `tumble`(ts, INTERVAL '1' DAY), f(ts, INTERVAL '1' DAY), hop_starts(ts, INTERVAL '1' DAY) FROM t",
         "SELECT date_add(ts, INTERVAL '1' DAY), week_start(ts, INTERVAL '1' DAY) FROM generate_series(1, 2)",
+        "SELECT session_start(ts, INTERVAL '1' DAY) OVER (PARTITION BY f(a) ORDER BY ts) FROM t",
     ] {
         check(sql, sql);
     }
+}
+
+#[test]
+fn sessions_that_cannot_be_are_refused() {
+    let say = "; say SESSION(TABLE t PARTITION BY (k, …), DESCRIPTOR(ts), gap)";
+    for (arguments, message) in [
+        (
+            "TABLE t PARTITION BY upper(k), DESCRIPTOR(ts), #",
+            "PARTITION BY (upper(k)) must be columns, which a view can",
+        ),
+        ("TABLE t PARTITION BY (k, l + 1), DESCRIPTOR(ts), #", "PARTITION BY (k, l + 1) must be columns"),
+        ("TABLE t PARTITION BY t.k, DESCRIPTOR(ts), #", "PARTITION BY (t.k) must be columns"),
+        ("TABLE t PARTITION BY 1, DESCRIPTOR(ts), #", "PARTITION BY (1) must be columns"),
+        ("TABLE t PARTITION BY (), DESCRIPTOR(ts), #", "PARTITION BY () must be columns"),
+        ("TABLE t PARTITION BY, DESCRIPTOR(ts), #", "PARTITION BY () must be columns"),
+        ("TABLE t PARTITION BY k ORDER BY ts, DESCRIPTOR(ts), #", "PARTITION BY (k ORDER BY ts) must be columns"),
+        ("TABLE t PARTITION BY (k) PARTITION BY (l), DESCRIPTOR(ts), #", "PARTITION BY is given twice; say SESSION("),
+        ("t PARTITION BY k, DESCRIPTOR(ts), #", "DATA is no TABLE and no query in brackets; say SESSION("),
+        ("DATA => TABLE t PARTITION BY k, GAP => #", "there is no TIMECOL; say SESSION("),
+        ("TABLE t PARTITION BY k, DESCRIPTOR(ts)", "there is no GAP; say SESSION("),
+        ("TABLE t, DESCRIPTOR(ts), #, #", "it takes no INTERVAL '1' HOUR; say SESSION("),
+        ("TABLE t, DESCRIPTOR(ts), gap", "GAP must be an interval literal"),
+        ("TABLE t, DESCRIPTOR(ts), INTERVAL '0' HOUR", "GAP must be positive"),
+        ("TABLE t, DESCRIPTOR(ts), - #", "GAP must be positive"),
+        (
+            "TABLE t, DESCRIPTOR(ts), INTERVAL '1' MONTH",
+            "GAP is in months or years, which have no fixed length; say it",
+        ),
+    ] {
+        let call = format!("SESSION({})", arguments.replace('#', "INTERVAL '1' HOUR"));
+        refused(&format!("SELECT * FROM {call}"), &format!("line 1, column 15: SESSION: {message}"));
+        refused(&format!("SELECT * FROM\n TABLE({call})"), &format!("line 2, column 8: SESSION: {message}"));
+    }
+    refused("SELECT * FROM SESSION()", &format!("line 1, column 15: SESSION: there is no DATA{say}"));
 }
 
 #[test]
@@ -244,15 +323,11 @@ fn what_is_wrong_is_refused_where_it_stands() {
             "line 1, column 15: CUMULATE: SIZE is in months or years",
         ),
         (
-            "SELECT * FROM SESSION(TABLE t PARTITION BY (k, l), DESCRIPTOR(ts), INTERVAL '1' HOUR)",
-            "line 1, column 15: SESSION windows are not supported yet; TUMBLE, HOP and CUMULATE are",
+            "SELECT a FROM t GROUP BY SESSION(ts, INTERVAL '1' HOUR)",
+            "line 1, column 26: SESSION in GROUP BY is not supported; say FROM TABLE(SESSION(TABLE t PARTITION BY k, \
+             DESCRIPTOR(ts), gap)) and GROUP BY window_start, window_end, k",
         ),
-        (
-            "SELECT * FROM TABLE(SESSION(DATA => TABLE t PARTITION BY k, GAP => INTERVAL '1' HOUR))",
-            "line 1, column 21: SESSION windows are not supported yet",
-        ),
-        ("SELECT a FROM t GROUP BY SESSION(ts, INTERVAL '1' HOUR)", "line 1, column 26: SESSION windows are not"),
-        ("SELECT session_start(ts, INTERVAL '1' HOUR) FROM t", "line 1, column 8: SESSION windows are not"),
+        ("SELECT session_start(ts, INTERVAL '1' HOUR) FROM t", "line 1, column 8: SESSION in GROUP BY is not"),
         (
             "SELECT a FROM t GROUP BY HOP(ts, INTERVAL '1' HOUR, INTERVAL '2' HOUR)",
             "line 1, column 26: HOP in GROUP BY is not supported; say FROM TABLE(HOP(",
@@ -357,6 +432,64 @@ async fn times_of_any_type_have_windows() {
             ];
             assert_eq!(found, expected, "{time_type} {call}");
         }
+    }
+}
+
+/// Rows of three keys in no order: of `a`, one pause of 9 seconds and one of 10; two without a time.
+fn visits(time_type: &str) -> String {
+    format!(
+        "(SELECT column1 AS k, CAST(column2 AS {time_type}) AS ts, column3 AS v FROM \
+         (VALUES ('a', '2024-01-01 00:00:20', 1), ('b', '2024-01-01 00:00:05', 2), ('a', NULL, 3), \
+         ('a', '2024-01-01 00:00:01', 4), ('a', '2024-01-01 00:00:10', 5), ('c', NULL, 6)))"
+    )
+}
+
+#[tokio::test]
+async fn sessions_end_at_a_pause_of_the_gap_or_longer() {
+    let (gap, visits) = ("INTERVAL '10' SECOND", visits("TIMESTAMP(3)"));
+    let query = format!(
+        "WITH t AS {visits} SELECT v, window_start, window_end, window_time FROM \
+         TABLE(SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), {gap})) ORDER BY v"
+    );
+    assert_eq!(
+        rows(&query).await,
+        [
+            "1 2024-01-01T00:00:20 2024-01-01T00:00:30 2024-01-01T00:00:29.999",
+            "2 2024-01-01T00:00:05 2024-01-01T00:00:15 2024-01-01T00:00:14.999",
+            "3 NULL NULL NULL",
+            "4 2024-01-01T00:00:01 2024-01-01T00:00:20 2024-01-01T00:00:19.999",
+            "5 2024-01-01T00:00:01 2024-01-01T00:00:20 2024-01-01T00:00:19.999",
+            "6 NULL NULL NULL",
+        ]
+    );
+    let query = format!("SELECT v, window_start, window_end FROM SESSION({visits}, DESCRIPTOR(ts), {gap}) ORDER BY v");
+    let (first, last) = ("2024-01-01T00:00:01 2024-01-01T00:00:20", "2024-01-01T00:00:20 2024-01-01T00:00:30");
+    let none = "NULL NULL";
+    let expected = [(1, last), (2, first), (3, none), (4, first), (5, first), (6, none)];
+    assert_eq!(rows(&query).await, expected.map(|(v, window)| format!("{v} {window}")));
+    let query = format!(
+        "SELECT k, window_start, window_end, count(*) AS n, count(ts) AS times FROM \
+         SESSION({visits} PARTITION BY k, DESCRIPTOR(ts), {gap}) GROUP BY window_start, window_end, k \
+         ORDER BY k, window_start"
+    );
+    let expected =
+        ["a #1 2 2", "a #2 1 1", "a NULL NULL 1 0", "b 2024-01-01T00:00:05 2024-01-01T00:00:15 1 1", "c NULL NULL 1 0"];
+    assert_eq!(rows(&query).await, expected.map(|row| row.replace("#1", first).replace("#2", last)));
+}
+
+#[tokio::test]
+async fn times_of_any_type_have_sessions() {
+    for (time_type, zone) in
+        [("TIMESTAMP(0)", ""), ("TIMESTAMP(6)", ""), ("TIMESTAMP(9)", ""), ("TIMESTAMP_LTZ(3)", "Z")]
+    {
+        let found = rows(&format!(
+            "SELECT window_start, window_end FROM SESSION({} PARTITION BY k, DESCRIPTOR(ts), INTERVAL '10' SECOND) \
+             WHERE v > 3 ORDER BY v",
+            visits(time_type)
+        ))
+        .await;
+        let session = format!("2024-01-01T00:00:01{zone} 2024-01-01T00:00:20{zone}");
+        assert_eq!(found, [session.as_str(), session.as_str(), "NULL NULL"], "{time_type}");
     }
 }
 
