@@ -38,6 +38,7 @@ pub mod messages;
 pub mod outgoing;
 pub mod rocketmq;
 pub mod spool;
+pub mod upserts;
 
 mod report;
 mod scan;

@@ -6,15 +6,19 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::array::{
+    Array, AsArray, BinaryArray, Int8Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, TimeUnit, TimestampMillisecondType};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
 use millstream::catalog::{Column, ColumnKind, TableDefinition};
 use millstream::checkpoint::Journal;
@@ -25,6 +29,9 @@ use millstream::connector::{
     Bounds, Connector, Delivery, Environment, Owner, Partition, Pin, Progress, ReadReport, Role, Sink, Source, Span,
 };
 use millstream::error::{Error, Kind};
+use millstream::plan::changes::{RowKind, with_kind};
+use millstream::query::Query;
+use millstream::query::progress::Reporter;
 use millstream::storage::Stores;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -32,6 +39,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::harness::{World, finish, variable};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// What takes longer never ends.
@@ -797,4 +806,116 @@ async fn a_sink_without_a_broker_fails_and_loses_nothing() {
     let begin = Instant::now();
     sink.close().await;
     assert!(begin.elapsed() < HANGS, "{:?}", begin.elapsed());
+}
+
+/// Every message of a topic as Kafka's own Java client sees it, partition by partition in order.
+fn seen_by_java(topic: &str) -> Vec<serde_json::Value> {
+    let tool = format!("{} \"$@\"", variable("MILLSTREAM_TEST_KAFKA_TOOL"));
+    let output = Command::new("sh").args(["-c", &tool, "tool", "consume", &servers(), topic]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Groups come, change, go and come again: whoever keeps the newest message of each key has the batch answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_changes_is_upserts_and_tombstones() {
+    let topic = Topic::create(3, &[("cleanup.policy", "compact")]).await;
+    let select =
+        "SELECT n % 7 AS k, count(*) AS many, sum(n) AS total FROM numbers GROUP BY n % 7 HAVING count(*) % 3 <> 0";
+    let script = format!(
+        "SET 'checkpoint.location' = 'memory://ck'; SET 'parallelism' = '2';
+         CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'memory', 'topic' = 'numbers');
+         CREATE TABLE totals (k BIGINT, many BIGINT, total BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+           WITH ('connector' = 'kafka', 'topic' = '{}', 'properties.bootstrap.servers' = '{}', 'format' = 'json');
+         INSERT INTO totals {select};",
+        topic.0,
+        servers()
+    );
+    let world = World::new();
+    world.append("numbers", 0, 0..0);
+    let mut query = Query::open(world.plan(&script, None).await, Reporter::silent()).await.unwrap();
+    for (epoch, ends) in (0..).zip([0, 10, 40, 90, 140, 186].windows(2)) {
+        world.append("numbers", epoch % 2, ends[0]..ends[1]);
+        finish(&mut query).await.unwrap();
+    }
+    query.close().await;
+
+    let (mut kept, mut homes, mut tombstones) = (BTreeMap::new(), BTreeMap::new(), 0);
+    let messages = seen_by_java(&topic.0);
+    for message in &messages {
+        let key: serde_json::Value = serde_json::from_str(message["key"].as_str().unwrap()).unwrap();
+        let (k, partition) = (key["k"].as_i64().unwrap(), message["partition"].as_i64().unwrap());
+        assert_eq!(key, serde_json::json!({ "k": k }));
+        assert_eq!(*homes.entry(k).or_insert(partition), partition, "one key, one partition");
+        match message["value"].as_str() {
+            Some(value) => {
+                let row: serde_json::Value = serde_json::from_str(value).unwrap();
+                assert_eq!(row["k"].as_i64(), Some(k));
+                kept.insert(k, (row["many"].as_i64().unwrap(), row["total"].as_i64().unwrap()));
+            }
+            None => {
+                tombstones += 1;
+                assert!(kept.remove(&k).is_some(), "a tombstone of {k}, which was not there");
+            }
+        }
+    }
+    let batch = select.replace("FROM numbers", "FROM generate_series(0, 185) AS numbers(n)");
+    let batches = SessionContext::new().sql(&batch).await.unwrap().collect().await.unwrap();
+    let mut expected = BTreeMap::new();
+    for batch in &batches {
+        for row in 0..batch.num_rows() {
+            let number = |column: usize| batch.column(column).as_primitive::<Int64Type>().value(row);
+            expected.insert(number(0), (number(1), number(2)));
+        }
+    }
+    assert_eq!(kept, expected);
+    // Each of the seven groups changes in each of the five epochs, and is one message of it.
+    assert_eq!((messages.len(), tombstones), (35, 10));
+}
+
+/// A pair that two batches divide is one message all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn upserts_are_keyed_by_a_key_column_that_must_have_a_value() {
+    let topic = Topic::create(1, &[]).await;
+    let columns = vec![
+        Column::physical("id", DataType::Int64),
+        metadata("key", "key", DataType::Binary, false),
+        metadata("ts", "timestamp", DataType::Timestamp(TimeUnit::Millisecond, None), false),
+    ];
+    let mut definition = table(columns, topic.options(&[]));
+    assert!(!KafkaConnector.takes_updates(&definition));
+    definition.primary_key = vec!["id".into()];
+    assert!(KafkaConnector.takes_updates(&definition));
+    let schema = with_kind(&definition.writable_schema());
+    let changes = |rows: &[(RowKind, i64, Option<&str>)]| {
+        let times = rows.iter().map(|row| 1_700_000_000_000 + row.1);
+        let columns: Vec<Arc<dyn Array>> = vec![
+            Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1))),
+            Arc::new(BinaryArray::from_iter(rows.iter().map(|row| row.2))),
+            Arc::new(TimestampMillisecondArray::from_iter_values(times)),
+            Arc::new(Int8Array::from_iter_values(rows.iter().map(|row| row.0 as i8))),
+        ];
+        RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()
+    };
+    let sink = open_sink(definition.clone()).await;
+    let first = changes(&[(RowKind::Insert, 1, Some("a")), (RowKind::UpdateBefore, 2, Some("b"))]);
+    let second = changes(&[(RowKind::UpdateAfter, 3, Some("b")), (RowKind::UpdateBefore, 4, Some("c"))]);
+    let rows = futures::stream::iter([Ok(first), Ok(second)]);
+    let rows = Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rows));
+    assert_eq!(sink.stage(1, 0, &Pin::Null, rows).await.unwrap().rows, 3);
+    sink.publish(1, &Pin::Null).await.unwrap();
+    let seen = seen_by_java(&topic.0);
+    let seen: Vec<_> = seen.iter().map(|m| (m["key"].as_str(), m["value"].as_str(), m["timestamp"].as_i64())).collect();
+    let expected = [
+        (Some("a"), Some("{\"id\":1}"), Some(1_700_000_000_001)),
+        (Some("b"), Some("{\"id\":3}"), Some(1_700_000_000_003)),
+        (Some("c"), None, Some(1_700_000_000_004)),
+    ];
+    assert_eq!(seen, expected);
+
+    let error = sink.stage(2, 0, &Pin::Null, stream(changes(&[(RowKind::UpdateAfter, 5, None)]))).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Data);
+    assert!(error.to_string().contains("table orders: a row of a result that changes has no key"), "{error}");
+    sink.close().await;
 }

@@ -5,6 +5,7 @@
 // Some tests are about whether something ends at all.
 #![allow(clippy::disallowed_methods)]
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use arrow::array::{
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt, stream};
 use millstream::catalog::{Column, ColumnKind, TableDefinition};
 use millstream::checkpoint::Journal;
@@ -26,6 +28,10 @@ use millstream::connector::{
     Bounds, Connector, Offsets, Owner, Partition, Progress, Published, ReadReport, Role, Sink, Source, Span,
 };
 use millstream::error::{Error, Kind, Result};
+use millstream::query::Query;
+use millstream::query::progress::Reporter;
+
+use crate::harness::{World, finish};
 
 /// What takes longer never ends.
 const HANGS: Duration = Duration::from_secs(60);
@@ -140,7 +146,7 @@ async fn ids(source: &RocketmqSource, number: u32, from: u64, to: u64) -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn the_source_keeps_the_contract() {
     let topic = new_topic("contract", 3, &[]);
-    let mut known = std::collections::BTreeMap::new();
+    let mut known = BTreeMap::new();
     for (number, count, options) in [(0, 25, ["--batch", "10"]), (1, 17, ["--compress", "zstd"])] {
         produce(&topic, number, 100 * i64::from(number), count, &options);
         let ids = Int64Array::from_iter_values(100 * i64::from(number)..100 * i64::from(number) + count);
@@ -438,12 +444,12 @@ async fn what_is_written_is_read_back_in_order_per_key() {
 
     let source = source(&topic, &[]);
     let mut found = 0;
-    let mut queue_of_key = std::collections::BTreeMap::new();
+    let mut queue_of_key = BTreeMap::new();
     for (partition, bounds) in source.extent().await.unwrap().partitions {
         let span = Span::new(partition.clone(), bounds.earliest, bounds.latest);
         let (rows, _) = read(&source, span, &[0, 1, 9, 10, 11]).await.unwrap();
         let ids = rows.column(0).as_primitive::<Int64Type>();
-        let mut last_of_key = std::collections::BTreeMap::new();
+        let mut last_of_key = BTreeMap::new();
         for row in 0..rows.num_rows() {
             let id = ids.value(row);
             let key = rows.column(3).as_string_view().value(row).to_string();
@@ -486,6 +492,102 @@ async fn rows_without_keys_are_dealt_out_and_redone_epochs_are_there_twice() {
         assert_eq!(ids(&source, number, 0, 20).await.unwrap(), [expected.clone(), expected].concat());
     }
     source.close().await;
+}
+
+/// Groups come, change, go and come again: whoever keeps the newest message of each key has the batch answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_changes_is_upserts_and_tombstones() {
+    let topic = new_topic("upserts", 4, &[]);
+    let select = "SELECT area, k, count(*) AS many, sum(n) AS total
+        FROM (SELECT concat('zone ', CAST(n % 2 AS VARCHAR)) AS area, n % 7 AS k, n FROM numbers) AS cut
+        GROUP BY area, k HAVING count(*) % 3 <> 0";
+    let script = format!(
+        "SET 'checkpoint.location' = 'memory://ck'; SET 'parallelism' = '2';
+         CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'memory', 'topic' = 'numbers');
+         CREATE TABLE totals (area STRING, k BIGINT, many BIGINT, total BIGINT, PRIMARY KEY (area, k) NOT ENFORCED)
+           WITH ('connector' = 'rocketmq', 'name-server' = '{}', 'topic' = '{topic}', 'format' = 'json');
+         INSERT INTO totals {select};",
+        name_server()
+    );
+    let world = World::new();
+    world.append("numbers", 0, 0..0);
+    let mut query = Query::open(world.plan(&script, None).await, Reporter::silent()).await.unwrap();
+    for (epoch, ends) in (0..).zip([0, 10, 40, 90, 140, 173].windows(2)) {
+        world.append("numbers", epoch % 2, ends[0]..ends[1]);
+        finish(&mut query).await.unwrap();
+    }
+    query.close().await;
+    let reader = source(&topic, &[]);
+    settled(&reader).await;
+    reader.close().await;
+
+    let (mut kept, mut homes, mut tombstones) = (BTreeMap::new(), BTreeMap::new(), 0);
+    let messages = tool(&["consume", &name_server(), &topic], "");
+    for message in &messages {
+        let message: serde_json::Value = serde_json::from_str(message).unwrap();
+        let keys = message["keys"].as_str().unwrap().to_string();
+        let queue = message["queue"].as_i64().unwrap();
+        assert_eq!(*homes.entry(keys.clone()).or_insert(queue), queue, "one key, one queue");
+        let row: serde_json::Value = serde_json::from_str(message["body"].as_str().unwrap()).unwrap();
+        assert_eq!(message["properties"]["tombstone"].as_str(), row.is_null().then_some("true"));
+        if row.is_null() {
+            tombstones += 1;
+            assert!(kept.remove(&keys).is_some(), "a tombstone of {keys}, which was not there");
+            continue;
+        }
+        let area = row["area"].as_str().unwrap().replace(' ', "%20");
+        assert_eq!(keys, format!("{area} {}", row["k"]));
+        kept.insert(keys, (row["many"].as_i64().unwrap(), row["total"].as_i64().unwrap()));
+    }
+    let batch = select.replace("FROM numbers", "FROM generate_series(0, 172) AS numbers(n)");
+    let batches = SessionContext::new().sql(&batch).await.unwrap().collect().await.unwrap();
+    let mut expected = BTreeMap::new();
+    for batch in &batches {
+        let zones = arrow::compute::cast(batch.column(0), &DataType::Utf8).unwrap();
+        let number = |column: usize, row: usize| batch.column(column).as_primitive::<Int64Type>().value(row);
+        for (row, zone) in zones.as_string::<i32>().iter().flatten().enumerate() {
+            let keys = format!("{} {}", zone.replace(' ', "%20"), number(1, row));
+            expected.insert(keys, (number(2, row), number(3, row)));
+        }
+    }
+    assert_eq!(kept, expected);
+    // In an epoch a group that changed is one message: if it passes, or if it did before.
+    assert_eq!((messages.len(), tombstones), (58, 21));
+}
+
+/// Rows that stay have keys as well, and rows of one key keep their order.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_made_of_the_primary_key() {
+    let topic = new_topic("keys", 3, &[]);
+    let mut definition = table(&topic, &[]).as_ref().clone();
+    definition.columns.truncate(2);
+    assert!(!RocketmqConnector.takes_updates(&definition));
+    definition.primary_key = vec!["text".into()];
+    assert!(RocketmqConnector.takes_updates(&definition));
+    RocketmqConnector.check(&definition, Role::Sink).unwrap();
+    let definition = Arc::new(definition);
+    let sink = RocketmqSink::try_new(Arc::clone(&definition), &Clock::system(), &owner()).unwrap();
+    sink.open(1).await.unwrap();
+    let text = StringViewArray::from_iter((0..60).map(|id| (id % 4 > 0).then(|| format!("text {}", id % 4))));
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(0..60)), Arc::new(text)];
+    let rows = RecordBatch::try_new(definition.writable_schema(), columns).unwrap();
+    assert_eq!(write(&sink, 1, vec![vec![rows]]).await.unwrap().rows, 60);
+    sink.close().await;
+
+    let reader = source(&topic, &[]);
+    let mut of_key: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for (partition, bounds) in settled(&reader).await.partitions {
+        let (rows, _) = read(&reader, Span::new(partition, bounds.earliest, bounds.latest), &[0, 10]).await.unwrap();
+        let (ids, keys) = (rows.column(0).as_primitive::<Int64Type>(), rows.column(1).as_string_view());
+        for (row, key) in keys.iter().enumerate() {
+            of_key.entry(key.unwrap_or("none").to_string()).or_default().push(ids.value(row));
+        }
+    }
+    reader.close().await;
+    assert_eq!(of_key.remove("none").unwrap().len(), 15, "NULL is no key");
+    let expected: BTreeMap<String, Vec<i64>> =
+        (1..4).map(|rest| (format!("text {rest}"), (0..60).filter(|id| id % 4 == rest).collect())).collect();
+    assert_eq!(of_key, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,9 +5,10 @@
 //! group is joined.
 //!
 //! What it guarantees: exact spans when reading, also of topics written in transactions. Writing is at-least-once:
-//! every row of an epoch is acknowledged before the epoch counts, and an epoch that failed is written again.
+//! every row of an epoch is acknowledged before the epoch counts, and an epoch that failed is written again. A table with
+//! a PRIMARY KEY takes results that change, as upserts and tombstones.
 //!
-//! What it does not promise yet: exactly-once writing, several topics in one table, upserts.
+//! What it does not promise yet: exactly-once writing, several topics in one table, reading upserts.
 
 use std::sync::Arc;
 
@@ -18,8 +19,9 @@ use self::options::KafkaOptions;
 use self::sink::KafkaSink;
 use self::source::KafkaSource;
 use super::messages::{Decoding, check_metadata};
+use super::upserts::Key;
 use super::{Connector, Delivery, Environment, Guarantee, MetadataKey, Owner, Role, ScanOptions, Sink, Source};
-use crate::catalog::{ColumnKind, TableDefinition};
+use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
 
 pub mod options;
@@ -64,7 +66,7 @@ impl Connector for KafkaConnector {
                 let all: Vec<usize> = (0..table.stored_columns().count()).collect();
                 Decoding::try_new(table, &options.format, &all).map(drop).map_err(|e| blame(table, e))
             }
-            Role::Sink if table.options.contains_key("key.fields") && writes_key(table) => {
+            Role::Sink if table.options.contains_key("key.fields") && matches!(options.key, Key::Given(_)) => {
                 refuse("the message's key is given twice: by 'key.fields' and by the metadata column 'key'; drop one")
             }
             Role::Sink => rows::Rows::try_new(table, &options).map(drop).map_err(|e| blame(table, e)),
@@ -81,6 +83,10 @@ impl Connector for KafkaConnector {
 
     fn is_operational(&self, option: &str) -> bool {
         option.starts_with("properties.") || option == "format.on-error" || ScanOptions::KEYS.contains(&option)
+    }
+
+    fn takes_updates(&self, table: &TableDefinition) -> bool {
+        !table.primary_key.is_empty()
     }
 
     async fn source(
@@ -107,11 +113,6 @@ impl Connector for KafkaConnector {
 
 fn blame(table: &TableDefinition, error: Error) -> Error {
     error.context(format_args!("table {}", table.name))
-}
-
-/// Whether a writable metadata column is the message's key.
-fn writes_key(table: &TableDefinition) -> bool {
-    table.writable_columns().any(|c| matches!(&c.kind, ColumnKind::Metadata { key, .. } if key == "key"))
 }
 
 fn guarantee() -> Guarantee {

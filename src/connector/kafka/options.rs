@@ -4,11 +4,12 @@
 //!
 //! Guarantee: what is unknown, malformed, contradictory or not supported yet is refused by name, without any I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::properties::Properties;
 use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::connector::ScanOptions;
+use crate::connector::upserts::Key;
 use crate::error::{Error, Result};
 use crate::format::FormatOptions;
 use crate::sql::options::{OptionReader, did_you_mean};
@@ -35,8 +36,8 @@ pub struct KafkaOptions {
     pub format: FormatOptions,
     /// `scan.startup.mode` and `scan.startup.specific-offsets`.
     pub startup: Startup,
-    /// `key.fields`, or else the primary key: what a written message's key is made of.
-    pub key_fields: Vec<String>,
+    /// The key of a written message: the metadata column `key`, or made of `key.fields`, or else of the primary key.
+    pub key: Key,
 }
 
 impl KafkaOptions {
@@ -99,7 +100,7 @@ impl Given {
             properties: Properties::try_new(self.properties)?,
             format,
             startup: startup(self.startup_mode.as_deref(), self.startup_offsets)?,
-            key_fields: key_fields(table, self.key_fields.as_deref())?,
+            key: Key::of(table, "key", &key_fields(table, self.key_fields.as_deref())?)?,
         })
     }
 }
@@ -178,7 +179,18 @@ fn key_fields(table: &TableDefinition, given: Option<&str>) -> Result<Vec<String
             Err(Error::usage(format!("option 'key.fields': there is no physical column '{name}'{hint}")))
         }
     });
-    names.collect()
+    let fields: Vec<String> = names.collect::<Result<_>>()?;
+    // Their order is free: it only decides how the key is written.
+    let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
+    match table.primary_key.as_slice() {
+        [] => Ok(fields),
+        key if set(key) == set(&fields) => Ok(fields),
+        key => Err(Error::usage(format!(
+            "option 'key.fields': a row replaces the one with the same PRIMARY KEY, which is ({}), so the message's key is \
+             made of these columns and not of '{given}'; leave out one of the two",
+            key.join(", ")
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -188,12 +200,16 @@ mod tests {
     use super::*;
 
     fn take(options: &[(&str, &str)]) -> Result<KafkaOptions> {
+        take_keyed(&[], options)
+    }
+
+    fn take_keyed(primary_key: &[&str], options: &[(&str, &str)]) -> Result<KafkaOptions> {
         let base = [("connector", "kafka"), ("format", "json"), ("properties.bootstrap.servers", "a:1")];
         let all = base.iter().chain([("topic", "t")].iter()).chain(options);
         KafkaOptions::take(&TableDefinition {
             name: "orders".into(),
-            columns: vec![Column::physical("id", DataType::Int64)],
-            primary_key: vec![],
+            columns: ["id", "item"].map(|name| Column::physical(name, DataType::Int64)).into(),
+            primary_key: primary_key.iter().map(|name| name.to_string()).collect(),
             watermark: None,
             partitioned_by: vec![],
             options: all.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
@@ -247,7 +263,20 @@ mod tests {
 
     #[test]
     fn keys_are_physical_columns() {
-        assert_eq!(take(&[("key.fields", "id")]).unwrap().key_fields, ["id"]);
+        assert_eq!(take(&[("key.fields", "item")]).unwrap().key, Key::Made(vec![1]));
         assert!(refusal(&[("key.fields", "id;ID")]).contains("no physical column 'ID'"));
+    }
+
+    #[test]
+    fn a_primary_key_is_the_key() {
+        assert_eq!(take_keyed(&["item"], &[]).unwrap().key, Key::Made(vec![1]));
+        let both = take_keyed(&["id", "item"], &[("key.fields", "item;id")]).unwrap();
+        assert_eq!(both.key, Key::Made(vec![1, 0]));
+        for other in ["id", "item;id"] {
+            let error = take_keyed(&["item"], &[("key.fields", other)]).unwrap_err();
+            assert_eq!(error.kind(), crate::error::Kind::Usage);
+            let text = error.to_string();
+            assert!(text.contains("PRIMARY KEY, which is (item)") && text.contains(other), "{text}");
+        }
     }
 }

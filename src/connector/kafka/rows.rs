@@ -1,7 +1,7 @@
 //! Rows as Kafka messages: payload, key, timestamp and headers.
 //!
 //! The idea: what a message needs is made when rows are staged, and kept as a batch of at most four columns of fixed
-//! names and types, so that publishing has nothing left to convert.
+//! names and types, so that publishing has nothing left to convert. A tombstone is a message whose payload is NULL.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use super::columns::Column;
 use super::options::KafkaOptions;
-use super::writes_key;
-use crate::catalog::{Column as TableColumn, TableDefinition};
+use crate::catalog::TableDefinition;
 use crate::connector::outgoing::{Encoding, PAYLOAD};
+use crate::connector::upserts::{Key, Upserts};
 use crate::error::{Error, Result};
 use crate::format::Encoder;
 
@@ -23,42 +23,34 @@ use crate::format::Encoder;
 #[derive(Debug)]
 pub(super) struct Rows {
     encoding: Encoding,
-    key: Option<Key>,
+    key: Key,
+    /// Makes keys of columns, where there is a key that is no column by itself.
+    key_encoder: Option<Box<dyn Encoder>>,
     /// For each metadata column of the encoding, in order: what it is.
     metadata: Vec<Column>,
     schema: SchemaRef,
 }
 
-/// Makes keys of columns.
-#[derive(Debug)]
-struct Key {
-    encoder: Box<dyn Encoder>,
-    columns: Vec<usize>,
-}
-
 impl Rows {
     /// For rows of the table's writable schema.
     pub(super) fn try_new(table: &TableDefinition, options: &KafkaOptions) -> Result<Self> {
-        let encoding = Encoding::try_new(table, &options.format, &[])?;
-        let key = match options.key_fields.as_slice() {
-            [] => None,
-            _ if writes_key(table) => None,
-            fields => Some(Key::try_new(table, options, fields)?),
+        let encoding = Encoding::try_new(table, &options.format)?;
+        let key_encoder = match &options.key {
+            Key::Made(columns) if !columns.is_empty() => {
+                Some(options.format.encoder(Arc::new(table.writable_schema().project(columns)?))?)
+            }
+            _ => None,
         };
         let names = encoding.schema().fields().iter().skip(1).map(|field| field.name().trim_start_matches("metadata."));
         let metadata =
             names.map(|name| Column::of(name).ok_or_else(|| Error::internal(format!("there is no metadata '{name}'"))));
         let metadata = metadata.collect::<Result<Vec<_>>>()?;
         let mut fields = vec![encoding.schema().field(PAYLOAD).clone()];
-        for column in &metadata {
+        for column in metadata.iter().chain(key_encoder.as_ref().map(|_| &Column::Key)) {
             let known = column.describe();
             fields.push(Field::new(known.key, known.data_type, true));
         }
-        if key.is_some() {
-            let known = Column::Key.describe();
-            fields.push(Field::new(known.key, known.data_type, true));
-        }
-        Ok(Self { encoding, key, metadata, schema: Arc::new(Schema::new(fields)) })
+        Ok(Self { encoding, key: options.key.clone(), key_encoder, metadata, schema: Arc::new(Schema::new(fields)) })
     }
 
     /// What [`encode`](Self::encode) returns.
@@ -66,27 +58,24 @@ impl Rows {
         &self.schema
     }
 
+    /// What a message's key is.
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// The messages of these rows.
-    pub(super) fn encode(&mut self, rows: &RecordBatch) -> Result<RecordBatch> {
-        let encoded = self.encoding.encode(rows)?;
+    pub(super) fn encode(&mut self, upserts: &Upserts) -> Result<RecordBatch> {
+        let encoded = self.encoding.encode(upserts)?;
         let mut columns = vec![Arc::clone(encoded.column(PAYLOAD))];
         for (column, values) in self.metadata.iter().zip(&encoded.columns()[1..]) {
             columns.push(cast(values, &column.describe().data_type)?);
         }
-        if let Some(key) = &mut self.key {
-            columns.push(Arc::new(key.encoder.encode(&rows.project(&key.columns)?)?) as ArrayRef);
+        if let Some(encoder) = &mut self.key_encoder {
+            columns.push(Arc::new(encoder.encode(&upserts.rows.project(self.key.columns())?)?) as ArrayRef);
         }
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
-    }
-}
-
-impl Key {
-    fn try_new(table: &TableDefinition, options: &KafkaOptions, fields: &[String]) -> Result<Self> {
-        let writable: Vec<&TableColumn> = table.writable_columns().collect();
-        let columns: Vec<usize> =
-            fields.iter().filter_map(|name| writable.iter().position(|column| &column.name == name)).collect();
-        let schema = Schema::new(columns.iter().map(|index| writable[*index].field()).collect::<Vec<_>>());
-        Ok(Self { encoder: options.format.encoder(Arc::new(schema))?, columns })
+        let messages = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+        upserts.check_keys(messages.column_by_name(Column::Key.describe().key))?;
+        Ok(messages)
     }
 }
 

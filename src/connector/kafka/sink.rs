@@ -1,7 +1,9 @@
 //! A topic as a sink.
 //!
 //! The idea: rows are encoded and spooled while an epoch runs, so that nothing is readable before all tasks have staged;
-//! publishing sends the spools in the order of the tasks and waits until every row is acknowledged.
+//! publishing sends the spools in the order of the tasks and waits until every row is acknowledged. Of a result that
+//! changes a row is an upsert, and what is taken back for good a tombstone: a message with its key and the value NULL,
+//! which deletes the key from a compacted topic.
 //!
 //! What it guarantees: a published epoch is in the topic, every row of it, acknowledged by all replicas in sync. Rows
 //! with the same key keep their order. A producer that failed once is not used again.
@@ -24,6 +26,7 @@ use super::producer::Producer;
 use super::rows::{Messages, Rows};
 use crate::catalog::TableDefinition;
 use crate::connector::spool::{Spool, Spooled};
+use crate::connector::upserts::upserts;
 use crate::connector::{Guarantee, Pin, Progress, Published, Sink, Staged};
 use crate::error::{Error, Kind, Result};
 
@@ -77,8 +80,9 @@ impl Sink for KafkaSink {
         .await
     }
 
-    async fn stage(&self, epoch: u64, task: u32, _pin: &Pin, mut rows: SendableRecordBatchStream) -> Result<Staged> {
+    async fn stage(&self, epoch: u64, task: u32, _pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged> {
         let mut encoder = Rows::try_new(&self.table, &self.options)?;
+        let mut rows = upserts(rows, encoder.key().clone());
         let mut spool = Spool::try_new(encoder.schema())?;
         let mut staged = Staged::default();
         while let Some(batch) = rows.next().await {

@@ -2,7 +2,7 @@
 //!
 //! What the broker or the client would refuse, or worse, would store cut short, is found while rows are staged: bodies
 //! that are empty or too large, and properties that are reserved, empty, too long, or hold the two control characters
-//! that divide properties on the wire.
+//! that divide properties on the wire. A row without a payload is a tombstone, which is written as a body and a property.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +28,12 @@ const OVERHEAD: usize = 96;
 
 /// The seed of the hash that maps keys to queues: fixed, so that a key stays in its queue across runs and versions.
 const SEED: u64 = 0;
+
+/// The body of a tombstone; an empty one is refused.
+const NO_VALUE: &[u8] = b"null";
+
+/// The property that tells a tombstone from a row, and its value.
+const TOMBSTONE: (&str, &str) = ("tombstone", "true");
 
 /// What divides names, values and properties on the wire.
 const DIVIDERS: [char; 2] = ['\u{1}', '\u{2}'];
@@ -64,7 +70,7 @@ impl Messages {
     /// The bytes of all bodies.
     pub(super) fn bytes(&self) -> u64 {
         let offsets = self.payloads.value_offsets();
-        (offsets[self.payloads.len()] - offsets[0]) as u64
+        (offsets[self.payloads.len()] - offsets[0]) as u64 + (self.payloads.null_count() * NO_VALUE.len()) as u64
     }
 
     /// Says why message `row` cannot be sent, if so.
@@ -139,7 +145,7 @@ impl Messages {
     }
 
     fn body(&self, row: usize) -> &[u8] {
-        if self.payloads.is_null(row) { &[] } else { self.payloads.value(row) }
+        if self.payloads.is_null(row) { NO_VALUE } else { self.payloads.value(row) }
     }
 
     fn tags(&self, row: usize) -> Option<&str> {
@@ -151,21 +157,21 @@ impl Messages {
     }
 
     fn properties(&self, row: usize) -> Result<BTreeMap<&str, &str>, String> {
-        let Some(map) = self.properties.as_ref().filter(|map| map.is_valid(row)) else {
-            return Ok(BTreeMap::new());
-        };
-        let (names, values) = (map.keys().as_string::<i32>(), map.values().as_string::<i32>());
-        let offsets = map.value_offsets();
         let mut properties = BTreeMap::new();
-        for entry in offsets[row] as usize..offsets[row + 1] as usize {
-            let name = names.value(entry);
-            if values.is_null(entry) {
-                return Err(format!("the property '{name}' is NULL; leave it out instead"));
-            }
-            if properties.insert(name, values.value(entry)).is_some() {
-                return Err(format!("the property '{name}' is there twice"));
+        if let Some(map) = self.properties.as_ref().filter(|map| map.is_valid(row)) {
+            let (names, values) = (map.keys().as_string::<i32>(), map.values().as_string::<i32>());
+            let offsets = map.value_offsets();
+            for entry in offsets[row] as usize..offsets[row + 1] as usize {
+                let name = names.value(entry);
+                if values.is_null(entry) {
+                    return Err(format!("the property '{name}' is NULL; leave it out instead"));
+                }
+                if properties.insert(name, values.value(entry)).is_some() {
+                    return Err(format!("the property '{name}' is there twice"));
+                }
             }
         }
+        properties.extend(self.payloads.is_null(row).then_some(TOMBSTONE));
         Ok(properties)
     }
 }
@@ -229,6 +235,21 @@ mod tests {
         assert_eq!(messages.bytes(), 2);
         let encoded = rocketmq_protocol::common::message::message_decoder::encode_message(&message);
         assert!(encoded.len() <= messages.size(0), "{} {}", encoded.len(), messages.size(0));
+    }
+
+    #[test]
+    fn a_row_without_a_payload_is_a_tombstone() {
+        let payloads = Arc::new(BinaryArray::from(vec![Some(&b"{}"[..]), None])) as ArrayRef;
+        let keys = Arc::new(StringArray::from(vec!["a", "a"])) as ArrayRef;
+        let columns = [("payload", payloads, true), ("metadata.keys", keys, true)];
+        let messages = Messages::try_new(&RecordBatch::try_from_iter_with_nullable(columns).unwrap()).unwrap();
+        messages.check(1).unwrap();
+        let (row, gone) = (messages.message(0, "t").unwrap(), messages.message(1, "t").unwrap());
+        assert_eq!((gone.body_slice(), gone.property("KEYS")), (&b"null"[..], Some("a")));
+        assert_eq!((gone.property("tombstone"), row.property("tombstone")), (Some("true"), None));
+        assert_eq!((messages.bytes(), messages.queue(0, 0, 8)), (6, messages.queue(1, 1, 8)));
+        let encoded = rocketmq_protocol::common::message::message_decoder::encode_message(&gone);
+        assert!(encoded.len() <= messages.size(1), "{} {}", encoded.len(), messages.size(1));
     }
 
     #[test]

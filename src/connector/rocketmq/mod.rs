@@ -4,8 +4,10 @@
 //! reading and [`sink`] for writing. The client library's quirks end here: `calls` bounds and explains what it
 //! does, `runtime` owns its threads, and `compression` undoes what it would lose.
 //!
+//! A table with a PRIMARY KEY takes results that change, as upserts: see [`sink`].
+//!
 //! What it does not promise: exactly-once delivery, which the broker cannot give; reading batch consume queues and
-//! compacted topics, which are refused; and filters on the broker.
+//! compacted topics, which are refused; reading upserts as such; and filters on the broker.
 
 use std::sync::Arc;
 
@@ -34,6 +36,7 @@ mod message;
 mod metadata;
 mod producer;
 mod reader;
+mod rows;
 
 /// `'connector' = 'rocketmq'`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,7 +55,11 @@ impl Connector for RocketmqConnector {
     fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
         let options = RocketmqOptions::take(table)?;
         options.format.check(table)?;
-        check_metadata(table, &self.metadata(), role == Role::Sink)
+        check_metadata(table, &self.metadata(), role == Role::Sink)?;
+        match role {
+            Role::Source => Ok(()),
+            Role::Sink => rows::Rows::try_new(table, &options.format).map(drop),
+        }
     }
 
     fn identity(&self, table: &TableDefinition) -> Result<String> {
@@ -66,6 +73,10 @@ impl Connector for RocketmqConnector {
 
     fn is_operational(&self, option: &str) -> bool {
         options::OPERATIONAL.contains(&option) || ScanOptions::KEYS.contains(&option)
+    }
+
+    fn takes_updates(&self, table: &TableDefinition) -> bool {
+        !table.primary_key.is_empty()
     }
 
     async fn source(

@@ -2,10 +2,15 @@
 //!
 //! Rows wait in a spool until all tasks of the epoch have staged, checked as they come in; then they are sent in task and
 //! row order. Rows with the same `keys` go to the same queue, in order: the XXH64 (seed 0) of the keys, joined by blanks as
-//! RocketMQ keeps them, modulo the queues that the intent pinned. Rows without keys are dealt out in turn.
+//! RocketMQ keeps them, modulo the queues that the intent pinned. Rows without keys are dealt out in turn. The keys are
+//! the metadata column `keys`, or else made of the PRIMARY KEY (`rows`).
+//!
+//! Of a result that changes a row is an upsert. What is taken back for good is a tombstone: as RocketMQ refuses an
+//! empty body, a message with the same keys, the body `null` and the property `tombstone` = `true`.
 //!
 //! What it does not promise: that a row is there once. The broker has no transaction over several messages and remembers
-//! no ids, so an epoch that is run again, or a batch whose answer got lost, is there twice.
+//! no ids, so an epoch that is run again, or a batch whose answer got lost, is there twice. Nor that a key stays in its
+//! queue when the topic gets other queues.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -22,10 +27,11 @@ use super::connection::Connection;
 use super::message::Messages;
 use super::options::RocketmqOptions;
 use super::producer::{Lane, Producer};
+use super::rows::Rows;
 use crate::catalog::TableDefinition;
 use crate::clock::Clock;
-use crate::connector::outgoing::Encoding;
 use crate::connector::spool::{Spool, Spooled};
+use crate::connector::upserts::upserts;
 use crate::connector::{Delivery, Guarantee, Owner, Partition, Pin, Progress, Published, Sink, Staged};
 use crate::error::{Error, Result};
 
@@ -168,12 +174,13 @@ impl Sink for RocketmqSink {
             .map_err(|e| Error::internal("queues cannot be pinned").caused_by(e))
     }
 
-    async fn stage(&self, epoch: u64, task: u32, _pin: &Pin, mut rows: SendableRecordBatchStream) -> Result<Staged> {
-        let mut encoding = Encoding::try_new(&self.table, &self.options.format, &[])?;
-        let mut spool = Spool::try_new(encoding.schema())?;
+    async fn stage(&self, epoch: u64, task: u32, _pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged> {
+        let mut encoder = Rows::try_new(&self.table, &self.options.format)?;
+        let mut rows = upserts(rows, encoder.key().clone());
+        let mut spool = Spool::try_new(encoder.schema())?;
         let mut staged = Staged::default();
         while let Some(batch) = rows.next().await {
-            let encoded = encoding.encode(&batch?)?;
+            let encoded = encoder.encode(&batch?)?;
             let messages = Messages::try_new(&encoded)?;
             for row in 0..messages.len() {
                 messages.check(row).map_err(|reason| {
