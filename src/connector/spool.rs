@@ -52,6 +52,12 @@ pub struct Spooled {
 }
 
 impl Spooled {
+    /// Its batches, from the first, which end with it.
+    pub fn into_batches(mut self) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send> {
+        self.file.seek(SeekFrom::Start(0))?;
+        Ok(StreamReader::try_new(self.file, None)?.map(|batch| Ok(batch?)))
+    }
+
     /// Its batches, from the first.
     pub fn read(&mut self) -> Result<impl Iterator<Item = Result<RecordBatch>> + '_> {
         self.file.seek(SeekFrom::Start(0))?;

@@ -45,6 +45,12 @@ enum TimestampFormat {
     Iso,
 }
 
+impl Default for JsonOptions {
+    fn default() -> Self {
+        Self { timestamps: TimestampFormat::Sql, ignore_null_fields: false }
+    }
+}
+
 impl JsonOptions {
     /// Takes `json.timestamp-format.standard` (SQL, ISO-8601; when writing, reading takes both) and
     /// `json.encode.ignore-null-fields` (default false).

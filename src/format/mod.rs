@@ -100,6 +100,11 @@ impl FormatOptions {
         }
     }
 
+    /// Makes JSON objects of rows of `schema`, where no table says how.
+    pub fn json_encoder(schema: SchemaRef) -> Result<Box<dyn Encoder>> {
+        Ok(Box::new(json::JsonEncoder::try_new(schema, &json::JsonOptions::default())?))
+    }
+
     /// Checks that columns of these types can be read and written.
     pub fn check(&self, table: &TableDefinition) -> Result<()> {
         let physical = table.columns.iter().filter(|column| column.kind == ColumnKind::Physical);

@@ -7,6 +7,13 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+
+use super::aggregate::StatefulAggregateExec;
 
 /// The name of the column; no column of a user's can have it.
 pub const ROW_KIND: &str = "$row_kind";
@@ -52,4 +59,35 @@ pub fn with_kind(schema: &SchemaRef) -> SchemaRef {
 /// Whether rows of this schema are changes.
 pub fn is_updating(schema: &Schema) -> bool {
     schema.fields().last().is_some_and(|field| field.name() == ROW_KIND)
+}
+
+/// By which of its columns the rows of a result that changes are told apart; none, where one of them is not shown.
+pub fn keys(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<usize>> {
+    if let Some(node) = plan.downcast_ref::<StatefulAggregateExec>() {
+        let shape = node.shape();
+        let shown = if shape.is_one_group { 0 } else { shape.layout.keys.len() };
+        return Some((0..shown).collect());
+    }
+    let below = keys(plan.children().first()?)?;
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        let schema = projection.input().schema();
+        let shows = |key: &usize| projection.expr().iter().position(|e| shown(&e.expr, &schema) == Some(*key));
+        return below.iter().map(shows).collect();
+    }
+    match plan.downcast_ref::<FilterExec>().and_then(|filter| filter.projection().clone()) {
+        Some(kept) => below.iter().map(|key| kept.iter().position(|index| index == key)).collect(),
+        None => Some(below),
+    }
+}
+
+/// The column that an expression shows, so that different values stay different.
+fn shown(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<usize> {
+    if let Some(column) = expr.downcast_ref::<Column>() {
+        return Some(column.index());
+    }
+    let cast = expr.downcast_ref::<CastExpr>()?;
+    let (from, to) = (cast.expr().data_type(schema).ok()?, cast.cast_type());
+    let is_text = |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let is_wider = from.is_signed_integer() && to.is_signed_integer() && from.primitive_width() <= to.primitive_width();
+    if is_text(to) || is_wider { shown(cast.expr(), schema) } else { None }
 }

@@ -23,15 +23,14 @@ use datafusion::physical_expr::utils::split_conjunction;
 use datafusion::physical_expr::window::StandardWindowExpr;
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
-use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
-use datafusion::physical_plan::union::UnionExec;
 
 use super::aggregate::Emit;
+use super::carry::{Carried, carried};
 use super::changes::{ROW_KIND, with_kind};
 use super::kept::{Choice, Kept};
-use super::scan::{ScanExec, position_fields};
+use super::scan::position_fields;
 use super::stateful::{Key, Known, Remembering, Visited, Walk, column, held_by, window_functions};
 use super::time::{Rising, can_rise};
 use crate::error::Result;
@@ -82,42 +81,6 @@ fn is_constant(expr: &Arc<dyn PhysicalExpr>, input: &Arc<dyn ExecutionPlan>) -> 
     is_plain && expr.children().into_iter().all(|child| is_constant(child, input))
 }
 
-/// The same rows, each with its position ([`position_fields`]) in the last columns, where they come from a scan.
-fn numbered(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-    if let Some(scan) = plan.downcast_ref::<ScanExec>() {
-        return Ok(Some(Arc::new(scan.numbered())));
-    }
-    let passes = ["FilterExec", "ProjectionExec", "UnionExec", "CoalesceBatchesExec", "CooperativeExec"];
-    if !passes.contains(&plan.name()) {
-        return Ok(None);
-    }
-    let mut inputs = vec![];
-    for input in plan.children() {
-        let Some(input) = numbered(input)? else { return Ok(None) };
-        inputs.push(input);
-    }
-    if plan.downcast_ref::<UnionExec>().is_some() {
-        return Ok(Some(UnionExec::try_new(inputs)?));
-    }
-    let schema = inputs[0].schema();
-    let positions = schema.fields().len() - position_fields().len()..schema.fields().len();
-    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
-        let position = |index: usize| {
-            let name = schema.field(index).name();
-            (Arc::new(Column::new(name, index)) as _, name.clone())
-        };
-        let expressions = projection.expr().iter().map(|e| (Arc::clone(&e.expr), e.alias.clone()));
-        let expressions = expressions.chain(positions.map(position));
-        return Ok(Some(Arc::new(ProjectionExec::try_new(expressions, Arc::clone(&inputs[0]))?)));
-    }
-    if let Some(filter) = plan.downcast_ref::<FilterExec>() {
-        let kept = filter.projection().as_deref().map(|kept| kept.iter().copied().chain(positions).collect());
-        let filter = FilterExecBuilder::new(Arc::clone(filter.predicate()), Arc::clone(&inputs[0]));
-        return Ok(Some(Arc::new(filter.apply_projection(kept)?.build()?)));
-    }
-    Ok(Some(replace_children_if_necessary(Arc::clone(plan), inputs)?))
-}
-
 impl Walk<'_> {
     /// The first row of each key in the order of a ranking, with its place, which is 1.
     pub(super) fn first_rows(
@@ -136,7 +99,7 @@ impl Walk<'_> {
             order.clear();
             let is_last = arrival.is_some_and(|options| options.descending);
             choice = (if is_last { Emit::Change } else { Emit::New }, is_last);
-        } else if let Some(numbered) = numbered(&input)? {
+        } else if let Some(numbered) = carried(&input, &Carried::Position)? {
             let positions = position_fields();
             let position = |(index, field): (usize, &arrow::datatypes::FieldRef)| {
                 PhysicalSortExpr::new_default(Arc::new(Column::new(field.name(), columns + index)))

@@ -1,63 +1,202 @@
-//! Late rows: those for what has come out already are left out and counted.
+//! Late rows: those for what has come out already are left out and counted, and go to a table of their own, if the user
+//! has one for them (`late-rows.table`).
 //!
 //! Guarantee: which rows are late follows from the intent. No row is left out without being counted, by operator and by
 //! the partition it came from; one without an event time counts too, as no watermark will ever pass it.
+//!
+//! The columns of that table are filled by name: [`OPERATOR`] and its kin say what made a row late, all others are the
+//! row's own, also where the query itself does not use them, as far as they come from a scan.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray, RecordBatch};
-use arrow::compute::{filter_record_batch, min};
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMillisecondArray, new_null_array,
+};
+use arrow::compute::{can_cast_types, cast, filter_record_batch, min, not};
+use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
 use datafusion::common::Result as DfResult;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
+};
 use futures::StreamExt;
 
 use super::opener::Opener;
 use super::time::ticks;
 use crate::connector::Partition;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::format::FormatOptions;
+use crate::sql::options::did_you_mean;
+use crate::sql::types::sql_type;
+
+/// The column for the operator that left the row out.
+pub const OPERATOR: &str = "late_operator";
+/// The column for the partition it came from: `topic:0`.
+pub const PARTITION: &str = "late_partition";
+/// The column for the watermark that had passed it.
+pub const WATERMARK: &str = "late_watermark";
+/// The column for the row as JSON: what of it the query uses, and what the table asks for.
+pub const ROW: &str = "late_row";
+
+/// The columns that are not the row's.
+fn own_fields() -> [Field; 4] {
+    [
+        Field::new(OPERATOR, DataType::Utf8, true),
+        Field::new(PARTITION, DataType::Utf8, true),
+        Field::new(WATERMARK, DataType::Timestamp(TimeUnit::Millisecond, None), true),
+        Field::new(ROW, DataType::Utf8, true),
+    ]
+}
+
+/// The table that late rows go to.
+#[derive(Debug)]
+pub struct LateTable {
+    name: String,
+    schema: SchemaRef,
+}
+
+impl LateTable {
+    /// A table of this name, whose rows have this schema.
+    pub fn new(name: &str, schema: SchemaRef) -> Self {
+        Self { name: name.to_owned(), schema }
+    }
+
+    /// The names of the columns that are the row's.
+    pub fn row_columns(&self) -> Vec<String> {
+        let is_own = |name: &String| own_fields().iter().any(|own| own.name() == name);
+        self.schema.fields().iter().map(|field| field.name().clone()).filter(|name| !is_own(name)).collect()
+    }
+
+    /// Checks that its columns can be filled from one of these rows; each is what a late row has where it is late.
+    pub fn check(&self, rows: &[SchemaRef]) -> Result<()> {
+        let own = own_fields();
+        for field in self.schema.fields() {
+            let named = |row: &SchemaRef| row.column_with_name(field.name()).map(|(_, found)| found.clone());
+            let known = own.iter().find(|own| own.name() == field.name()).cloned();
+            let Some(found) = known.or_else(|| rows.iter().find_map(named)) else {
+                let names = own.iter().chain(rows.iter().flat_map(|row| row.fields().iter().map(AsRef::as_ref)));
+                let names: BTreeSet<&str> = names.map(|field| field.name().as_str()).collect();
+                return Err(Error::usage(format!(
+                    "table {}, which is to get late rows, has a column {}, and no row that can be late has one{}; there are {}",
+                    self.name,
+                    field.name(),
+                    did_you_mean(field.name(), names.iter().copied()),
+                    names.iter().copied().collect::<Vec<_>>().join(", ")
+                )));
+            };
+            if !can_cast_types(found.data_type(), field.data_type()) {
+                return Err(Error::usage(format!(
+                    "table {}, which is to get late rows: column {} is {}, and in the rows it is {}",
+                    self.name,
+                    field.name(),
+                    sql_type(field.data_type()),
+                    sql_type(found.data_type())
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Late rows as rows of the table.
+    fn rows(&self, late: &RecordBatch, operator: &str, from: &str, watermark: Option<i64>) -> Result<RecordBatch> {
+        let rows = late.num_rows();
+        let text = |value: &str| Arc::new(StringArray::from(vec![value; rows])) as ArrayRef;
+        let column = |field: &FieldRef| {
+            let column = match field.name().as_str() {
+                OPERATOR => text(operator),
+                PARTITION => text(from),
+                WATERMARK => Arc::new(TimestampMillisecondArray::from(vec![watermark; rows])),
+                ROW => cast(&FormatOptions::json_encoder(late.schema())?.encode(late)?, &DataType::Utf8)?,
+                name => match late.column_by_name(name) {
+                    Some(column) => Arc::clone(column),
+                    None => new_null_array(field.data_type(), rows),
+                },
+            };
+            Ok(cast(&column, field.data_type())?)
+        };
+        let columns = self.schema.fields().iter().map(column).collect::<Result<_>>()?;
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}
 
 /// Leaves out rows whose key lies before a bound.
+#[derive(Clone)]
 pub struct LateExec {
     input: Arc<dyn ExecutionPlan>,
+    /// How many columns of the input go on; those behind them are for late rows alone.
+    width: usize,
     operator: String,
     /// The rising key of the operator above, over the input's columns.
     key: Arc<dyn PhysicalExpr>,
     bound: Option<i64>,
+    /// The watermark that gave the bound.
+    watermark: Option<i64>,
     /// Where the rows of each partition come from, if that is one partition of a source.
     from: Vec<Option<Partition>>,
+    table: Option<Arc<LateTable>>,
     opener: Arc<Opener>,
+    properties: Arc<PlanProperties>,
+}
+
+/// What makes a row late, and where it goes.
+pub struct Lateness {
+    /// The operator above.
+    pub operator: String,
+    /// Its rising key, over the input's columns.
+    pub key: Arc<dyn PhysicalExpr>,
+    /// A row whose key lies before this is late.
+    pub bound: Option<i64>,
+    /// The watermark that gave the bound.
+    pub watermark: Option<i64>,
+    /// Where the rows of each partition come from, if that is one partition of a source.
+    pub from: Vec<Option<Partition>>,
+    /// The table for late rows.
+    pub table: Option<Arc<LateTable>>,
 }
 
 impl LateExec {
-    /// Below `operator`; rows whose `key` lies before `bound` are late.
-    pub fn new(
+    /// Over `input`, of which the first `width` columns go on.
+    pub fn try_new(
         input: Arc<dyn ExecutionPlan>,
-        operator: &str,
-        key: Arc<dyn PhysicalExpr>,
-        bound: Option<i64>,
-        from: Vec<Option<Partition>>,
+        width: usize,
+        lateness: Lateness,
         opener: Arc<Opener>,
-    ) -> Self {
-        Self { input, operator: operator.to_owned(), key, bound, from, opener }
+    ) -> Result<Self> {
+        let Lateness { operator, key, bound, watermark, from, table } = lateness;
+        let schema = Arc::new(input.schema().project(&(0..width).collect::<Vec<_>>())?);
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
+            input.pipeline_behavior(),
+            input.boundedness(),
+        ));
+        Ok(Self { input, width, operator, key, bound, watermark, from, table, opener, properties })
     }
-}
 
-/// The rows that are in time, and how many are not.
-fn in_time(batch: RecordBatch, key: &Arc<dyn PhysicalExpr>, bound: Option<i64>) -> Result<(RecordBatch, u64)> {
-    let keys = ticks(&key.evaluate(&batch)?.into_array(batch.num_rows())?)?;
-    let is_early = |first: i64| bound.is_none_or(|bound| first >= bound);
-    if keys.null_count() == 0 && min(&keys).is_none_or(is_early) {
-        return Ok((batch, 0));
+    /// What of a batch goes on; late rows are counted, and put down for their table.
+    fn pass(&self, batch: RecordBatch, partition: usize) -> Result<RecordBatch> {
+        let keys = ticks(&self.key.evaluate(&batch)?.into_array(batch.num_rows())?)?;
+        let is_early = |first: i64| self.bound.is_none_or(|bound| first >= bound);
+        let passing: Vec<usize> = (0..self.width).collect();
+        if keys.null_count() == 0 && min(&keys).is_none_or(is_early) {
+            return Ok(batch.project(&passing)?);
+        }
+        let kept: BooleanArray = keys.iter().map(|key| Some(key.is_some_and(is_early))).collect();
+        let late = filter_record_batch(&batch, &not(&kept)?)?;
+        let from = self.from.get(partition).cloned().flatten();
+        let from = from.map_or_else(|| "unknown".to_owned(), |from| from.to_string());
+        if let Some(table) = &self.table {
+            let rows = table.rows(&late, &self.operator, &from, self.watermark)?;
+            self.opener.keep_late(&self.operator, partition, &rows)?;
+        }
+        self.opener.count_late(&self.operator, from, late.num_rows() as u64);
+        Ok(filter_record_batch(&batch.project(&passing)?, &kept)?)
     }
-    let kept: BooleanArray = keys.iter().map(|key| Some(key.is_some_and(is_early))).collect();
-    let rows = filter_record_batch(&batch, &kept)?;
-    let late = (batch.num_rows() - rows.num_rows()) as u64;
-    Ok((rows, late))
 }
 
 impl fmt::Debug for LateExec {
@@ -78,7 +217,7 @@ impl ExecutionPlan for LateExec {
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
+        &self.properties
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
@@ -94,22 +233,12 @@ impl ExecutionPlan for LateExec {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
         let Some(input) = children.into_iter().next() else { return Ok(self) };
-        let (key, opener) = (Arc::clone(&self.key), Arc::clone(&self.opener));
-        Ok(Arc::new(Self::new(input, &self.operator, key, self.bound, self.from.clone(), opener)))
+        Ok(Arc::new(Self { input, ..self.as_ref().clone() }))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        let rows = self.input.execute(partition, context)?;
-        let (schema, key, bound) = (rows.schema(), Arc::clone(&self.key), self.bound);
-        let (opener, operator) = (Arc::clone(&self.opener), self.operator.clone());
-        let from = self.from.get(partition).cloned().flatten();
-        let kept = rows.map(move |batch| {
-            let (rows, late) = in_time(batch?, &key, bound)?;
-            if late > 0 {
-                opener.count_late(&operator, from.as_ref(), late);
-            }
-            Ok(rows)
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, kept)))
+        let (rows, this) = (self.input.execute(partition, context)?, self.clone());
+        let kept = rows.map(move |batch| Ok(this.pass(batch?, partition)?));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), kept)))
     }
 }

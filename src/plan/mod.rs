@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 
 pub mod aggregate;
 mod aggregation;
+mod carry;
 pub mod changes;
 pub mod concat;
 pub mod explain;
@@ -42,6 +43,7 @@ pub mod time;
 pub mod volatile;
 
 use aggregate::Times;
+use late::LateTable;
 use opener::Opener;
 use scan::{ScanExec, StreamTable};
 
@@ -56,6 +58,8 @@ pub struct StreamPlan {
     is_timed: bool,
     /// How long what was not touched is remembered, where no window ends it.
     ttl: Option<Duration>,
+    /// The table that gets late rows.
+    late: Option<Arc<LateTable>>,
 }
 
 /// What an epoch's plan is made for: what its intent says, and where things are open.
@@ -101,7 +105,12 @@ impl StreamPlan {
                 "the query reads no stream; a continuous query needs a table created WITH ('connector' = …)",
             ));
         }
-        Ok(Self { plan, tables, remembers, is_timed: remembers || asks, ttl })
+        Ok(Self { plan, tables, remembers, is_timed: remembers || asks, ttl, late: None })
+    }
+
+    /// The same, with late rows put down for a table.
+    pub fn with_late_rows(self, table: LateTable) -> Self {
+        Self { late: Some(Arc::new(table)), ..self }
     }
 
     /// The streams it reads, by name.
@@ -149,7 +158,7 @@ impl StreamPlan {
     /// The physical plan of one epoch, with state where it needs some.
     pub async fn epoch(&self, state: &SessionState, binding: &Binding) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = state.query_planner().create_physical_plan(&self.bind(binding)?, state).await?;
-        if self.remembers { stateful::remember(plan, binding, self.ttl) } else { Ok(plan) }
+        if self.remembers { stateful::remember(plan, binding, self.ttl, self.late.as_ref()) } else { Ok(plan) }
     }
 }
 

@@ -5,10 +5,14 @@
 //! On another machine the same plan would meet another opener.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::array::RecordBatch;
+
 use crate::catalog::TableDefinition;
-use crate::connector::{Connectors, Environment, Owner, Partition, ReadReport, Source};
+use crate::connector::spool::{Spool, Spooled};
+use crate::connector::{Connectors, Environment, Owner, ReadReport, Source};
 use crate::error::{Error, Result};
 use crate::state::operator::Operator;
 
@@ -22,6 +26,7 @@ pub struct Opener {
     reports: Mutex<BTreeMap<String, ReadReport>>,
     operators: Mutex<BTreeMap<String, Arc<Operator>>>,
     late: Mutex<LateRows>,
+    kept_late: Mutex<BTreeMap<(String, usize), Spool>>,
 }
 
 /// How many rows were late, by operator and by the partition they came from.
@@ -38,6 +43,7 @@ impl Opener {
             reports: Default::default(),
             operators: Default::default(),
             late: Default::default(),
+            kept_late: Default::default(),
         }
     }
 
@@ -79,9 +85,8 @@ impl Opener {
         self.operators.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Counts rows that were late for `operator`.
-    pub fn count_late(&self, operator: &str, from: Option<&Partition>, rows: u64) {
-        let from = from.map_or_else(|| "unknown".to_owned(), Partition::to_string);
+    /// Counts rows that were late for `operator`, from this partition of a source.
+    pub fn count_late(&self, operator: &str, from: String, rows: u64) {
         let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
         *late.entry(operator.to_owned()).or_default().entry(from).or_default() += rows;
     }
@@ -89,6 +94,21 @@ impl Opener {
     /// Takes what was counted so far.
     pub fn take_late(&self) -> LateRows {
         std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps rows of the table for late rows, that were late for `operator` in this partition of its input.
+    pub fn keep_late(&self, operator: &str, partition: usize, rows: &RecordBatch) -> Result<()> {
+        let mut kept = self.kept_late.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept.entry((operator.to_owned(), partition)) {
+            Entry::Occupied(mut spool) => spool.get_mut().write(rows),
+            Entry::Vacant(place) => place.insert(Spool::try_new(&rows.schema())?).write(rows),
+        }
+    }
+
+    /// Takes what was kept so far, in an order that does not depend on which partition was faster.
+    pub fn take_kept_late(&self) -> Result<Vec<Spooled>> {
+        let kept = std::mem::take(&mut *self.kept_late.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.into_values().map(Spool::finish).collect()
     }
 
     /// What connectors get from the outside.

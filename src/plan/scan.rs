@@ -90,23 +90,31 @@ impl TableProvider for StreamTable {
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let all = || (0..self.schema.fields().len()).collect();
         let projection = projection.cloned().unwrap_or_else(all);
-        Ok(Arc::new(ScanExec::try_new(self, projection)?))
+        Ok(Arc::new(ScanExec::try_new(self, projection.into_iter().map(Shown::Stored).collect())?))
     }
 }
 
 /// Reads a stream: everything from its start on, or exactly the spans it is bound to.
 #[derive(Clone)]
 pub struct ScanExec {
-    table: Arc<TableDefinition>,
-    cut: Option<Arc<Cut>>,
-    /// What is read, with its indices rising, as sources take it, and where each column of the projection is in that.
+    stream: StreamTable,
+    /// Its columns.
+    shown: Vec<Shown>,
+    /// What is read, with its indices rising, as sources take it, and where each column is in that; those of positions
+    /// lie behind it.
     ascending: (Vec<usize>, Vec<usize>),
     /// The watermark over the columns that are read.
     watermark: Option<Arc<dyn PhysicalExpr>>,
-    /// Whether each row says where it stands, in the columns of [`position_fields`].
-    is_numbered: bool,
-    opener: Arc<Opener>,
     properties: Arc<PlanProperties>,
+}
+
+/// A column of a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// A stored column of the table.
+    Stored(usize),
+    /// One of [`position_fields`].
+    Position(usize),
 }
 
 /// Where a row stands in its stream, as columns that compare as (topic, partition, offset) do: its partition, where the
@@ -140,15 +148,27 @@ fn numbered(rows: SendableRecordBatchStream, table: &str, span: &Span) -> Sendab
 }
 
 impl ScanExec {
-    fn try_new(table: &StreamTable, projection: Vec<usize>) -> DfResult<Self> {
-        let schema: Arc<Schema> = Arc::new(table.schema.project(&projection)?);
-        let mut ascending = projection.clone();
+    fn try_new(table: &StreamTable, shown: Vec<Shown>) -> DfResult<Self> {
+        let positions = position_fields();
+        let field = |shown: &Shown| match shown {
+            Shown::Stored(index) => Arc::clone(&table.schema.fields()[*index]),
+            Shown::Position(index) => Arc::clone(&positions[*index]),
+        };
+        let schema = Arc::new(Schema::new(shown.iter().map(field).collect::<Vec<_>>()));
+        let stored = shown.iter().filter_map(|shown| match shown {
+            Shown::Stored(index) => Some(*index),
+            Shown::Position(_) => None,
+        });
+        let mut ascending: Vec<usize> = stored.collect();
         let watermark = table.watermark.as_ref().filter(|_| table.is_watched);
         ascending.extend(watermark.into_iter().flat_map(collect_columns).map(|column| column.index()));
         ascending.sort_unstable();
         ascending.dedup();
-        let place = |index: &usize| ascending.binary_search(index).unwrap_or_default();
-        let places = projection.iter().map(place).collect();
+        let place = |shown: &Shown| match shown {
+            Shown::Stored(index) => ascending.binary_search(index).unwrap_or_default(),
+            Shown::Position(index) => ascending.len() + index,
+        };
+        let places = shown.iter().map(place).collect();
         let read = table.schema.project(&ascending)?;
         let watermark = watermark.map(|expr| reassign_expr_columns(Arc::clone(expr), &read)).transpose()?;
         let (partitions, boundedness, emission) = match &table.cut {
@@ -161,26 +181,16 @@ impl ScanExec {
             emission,
             boundedness,
         ));
-        Ok(Self {
-            table: Arc::clone(&table.definition),
-            cut: table.cut.clone(),
-            ascending: (ascending, places),
-            watermark,
-            is_numbered: false,
-            opener: Arc::clone(&table.opener),
-            properties,
-        })
+        Ok(Self { stream: table.clone(), shown, ascending: (ascending, places), watermark, properties })
     }
 
     /// The rows of `spans`, one after the other.
     fn read_all(&self, source: Arc<dyn Source>, spans: Vec<Span>) -> impl Stream<Item = DfResult<RecordBatch>> + use<> {
-        let report = self.opener.report(&self.table.name);
-        let (ascending, mut places) = self.ascending.clone();
+        let table = self.stream.definition.name.clone();
+        let report = self.stream.opener.report(&table);
+        let (ascending, places) = self.ascending.clone();
         let is_reordered = places.iter().enumerate().any(|(i, place)| i != *place) || places.len() != ascending.len();
-        let (table, is_numbered) = (self.table.name.clone(), self.is_numbered);
-        if is_numbered {
-            places.extend((0..position_fields().len()).map(|place| ascending.len() + place));
-        }
+        let is_numbered = self.is_numbered();
         let spans = spans.into_iter().filter(|span| !span.is_empty()).collect::<Vec<_>>();
         let watermark = self.watermark.clone();
         stream::iter(spans)
@@ -225,8 +235,8 @@ impl DisplayAs for ScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let schema = self.properties.eq_properties.schema();
         let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        write!(f, "ScanExec: {}", self.table.name)?;
-        match &self.cut {
+        write!(f, "ScanExec: {}", self.stream.definition.name)?;
+        match &self.stream.cut {
             Some(cut) => write!(f, " {cut:?}")?,
             None => write!(f, " unbounded")?,
         }
@@ -269,9 +279,10 @@ impl ExecutionPlan for ScanExec {
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
         let schema = Arc::clone(self.properties.eq_properties.schema());
         let this = self.clone();
-        let opened = async move { this.opener.source(&this.table).await.map(|source| (this, source)) };
+        let opened =
+            async move { this.stream.opener.source(&this.stream.definition).await.map(|source| (this, source)) };
         let opened = stream::once(opened).map_err(DataFusionError::from);
-        let rows = match &self.cut {
+        let rows = match &self.stream.cut {
             Some(cut) => {
                 let spans = cut.get(partition).cloned().unwrap_or_default();
                 opened.map_ok(move |(this, source)| this.read_all(source, spans.clone())).try_flatten().boxed()
@@ -323,19 +334,36 @@ async fn next_round(source: &dyn Source, position: Option<Offsets>) -> Result<Op
 impl ScanExec {
     /// The table it reads.
     pub fn table(&self) -> &Arc<TableDefinition> {
-        &self.table
+        &self.stream.definition
+    }
+
+    fn is_numbered(&self) -> bool {
+        self.shown.iter().any(|shown| matches!(shown, Shown::Position(_)))
     }
 
     /// The same rows, each with its position in the last columns.
-    pub fn numbered(&self) -> Self {
-        let fields = self.schema().fields().iter().cloned().chain(position_fields()).collect::<Vec<_>>();
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::new(Schema::new(fields))),
-            self.properties.partitioning.clone(),
-            self.properties.emission_type,
-            self.properties.boundedness,
-        );
-        Self { is_numbered: true, properties: Arc::new(properties), ..self.clone() }
+    pub fn numbered(&self) -> DfResult<Self> {
+        self.with((0..position_fields().len()).map(Shown::Position))
+    }
+
+    /// The same rows with more of the table's stored columns, the last ones; none, if it does not have them all.
+    pub fn with_columns(&self, fields: &[FieldRef]) -> DfResult<Option<Self>> {
+        let schema = &self.stream.schema;
+        let place = |field: &FieldRef| {
+            let (index, found) = schema.column_with_name(field.name())?;
+            (found.data_type() == field.data_type()).then_some(Shown::Stored(index))
+        };
+        let more = fields.iter().map(place).collect::<Option<Vec<_>>>();
+        more.map(|more| self.with(more.into_iter())).transpose()
+    }
+
+    fn with(&self, more: impl Iterator<Item = Shown>) -> DfResult<Self> {
+        Self::try_new(&self.stream, self.shown.iter().copied().chain(more).collect())
+    }
+
+    /// The stored columns of its table.
+    pub fn stored(&self) -> &SchemaRef {
+        &self.stream.schema
     }
 
     /// By task, the partition it reads, if it is one.
@@ -344,7 +372,7 @@ impl ScanExec {
             [span] => Some(span.partition.clone()),
             _ => None,
         };
-        let cut = self.cut.as_deref().map(|cut| cut.iter().map(only).collect::<Vec<_>>()).unwrap_or_default();
+        let cut = self.stream.cut.as_deref().map(|cut| cut.iter().map(only).collect::<Vec<_>>()).unwrap_or_default();
         if cut.is_empty() { vec![None] } else { cut }
     }
 }

@@ -35,11 +35,12 @@ use datafusion::physical_plan::{Distribution, ExecutionPlan, ExecutionPlanProper
 use super::Binding;
 use super::aggregate::{Emit, Shape, StatefulAggregateExec};
 use super::aggregation::Aggregation;
+use super::carry::{Carried, carried, stored};
 use super::changes::{ROW_KIND, with_kind};
 use super::concat::{ConcatExec, concat};
 use super::first;
 use super::kept::Kept;
-use super::late::LateExec;
+use super::late::{LateExec, LateTable, Lateness};
 use super::repeat::RepeatExec;
 use super::scan::ScanExec;
 use super::sessions::{self, Sessions, session_functions, sessions_refused};
@@ -99,9 +100,13 @@ pub fn remember(
     plan: Arc<dyn ExecutionPlan>,
     binding: &Binding,
     ttl: Option<Duration>,
+    late: Option<&Arc<LateTable>>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let mut walk = Walk { binding, ttl, operators: 0, ranking: None };
+    let mut walk = Walk { binding, ttl, operators: 0, ranking: None, late, late_rows: vec![] };
     let (plan, known) = walk.visit(plan)?;
+    if let (Some(late), false) = (late, walk.late_rows.is_empty()) {
+        late.check(&walk.late_rows)?;
+    }
     match known.sessions {
         Some(_) => Err(sessions_refused()),
         None => Ok(plan),
@@ -114,6 +119,9 @@ pub(super) struct Walk<'a> {
     operators: usize,
     /// A ranking of which a filter above only wants the first place.
     ranking: Option<Arc<dyn ExecutionPlan>>,
+    late: Option<&'a Arc<LateTable>>,
+    /// What rows look like where they may be late.
+    late_rows: Vec<SchemaRef>,
 }
 
 /// What an operator that remembers is made from.
@@ -433,13 +441,19 @@ impl Walk<'_> {
             is_one_group,
         };
         if let Some(key) = time_key {
-            let mut late_before = shape.bound(self.binding.times.late_before)?;
+            let watermark = self.binding.times.late_before;
+            let mut bound = shape.bound(watermark)?;
             if let Emit::Session { gap } = emit {
                 // A row may lie before the watermark, and join a session that is open: late is what would not, alone.
-                late_before = late_before.map(|bound| bound.saturating_sub(gap).saturating_add(1));
+                bound = bound.map(|bound| bound.saturating_sub(gap).saturating_add(1));
             }
-            let (from, expr) = (lineage(&input), Arc::clone(&keys[key].0));
-            input = Arc::new(LateExec::new(input, &name, expr, late_before, from, Arc::clone(opener)));
+            let (width, from, table) = (input.schema().fields().len(), lineage(&input), self.late.cloned());
+            if let Some(table) = &table {
+                input = self.with_late_columns(input, table)?;
+            }
+            let lateness =
+                Lateness { operator: name.clone(), key: Arc::clone(&keys[key].0), bound, watermark, from, table };
+            input = Arc::new(LateExec::try_new(input, width, lateness, Arc::clone(opener))?);
         }
         let partial = partial(input)?;
         let fields: Vec<FieldRef> = partial.schema().fields().iter().cloned().collect();
@@ -463,6 +477,21 @@ impl Walk<'_> {
         }
         let (times, shards, opener) = (self.binding.times, self.binding.shards, Arc::clone(opener));
         Ok(Arc::new(StatefulAggregateExec::new(partial, Arc::new(shape), schema, times, shards, opener)))
+    }
+
+    /// The input with the columns that the table for late rows asks for and it does not have yet.
+    fn with_late_columns(
+        &mut self,
+        input: Arc<dyn ExecutionPlan>,
+        table: &LateTable,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let has = |name: &String| input.schema().column_with_name(name).is_some();
+        let missing: Vec<String> = table.row_columns().into_iter().filter(|name| !has(name)).collect();
+        let found = stored(&input, &missing);
+        let more = if found.is_empty() { None } else { carried(&input, &Carried::Columns(found))? };
+        let input = more.unwrap_or(input);
+        self.late_rows.push(input.schema());
+        Ok(input)
     }
 
     /// An aggregation whose states would grow: what it aggregates is remembered as rows of their own, with how often each

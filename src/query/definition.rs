@@ -32,6 +32,9 @@ pub struct Definition {
     pub columns: Vec<String>,
     /// The table it writes.
     pub target: TableDefinition,
+    /// The table that late rows go to, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<TableDefinition>,
     /// The streams it reads, by name.
     pub sources: BTreeMap<String, TableDefinition>,
     /// All views of the session, in the order they were made: a query may use any of them.

@@ -13,15 +13,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use futures::TryStreamExt;
+use futures::stream::{self, TryStreamExt};
 use futures::future::{BoxFuture, try_join_all};
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::catalog::TableDefinition;
 use crate::checkpoint::{Commit, Cut, Intent, Log, QueryRecord, SourceCommit, VERSION};
+use crate::connector::spool::Spooled;
 use crate::connector::{Bounds, Connectors, Environment, Extent, Offsets, Partition, Published, ScanOptions, Sink};
 use crate::error::{Error, Result};
 use crate::plan::aggregate::{Shape, Times, stateful_nodes};
@@ -66,6 +69,15 @@ pub struct Planned {
     pub state: SessionState,
     /// The target, with the options of today.
     pub target: Arc<TableDefinition>,
+    /// The table that late rows go to.
+    pub late: Option<Arc<TableDefinition>>,
+}
+
+impl Planned {
+    /// What it writes, a sink each: the target first.
+    fn targets(&self) -> impl Iterator<Item = &Arc<TableDefinition>> {
+        std::iter::once(&self.target).chain(&self.late)
+    }
 }
 
 /// A query that can be opened.
@@ -125,6 +137,7 @@ struct Opened {
     number: u64,
     planned: Planned,
     opener: Arc<Opener>,
+    /// The target's, and that of late rows, if they have one.
     sinks: Vec<Arc<dyn Sink>>,
     /// Of which epoch, and in how many shards, the state is that the opener holds.
     restored: Mutex<Option<(u64, usize)>>,
@@ -392,14 +405,17 @@ impl Query {
             batch.opened.opener.report(table).take();
         }
         batch.opened.opener.take_late();
+        batch.opened.opener.take_kept_late()?;
         let operators = batch.opened.opener.operators();
         operators.iter().for_each(|operator| operator.discard());
         let context = batch.opened.planned.state.task_ctx();
         let mut tasks = JoinSet::new();
-        for (index, sink) in batch.opened.sinks.iter().enumerate().filter(|(index, _)| !batch.published[*index]) {
+        let mut sinks = batch.opened.sinks.iter().zip(&batch.intent.pins).zip(&batch.published);
+        let epoch = batch.intent.epoch;
+        if let Some(((sink, pin), false)) = sinks.next() {
             for task in 0..plan.output_partitioning().partition_count() {
                 let rows = plan.execute(task, Arc::clone(&context))?;
-                let (sink, pin, epoch) = (Arc::clone(sink), batch.intent.pins[index].clone(), batch.intent.epoch);
+                let (sink, pin) = (Arc::clone(sink), pin.clone());
                 tasks.spawn(async move { sink.stage(epoch, task as u32, &pin, rows).await.map(drop) });
             }
         }
@@ -419,6 +435,13 @@ impl Query {
                 let rows = node.execute(shard, Arc::clone(&context))?;
                 rows.try_for_each(|_| std::future::ready(Ok(()))).await?;
             }
+        }
+        if let (Some(((sink, pin), false)), Some(table)) = (sinks.next(), &batch.opened.planned.late) {
+            let late = batch.opened.opener.take_kept_late()?.into_iter().map(Spooled::into_batches);
+            let late = stream::iter(late).map_ok(|batches| stream::iter(batches).map_err(Into::into));
+            let late = late.map_err(DataFusionError::from).try_flatten();
+            let rows = Box::pin(RecordBatchStreamAdapter::new(table.writable_schema(), late));
+            sink.stage(epoch, 0, pin, rows).await?;
         }
         batch.took.run = self.ms_since(start);
         Ok(())

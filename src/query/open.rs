@@ -12,8 +12,7 @@ use tokio::sync::Mutex;
 use super::definition;
 use super::progress::{Event, Reporter};
 use super::recovery::{self, Decision};
-use super::{Batch, Opened, Position, Query, QuerySpec};
-use crate::catalog::TableDefinition;
+use super::{Batch, Opened, Planned, Position, Query, QuerySpec};
 use crate::checkpoint::{Cut, DefinitionRecord, Log, QueryRecord, SourceCommit, VERSION};
 use crate::connector::{Offsets, Owner, Partition, Progress, Sink, Span};
 use crate::error::{Error, Result};
@@ -32,10 +31,10 @@ impl Query {
         let (record, opener) = Self::begin(&spec, &log).await?;
         let number = Self::define(&spec, &log).await?;
         let planned = spec.planned.clone();
-        let sink = Self::sink(&spec, &log, &record, &planned.target).await?;
+        let sinks = Self::sinks(&spec, &log, &record, &planned).await?;
         let tasks = Self::tasks(&spec, &opener).await?;
         let shards = spec.environment.parallelism.max(1);
-        let opened = Arc::new(Opened { number, planned, opener, sinks: vec![sink], restored: Mutex::default() });
+        let opened = Arc::new(Opened { number, planned, opener, sinks, restored: Mutex::default() });
         let mut query = Self {
             log,
             record,
@@ -61,14 +60,18 @@ impl Query {
         Ok(query)
     }
 
-    async fn sink(
+    async fn sinks(
         spec: &QuerySpec,
         log: &Log,
         record: &QueryRecord,
-        target: &Arc<TableDefinition>,
-    ) -> Result<Arc<dyn Sink>> {
+        planned: &Planned,
+    ) -> Result<Vec<Arc<dyn Sink>>> {
         let owner = Self::owner(log, &record.id);
-        spec.connectors.of(target)?.sink(Arc::clone(target), &spec.environment, &owner).await
+        let mut sinks = vec![];
+        for target in planned.targets() {
+            sinks.push(spec.connectors.of(target)?.sink(Arc::clone(target), &spec.environment, &owner).await?);
+        }
+        Ok(sinks)
     }
 
     fn owner(log: &Log, id: &str) -> Owner {
@@ -190,9 +193,8 @@ impl Query {
         let planned = (self.spec.replan)(stored.definition).await?;
         let owner = Some(Self::owner(&self.log, &self.record.id));
         let opener = Opener::new(self.spec.connectors.clone(), self.spec.environment.clone(), owner);
-        let sink = Self::sink(&self.spec, &self.log, &self.record, &planned.target).await?;
-        let opened =
-            Opened { number, planned, opener: Arc::new(opener), sinks: vec![sink], restored: Mutex::default() };
+        let sinks = Self::sinks(&self.spec, &self.log, &self.record, &planned).await?;
+        let opened = Opened { number, planned, opener: Arc::new(opener), sinks, restored: Mutex::default() };
         self.fence(&opened).await?;
         Ok(Arc::new(opened))
     }

@@ -25,9 +25,9 @@ pub struct EpochProgress {
     pub rows_in: u64,
     /// Bytes of their payloads.
     pub bytes_in: u64,
-    /// Rows written.
+    /// Rows written to the target.
     pub rows_out: u64,
-    /// Bytes written.
+    /// Bytes written to it.
     pub bytes_out: u64,
     /// Rows read, per second of the epoch's duration.
     pub rows_per_second: f64,
@@ -193,8 +193,8 @@ impl Query {
             batch_time_ms: batch.intent.batch_time_ms,
             rows_in,
             bytes_in,
-            rows_out: published.iter().map(|p| p.rows).sum(),
-            bytes_out: published.iter().map(|p| p.bytes).sum(),
+            rows_out: published.first().map_or(0, |target| target.rows),
+            bytes_out: published.first().map_or(0, |target| target.bytes),
             rows_per_second: rows_in as f64 / seconds,
             sources,
             watermark_ms: batch.intent.watermark_ms.filter(|watermark| *watermark < i64::MAX),

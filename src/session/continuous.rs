@@ -15,7 +15,8 @@ use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::connector::{Partition, Role, Span};
 use crate::error::{Error, Result};
 use crate::plan::aggregate::{Times, shapes};
-use crate::plan::changes::is_updating;
+use crate::plan::changes::{self, is_updating};
+use crate::plan::late::LateTable;
 use crate::plan::{Binding, StreamPlan, explain, opener::Opener};
 use crate::query::definition::{self, Definition, durable, revived};
 use crate::query::trigger::Trigger;
@@ -60,30 +61,36 @@ impl Session {
     }
 
     async fn planned(&self, target: &str, columns: &[String], query: ast::Query) -> Result<Planned> {
-        let Some(target) = self.tables.get(target) else {
-            return Err(match self.is_taken(target).await? {
-                true => Error::usage(format!(
-                    "{target} cannot be written: it is no table made by CREATE TABLE … WITH ('connector' = …)"
-                )),
-                false => self.no_table(target),
-            });
-        };
+        let target = self.writable(target).await?;
         let connector = self.connectors.of(target)?;
         connector.check(target, Role::Sink)?;
         let text = query.to_string();
         let plan = fit(self.plan_query(query).await?, target, columns)?;
         let state = epoch_state(self.context.state());
         let ttl = self.setting("state.ttl").and_then(sql::options::parse_duration);
-        let plan = StreamPlan::try_new(&state, plan, ttl)?;
+        let mut plan = StreamPlan::try_new(&state, plan, ttl)?;
+        let late = match self.setting("late-rows.table").filter(|_| plan.remembers()) {
+            Some(name) => Some(self.writable(name).await.map_err(|e| e.context("late-rows.table"))?),
+            None => None,
+        };
+        if let Some(late) = late {
+            self.connectors.of(late)?.check(late, Role::Sink)?;
+            plan = plan.with_late_rows(LateTable::new(&late.name, late.writable_schema()));
+        }
 
         let mut sources = BTreeMap::new();
         let mut identities = BTreeMap::from([(String::new(), connector.identity(target)?)]);
+        let late_identity = late.map(|late| self.connectors.of(late)?.identity(late)).transpose()?;
+        if late_identity.as_ref() == identities.get("") {
+            return Err(Error::usage(format!("late-rows.table: late rows cannot go to {}, the query's target", target.name)));
+        }
         for (name, table) in plan.tables() {
             let connector = self.connectors.of(table)?;
             connector.check(table, Role::Source)?;
             let identity = connector.identity(table)?;
             let allowed = self.setting("query.allow-feedback") == Some("true");
-            if !allowed && feeds(&identities[""], &identity) {
+            let written = [Some(&identities[""]), late_identity.as_ref()];
+            if !allowed && written.into_iter().flatten().any(|written| feeds(written, &identity)) {
                 return Err(Error::usage(format!(
                     "the query reads what it writes ({identity}), and would never end feeding itself; \
                      SET 'query.allow-feedback' = 'true' if that is meant"
@@ -96,6 +103,7 @@ impl Session {
             query: text,
             columns: columns.to_vec(),
             target: durable(target, &self.connectors)?,
+            late: None,
             sources,
             views: self.views.clone(),
             statics: self.statics.clone(),
@@ -107,13 +115,33 @@ impl Session {
         definition.static_files = definition::static_files(&trial);
         if is_updating(&trial.schema()) && !connector.takes_updates(target) {
             return Err(Error::usage(format!(
-                "the result changes as rows arrive (GROUP BY without a window), and {} only takes rows that stay: group by \
+                "the result changes as rows arrive (it is no window's), and {} only takes rows that stay: group by \
                  window_start, window_end of TUMBLE, HOP or CUMULATE, or by date_bin(INTERVAL '1 minute', ts), where ts has \
-                 a WATERMARK; or write to a table that takes changes, such as 'connector' = 'print'",
+                 a WATERMARK; or write to a table that takes changes: a topic with PRIMARY KEY (…) NOT ENFORCED on the \
+                 columns of GROUP BY, or 'connector' = 'print'",
                 target.name
             )));
         }
-        Ok(Planned { definition, plan, shapes: shapes(&trial), state, target: Arc::new(target.clone()) })
+        if is_updating(&trial.schema()) {
+            check_primary_key(target, changes::keys(&trial))?;
+        }
+        let shapes = shapes(&trial);
+        // Where no watermark completes anything, no row is late.
+        let late = late.filter(|_| shapes.iter().any(|shape| shape.rising.is_some()));
+        definition.late = late.map(|late| durable(late, &self.connectors)).transpose()?;
+        let late = late.cloned().map(Arc::new);
+        Ok(Planned { definition, plan, shapes, state, target: Arc::new(target.clone()), late })
+    }
+
+    /// The table of this name, which can be written.
+    async fn writable(&self, name: &str) -> Result<&TableDefinition> {
+        match self.tables.get(name) {
+            Some(table) => Ok(table),
+            None if self.is_taken(name).await? => Err(Error::usage(format!(
+                "{name} cannot be written: it is no table made by CREATE TABLE … WITH ('connector' = …)"
+            ))),
+            None => Err(self.no_table(name)),
+        }
     }
 
     /// The physical plan of an epoch that reads nothing.
@@ -131,7 +159,7 @@ impl Session {
         for (key, value) in &stored.settings {
             session.set(key, value)?;
         }
-        for table in stored.sources.values().chain([&stored.target]) {
+        for table in stored.sources.values().chain([&stored.target]).chain(&stored.late) {
             if !session.tables.contains_key(&table.name) {
                 session.create_table(revive(table)?)?;
             }
@@ -186,6 +214,30 @@ impl Session {
             target,
             &guarantee,
         ))
+    }
+}
+
+/// Rows that are told apart by `keys` are to be told apart by the primary key.
+fn check_primary_key(target: &TableDefinition, keys: Option<Vec<usize>>) -> Result<()> {
+    if target.primary_key.is_empty() {
+        return Ok(());
+    }
+    let declared = format!("PRIMARY KEY ({}) of {}", target.primary_key.join(", "), target.name);
+    let Some(keys) = keys else {
+        return Err(Error::usage(format!(
+            "{declared}: the result does not show every column that it is grouped by, as it is, so rows of several groups \
+             would take each other's place; add these columns to the SELECT and to the key"
+        )));
+    };
+    let columns: Vec<&Column> = target.writable_columns().collect();
+    let missing = keys.iter().filter_map(|key| columns.get(*key)).find(|key| !target.primary_key.contains(&key.name));
+    match missing {
+        Some(column) => Err(Error::usage(format!(
+            "{declared} lacks {}, which the result is grouped by, so rows of several groups would take each other's place; \
+             add it to the key",
+            column.name
+        ))),
+        None => Ok(()),
     }
 }
 

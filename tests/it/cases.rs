@@ -10,6 +10,7 @@
 //! wait DURATION                        before it: so much time passes
 //! end                                  before it: nothing more will come
 //! < value, value                       a row that comes out in this epoch, in order of the sorted lines
+//! << value, value                      a row that goes to the table `late`
 //! idle                                 no epoch was needed
 //! watermark TIME, state ROWS, late N   what the epoch says of itself, where a case wants to show it
 //! refused TEXT                         instead of epochs: the query is refused, and the message holds TEXT
@@ -212,13 +213,17 @@ impl Run {
         }
     }
 
-    /// What was written after the first `known` rows, a line each.
-    fn written(&self, known: &mut usize) -> Vec<String> {
-        let lines: Vec<String> = self.memory.rows("out").iter().flat_map(lines).collect();
-        let mut new = lines[*known..].to_vec();
-        *known = lines.len();
-        new.sort();
-        new
+    /// What was written after the first `known` rows of the target and of the table for late rows, a line each.
+    fn written(&self, known: &mut [usize; 2]) -> Vec<String> {
+        let mut written = vec![];
+        for ((topic, mark), known) in [("out", ""), ("late", "<")].iter().zip(known) {
+            let lines: Vec<String> = self.memory.rows(topic).iter().flat_map(lines).collect();
+            let mut new: Vec<String> = lines[*known..].iter().map(|line| format!("{mark}{line}")).collect();
+            *known = lines.len();
+            new.sort();
+            written.extend(new);
+        }
+        written
     }
 
     fn complete(&self) {
@@ -289,7 +294,7 @@ async fn as_written(case: &Case) -> (Vec<Vec<String>>, bool) {
         Err(error) => return (vec![vec![format!("refused {}", error.chain())]], true),
     };
     assert_eq!(case.refused, None, "the query runs");
-    let (mut known, mut all, mut any_late) = (0, vec![], false);
+    let (mut known, mut all, mut any_late) = ([0; 2], vec![], false);
     for epoch in &case.epochs {
         if let Some(wait) = &epoch.wait {
             run.clock.advance(parse_duration(wait).unwrap().as_millis() as i64);

@@ -157,6 +157,55 @@ async fn a_stop_at_any_call_changes_nothing_in_windows() {
     }
 }
 
+/// Windows over a time that jumps back and forth: what each counts, and beside it the rows that were late for theirs.
+fn late_rows(target: &str, late: &str) -> String {
+    windows(target)
+        .replace("to_timestamp_millis(n % 1000 * 1000)", "to_timestamp_millis(n * 5 % 1000 % 9 * 1000)")
+        .replace("sum(n) + max(n)", "count(*)")
+        .replace("GROUP BY window_start, window_end, n % 4", "GROUP BY window_start, window_end")
+        .replace(
+            "INSERT INTO output",
+            &format!("CREATE TABLE late (n BIGINT) WITH ({late}); SET 'late-rows.table' = 'late'; INSERT INTO output"),
+        )
+}
+
+/// Two sinks of one epoch: a row is counted in its window, or it is in the table for late rows, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_at_any_call_loses_no_late_row() {
+    let late_files = FILES.replace("lake/out", "lake/late");
+    let late_memory = MEMORY.replace("output", "late");
+    for (target, late) in [(FILES, &late_memory), (MEMORY, &late_files)] {
+        let script = late_rows(target, late);
+        let both = async |world: &World| {
+            let mut late: Vec<i64> = world.parquet("memory://lake/late").await.into_iter().flat_map(|f| f.1).collect();
+            let numbers = |batch: &arrow::array::RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+            late.extend(world.memory.rows("late").iter().flat_map(numbers));
+            late.sort_unstable();
+            (visible(world, target).await, late)
+        };
+        let undisturbed = world();
+        run_to_end(undisturbed.plan(&script, None).await).await.unwrap();
+        let expected = both(&undisturbed).await;
+        let counted: i64 = expected.0.iter().map(|n| n % 1000).sum();
+        assert!(!expected.1.is_empty(), "no row is late");
+        assert_eq!(counted + expected.1.len() as i64, 3 * ROWS, "{expected:?}");
+        let mut stops = 0;
+        for moment in [Moment::Before, Moment::After] {
+            for k in 1.. {
+                let world = world();
+                let gate = Gate::new(k, moment);
+                if !crash(&world, &script, &gate).await {
+                    break;
+                }
+                stops += 1;
+                run_to_end(world.plan(&script, None).await).await.unwrap();
+                assert_eq!(both(&world).await, expected, "stopped {moment:?} call {k}");
+            }
+        }
+        assert!(stops > 60, "only {stops} calls were stopped");
+    }
+}
+
 /// A restore may divide state into another number of shards; an epoch that was intended keeps its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_before_another_parallelism_changes_nothing_in_windows() {

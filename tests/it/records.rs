@@ -112,6 +112,7 @@ fn records_are_written_and_read_as_ever() {
     );
     let identity = |name: &str, text: &str| (name.to_string(), text.to_string());
     let definition = Definition {
+        late: None,
         query: "SELECT id, tag FROM orders".into(),
         columns: vec!["id".into(), "day".into()],
         target,

@@ -45,12 +45,12 @@ const HELD_IN_ALL: usize = 64 << 20;
 const OPEN_DIRECTORIES: usize = 64;
 /// How many files are put or completed side by side.
 const PUBLISHING: usize = 16;
-/// The journal's folder for uploads.
-const UPLOADS: &str = "uploads";
 
 /// Writes Parquet: see the module's text.
 #[derive(Debug)]
 pub struct ParquetSink {
+    /// The journal's folder for uploads; another sink of the query has its own.
+    uploads: String,
     schema: SchemaRef,
     partitioned_by: Vec<String>,
     options: FileOptions,
@@ -95,6 +95,7 @@ impl ParquetSink {
         let schema = table.writable_schema();
         let partitioned_by = table.partitioned_by.clone();
         Ok(Self {
+            uploads: format!("uploads-{}", table.name),
             schema,
             partitioned_by,
             options,
@@ -207,17 +208,17 @@ impl Sink for ParquetSink {
     /// every file is published, so an upload that is still open can only be a dead run's, or that of one which will be
     /// fenced before it publishes.
     async fn sweep(&self, committed: u64) -> Result<()> {
-        for name in self.owner.journal.list(UPLOADS).await? {
+        for name in self.owner.journal.list(&self.uploads).await? {
             let epoch: Option<u64> = name.split('-').next().and_then(|digits| digits.parse().ok());
             if epoch.is_none_or(|epoch| epoch > committed) {
                 continue;
             }
-            if let Some(body) = self.owner.journal.get(UPLOADS, &name).await?
+            if let Some(body) = self.owner.journal.get(&self.uploads, &name).await?
                 && let Ok(note) = serde_json::from_slice::<UploadNote>(&body)
             {
                 self.abort(&note.path, &note.id).await;
             }
-            self.owner.journal.remove(UPLOADS, &name).await?;
+            self.owner.journal.remove(&self.uploads, &name).await?;
         }
         let prefix = format!("{}-", self.owner.id);
         let epoch_of = |name: &str| name.strip_prefix(&prefix)?.split('-').next()?.parse::<u64>().ok();
@@ -376,7 +377,7 @@ async fn upload_part(sink: &ParquetSink, epoch: u64, file: &mut OpenFile, bytes:
         let note = UploadNote { path: file.name.clone(), id: id.clone() };
         let body = serde_json::to_vec(&note).map_err(|e| Error::internal("a note is no JSON").caused_by(e))?;
         let name = format!("{epoch:020}-{:016x}", digest(&file.name, &id));
-        sink.owner.journal.create(UPLOADS, &name, body.into()).await?;
+        sink.owner.journal.create(&sink.uploads, &name, body.into()).await?;
         file.upload = Some((id, vec![]));
     }
     let Some((id, parts)) = &mut file.upload else { return Ok(()) };
