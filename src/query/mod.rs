@@ -17,8 +17,8 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use futures::stream::{self, TryStreamExt};
 use futures::future::{BoxFuture, try_join_all};
+use futures::stream::{self, TryStreamExt};
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 

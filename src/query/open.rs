@@ -60,12 +60,7 @@ impl Query {
         Ok(query)
     }
 
-    async fn sinks(
-        spec: &QuerySpec,
-        log: &Log,
-        record: &QueryRecord,
-        planned: &Planned,
-    ) -> Result<Vec<Arc<dyn Sink>>> {
+    async fn sinks(spec: &QuerySpec, log: &Log, record: &QueryRecord, planned: &Planned) -> Result<Vec<Arc<dyn Sink>>> {
         let owner = Self::owner(log, &record.id);
         let mut sinks = vec![];
         for target in planned.targets() {

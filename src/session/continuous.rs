@@ -82,7 +82,10 @@ impl Session {
         let mut identities = BTreeMap::from([(String::new(), connector.identity(target)?)]);
         let late_identity = late.map(|late| self.connectors.of(late)?.identity(late)).transpose()?;
         if late_identity.as_ref() == identities.get("") {
-            return Err(Error::usage(format!("late-rows.table: late rows cannot go to {}, the query's target", target.name)));
+            return Err(Error::usage(format!(
+                "late-rows.table: late rows cannot go to {}, the query's target",
+                target.name
+            )));
         }
         for (name, table) in plan.tables() {
             let connector = self.connectors.of(table)?;

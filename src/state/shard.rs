@@ -431,6 +431,12 @@ impl Shard {
                 self.bytes -= gone.bytes();
             }
         }
+        // Before anything is moved: their places, and those of rows that are replaced, hold until then.
+        if let Some(bucket) = self.buckets.get_mut(&TIMELESS).filter(|_| !delta.gone.is_empty()) {
+            let rows = bucket.index.len();
+            delta.gone.iter().for_each(|place| bucket.forget(*place));
+            self.rows -= rows - bucket.index.len();
+        }
         let mut first = delta.first;
         for alike in delta.buckets[first..].chunk_by(|a, b| a == b) {
             let replaces = &delta.replaces[first..first + alike.len()];
@@ -439,10 +445,7 @@ impl Shard {
             first += alike.len();
         }
         if let (Some(horizon), true) = (delta.closes, layout.is_touched) {
-            self.change(TIMELESS, 0, codec, |bucket| {
-                delta.gone.iter().for_each(|place| bucket.forget(*place));
-                bucket.expire(horizon);
-            })?;
+            self.change(TIMELESS, 0, codec, |bucket| bucket.expire(horizon))?;
         }
         if layout.is_due {
             self.remind(delta, &was_due);

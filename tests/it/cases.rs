@@ -26,9 +26,9 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::compute::cast;
-use arrow::datatypes::Int8Type;
+use arrow::datatypes::{DataType, Field, Int8Type, Schema, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
 use millstream::catalog::TableDefinition;
@@ -72,6 +72,8 @@ pub struct Ran {
     pub answer: Vec<String>,
     /// How many rows were late.
     pub late: u64,
+    /// By row, in the order in which they were added: the watermark of the epoch before the one that read it, in ms.
+    pub late_before: Vec<Option<i64>>,
 }
 
 impl Case {
@@ -324,12 +326,12 @@ impl Case {
     /// stream ends.
     pub async fn run(&self, epochs: &[usize], parallelism: usize, restart_after: usize) -> Ran {
         let mut run = Run::new(self, parallelism);
-        let late: Arc<Mutex<u64>> = Arc::default();
+        let events: Arc<Mutex<Vec<EpochProgress>>> = Arc::default();
         let reporter = || {
-            let late = Arc::clone(&late);
+            let events = Arc::clone(&events);
             Reporter::new(move |event| {
                 if let Event::Epoch(epoch) = event {
-                    *late.lock().unwrap() += epoch.late.values().flat_map(|p| p.values()).sum::<u64>();
+                    events.lock().unwrap().push(*epoch);
                 }
             })
         };
@@ -353,14 +355,37 @@ impl Case {
         run.complete();
         while query.step().await.unwrap_or_else(|e| panic!("{}: {}", self.query, e.chain())) != Step::Finished {}
         query.close().await;
-        let late = *late.lock().unwrap();
-        Ran { answer: run.folded(), late }
+        let events = events.lock().unwrap();
+        let late = events.iter().flat_map(|epoch| epoch.late.values().flat_map(|p| p.values())).sum();
+        Ran { answer: run.folded(), late, late_before: self.late_before(&events) }
+    }
+
+    fn late_before(&self, epochs: &[EpochProgress]) -> Vec<Option<i64>> {
+        let mut seen: BTreeMap<(String, u32), u64> = BTreeMap::new();
+        let mut late_before = vec![];
+        for (table, partition, _) in &self.rows() {
+            let next = seen.entry((table.clone(), *partition)).or_default();
+            let offset = std::mem::replace(next, *next + 1);
+            let reads = |epoch: &EpochProgress| {
+                let partitions = &epoch.sources.get(table).unwrap().partitions;
+                partitions.iter().any(|(p, read)| p.number == *partition && (read.from..read.to).contains(&offset))
+            };
+            let epoch = epochs.iter().position(reads).expect("every row is read");
+            late_before.push(epoch.checked_sub(1).and_then(|before| epochs[before].watermark_ms));
+        }
+        late_before
     }
 }
 
 impl Case {
     /// DataFusion's batch answer: the same SELECT, planned over static tables. None with computed columns, which these lack.
     pub async fn batch_answer(&self) -> Option<Vec<String>> {
+        let select = self.query.split_once("INSERT INTO out").unwrap().1;
+        self.batch_answer_to(select, &vec![None; self.rows().len()]).await
+    }
+
+    /// The batch answer to another SELECT, which may ask for `late_before`, the watermark of the epoch before.
+    pub async fn batch_answer_to(&self, select: &str, late_before: &[Option<i64>]) -> Option<Vec<String>> {
         let mut run = Run::new(self, 1);
         for table in &self.tables {
             run.session
@@ -371,16 +396,25 @@ impl Case {
         if run.session.tables().values().any(TableDefinition::has_computed_columns) {
             return None;
         }
-        let mut by_table: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
-        let mut all = self.rows();
+        let mut by_table: BTreeMap<&str, (Vec<&String>, Vec<Option<i64>>)> = BTreeMap::new();
+        let rows_added = self.rows();
+        let mut all: Vec<_> = rows_added.iter().zip(late_before).collect();
         // Rows that are equal in an order come by partition and offset.
-        all.sort_by_key(|(_, partition, _)| *partition);
-        for (table, _, values) in &all {
-            by_table.entry(table).or_default().push(values);
+        all.sort_by_key(|((_, partition, _), _)| *partition);
+        for ((table, _, values), late_before) in all {
+            let (lines, marks) = by_table.entry(table).or_default();
+            lines.push(values);
+            marks.push(*late_before);
         }
         let context = run.session.context();
         for (name, definition) in run.session.tables() {
-            let batch = rows(definition, by_table.get(name.as_str()).map_or(&[][..], |rows| rows));
+            let (lines, marks) = by_table.remove(name.as_str()).unwrap_or_default();
+            let batch = rows(definition, &lines);
+            let marked = Field::new("late_before", DataType::Timestamp(TimeUnit::Millisecond, None), true);
+            let fields = batch.schema().fields().iter().cloned().chain([Arc::new(marked)]).collect::<Vec<_>>();
+            let marks: ArrayRef = Arc::new(TimestampMillisecondArray::from(marks));
+            let columns = batch.columns().iter().cloned().chain([marks]).collect();
+            let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
             let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
             let reference = datafusion::common::TableReference::bare(name.as_str());
             context.deregister_table(reference.clone()).unwrap();
@@ -388,7 +422,6 @@ impl Case {
         }
         // The target's types, as the INSERT casts to them.
         let target = run.session.tables()["out"].writable_schema();
-        let select = self.query.split_once("INSERT INTO out").unwrap().1;
         let outcome = run.session.execute_script(select).await.unwrap().pop();
         let Some(Outcome::Rows(found)) = outcome else { panic!("no rows: {select}") };
         let batches: Vec<RecordBatch> = futures::TryStreamExt::try_collect(found.stream).await.unwrap();
@@ -429,7 +462,7 @@ async fn check(path: &Path) {
     }
     let Some(answer) = case.batch_answer().await else { return };
     for (parallelism, at_once) in [(1, 1), (3, 1), (2, 2), (2, 3), (1, 1000), (3, 1000)] {
-        let Ran { answer: found, late } = case.run(&[at_once], parallelism, usize::MAX).await;
+        let Ran { answer: found, late, .. } = case.run(&[at_once], parallelism, usize::MAX).await;
         if late == 0 {
             assert_eq!(found, answer, "{name}: {at_once} rows an epoch, parallelism {parallelism}");
         }

@@ -178,7 +178,8 @@ async fn a_stop_at_any_call_loses_no_late_row() {
         let script = late_rows(target, late);
         let both = async |world: &World| {
             let mut late: Vec<i64> = world.parquet("memory://lake/late").await.into_iter().flat_map(|f| f.1).collect();
-            let numbers = |batch: &arrow::array::RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+            let numbers =
+                |batch: &arrow::array::RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
             late.extend(world.memory.rows("late").iter().flat_map(numbers));
             late.sort_unstable();
             (visible(world, target).await, late)
