@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, FieldRef};
+use arrow::datatypes::{Field, FieldRef, Schema};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
@@ -14,6 +14,7 @@ use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::unnest::UnnestExec;
 
 use super::scan::ScanExec;
 use crate::error::Result;
@@ -40,7 +41,8 @@ pub(super) fn stored(plan: &Arc<dyn ExecutionPlan>, names: &[String]) -> Vec<Fie
 }
 
 fn hands_on(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    ["FilterExec", "ProjectionExec", "UnionExec", "CoalesceBatchesExec", "CooperativeExec"].contains(&plan.name())
+    ["FilterExec", "ProjectionExec", "UnionExec", "UnnestExec", "CoalesceBatchesExec", "CooperativeExec"]
+        .contains(&plan.name())
 }
 
 /// The plan with what is carried in its last columns.
@@ -78,6 +80,18 @@ pub(super) fn carried(plan: &Arc<dyn ExecutionPlan>, what: &Carried) -> Result<O
         let kept = filter.projection().as_deref().map(|kept| kept.iter().copied().chain(last).collect());
         let filter = FilterExecBuilder::new(Arc::clone(filter.predicate()), Arc::clone(&inputs[0]));
         return Ok(Some(Arc::new(filter.apply_projection(kept)?.build()?)));
+    }
+    if let Some(unnest) = plan.downcast_ref::<UnnestExec>() {
+        let mut fields: Vec<FieldRef> = unnest.schema().fields().iter().cloned().collect();
+        fields.extend(last.map(|index| Arc::clone(&after.fields()[index])));
+        let unnested = UnnestExec::new(
+            Arc::clone(&inputs[0]),
+            unnest.list_column_indices().to_vec(),
+            unnest.struct_column_indices().to_vec(),
+            Arc::new(Schema::new(fields)),
+            unnest.options().clone(),
+        )?;
+        return Ok(Some(Arc::new(unnested)));
     }
     Ok(Some(replace_children_if_necessary(Arc::clone(plan), inputs)?))
 }

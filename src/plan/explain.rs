@@ -10,6 +10,7 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use super::StreamPlan;
 use super::aggregate::{Emit, Shape};
 use super::changes::is_updating;
+use super::kept::Kept;
 use crate::catalog::TableDefinition;
 use crate::connector::Guarantee;
 use crate::sql::options::display_options;
@@ -20,8 +21,7 @@ pub fn explain(
     plan: &StreamPlan,
     shapes: &[Arc<Shape>],
     physical: &dyn ExecutionPlan,
-    target: &TableDefinition,
-    guarantee: &Guarantee,
+    targets: &[(&TableDefinition, Guarantee)],
 ) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -34,8 +34,11 @@ pub fn explain(
                 writeln!(text, "    watermark of {}: {rule}, the least over partitions and sources", watermark.column);
         }
     }
-    let _ = writeln!(text, "  writes {} WITH ({})", target.name, display_options(&target.options));
-    let _ = writeln!(text, "    {}: {}", guarantee.delivery, guarantee.reason);
+    for (index, (target, guarantee)) in targets.iter().enumerate() {
+        let what = if index == 0 { "writes" } else { "writes late rows to" };
+        let _ = writeln!(text, "  {what} {} WITH ({})", target.name, display_options(&target.options));
+        let _ = writeln!(text, "    {}: {}", guarantee.delivery, guarantee.reason);
+    }
     let _ = writeln!(text, "  result is {}", kind(shapes, physical));
     for shape in shapes {
         let _ = writeln!(text, "    {}", remembered(shape));
@@ -48,7 +51,13 @@ pub fn explain(
 /// Whether rows of the result stay, and why.
 fn kind(shapes: &[Arc<Shape>], physical: &dyn ExecutionPlan) -> &'static str {
     match shapes {
-        _ if is_updating(&physical.schema()) => "updating: a group without a window changes with every row of it",
+        _ if is_updating(&physical.schema()) => {
+            let is_row = |shape: &Arc<Shape>| shape.emit == Emit::Change && matches!(shape.kept, Kept::Row(_));
+            match shapes.iter().any(is_row) {
+                true => "updating: a row that comes first in the order may still come",
+                false => "updating: a group without a window changes with every row of it",
+            }
+        }
         [] => "append-only: nothing is remembered",
         _ => "append-only: a group comes out once, when the watermark completes it, or a row when it is first seen",
     }

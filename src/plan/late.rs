@@ -82,11 +82,10 @@ impl LateTable {
                 let names = own.iter().chain(rows.iter().flat_map(|row| row.fields().iter().map(AsRef::as_ref)));
                 let names: BTreeSet<&str> = names.map(|field| field.name().as_str()).collect();
                 return Err(Error::usage(format!(
-                    "table {}, which is to get late rows, has a column {}, and no row that can be late has one{}; there are {}",
+                    "table {}, which is to get late rows, has a column {}, and no row that can be late has one{}",
                     self.name,
                     field.name(),
-                    did_you_mean(field.name(), names.iter().copied()),
-                    names.iter().copied().collect::<Vec<_>>().join(", ")
+                    did_you_mean(field.name(), names.into_iter())
                 )));
             };
             if !can_cast_types(found.data_type(), field.data_type()) {

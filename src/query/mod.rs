@@ -75,7 +75,7 @@ pub struct Planned {
 
 impl Planned {
     /// What it writes, a sink each: the target first.
-    fn targets(&self) -> impl Iterator<Item = &Arc<TableDefinition>> {
+    pub fn targets(&self) -> impl Iterator<Item = &Arc<TableDefinition>> {
         std::iter::once(&self.target).chain(&self.late)
     }
 }

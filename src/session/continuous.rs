@@ -207,16 +207,12 @@ impl Session {
     /// EXPLAIN of a continuous query.
     pub async fn explain(&self, spec: &QuerySpec) -> Result<String> {
         let physical = self.trial(&spec.planned.plan, &spec.planned.state).await?;
-        let target = &spec.planned.target;
-        let guarantee = self.connectors.of(target)?.guarantee(target)?;
-        Ok(explain::explain(
-            &spec.name,
-            &spec.planned.plan,
-            &spec.planned.shapes,
-            physical.as_ref(),
-            target,
-            &guarantee,
-        ))
+        let mut targets = vec![];
+        for target in spec.planned.targets() {
+            targets.push((target.as_ref(), self.connectors.of(target)?.guarantee(target)?));
+        }
+        let Planned { plan, shapes, .. } = &spec.planned;
+        Ok(explain::explain(&spec.name, plan, shapes, physical.as_ref(), &targets))
     }
 }
 

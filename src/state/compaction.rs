@@ -29,9 +29,9 @@ use crate::plan::time::ticks;
 const SNAPSHOT_ROWS: u64 = 200_000;
 /// Rows in a file, about: a snapshot may have several.
 const FILE_ROWS: u64 = 1_000_000;
-/// How many rows of a snapshot are followed by a pause.
-const PAUSE_ROWS: usize = 32 * 1024;
-const PAUSE: Duration = Duration::from_millis(10);
+/// So many rows of a snapshot, two or three milliseconds of work, are followed by a pause.
+const PART_ROWS: usize = 8 * 1024;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// How one operator's files are written.
 #[derive(Debug, Clone)]
@@ -95,16 +95,10 @@ impl Compaction {
                 tokio::spawn(async move {
                     let rows = move |writer: &Writer| {
                         let writer = writer.clone();
-                        let mut rows = 0;
-                        live.into_iter().map(move |live| {
-                            let batch = writer.of_live(&live)?;
-                            rows += batch.num_rows();
-                            if rows >= PAUSE_ROWS {
-                                // The epochs go on meanwhile, and come first.
-                                std::thread::sleep(PAUSE);
-                                rows = 0;
-                            }
-                            Ok(batch)
+                        live.into_iter().flat_map(|live| live.parts(PART_ROWS)).map(move |part| {
+                            // The epochs go on meanwhile, and come first.
+                            std::thread::sleep(PAUSE);
+                            writer.of_live(&part)
                         })
                     };
                     Ok(Compacted { after: None, epoch, files: writer.write(epoch, "snapshot", rows).await? })

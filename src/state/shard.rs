@@ -133,6 +133,14 @@ pub struct Live {
 }
 
 impl Live {
+    /// The same rows, so many at a time.
+    pub fn parts(self, most: usize) -> impl Iterator<Item = Live> {
+        (0..self.dead.len()).step_by(most).map(move |from| {
+            let dead = self.dead[from..self.dead.len().min(from + most)].to_vec();
+            Live { rows: Arc::clone(&self.rows), first: self.first + from, dead }
+        })
+    }
+
     /// The shared rows.
     pub fn rows(&self) -> &StateRows {
         &self.rows

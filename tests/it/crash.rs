@@ -42,6 +42,22 @@ fn windows(target: &str) -> String {
         )
 }
 
+/// Sessions of every fourth second: each second is one.
+fn sessions(target: &str) -> String {
+    windows(target).replace(
+        "TABLE(TUMBLE(TABLE input, DESCRIPTOR(ts), INTERVAL '3' SECOND)) GROUP BY window_start, window_end, n % 4",
+        "TABLE(SESSION((SELECT *, n % 4 AS k FROM input) PARTITION BY k, DESCRIPTOR(ts), INTERVAL '4' SECOND))
+         GROUP BY window_start, window_end, k",
+    )
+}
+
+/// The first row of each of five keys: two are met by each partition in the first rows, the others later.
+fn first_rows(target: &str) -> String {
+    let windows = windows(target);
+    let (tables, _) = windows.split_once("SELECT CAST").unwrap();
+    format!("{tables} SELECT n FROM input QUALIFY ROW_NUMBER() OVER (PARTITION BY n % 1000 / 2 ORDER BY ts) = 1;")
+}
+
 const FILES: &str = "'connector' = 'filesystem', 'path' = 'memory://lake/out', 'format' = 'parquet'";
 const MEMORY: &str = "'connector' = 'memory', 'topic' = 'output'";
 
@@ -65,9 +81,15 @@ async fn oracle(script: &str) -> Vec<i64> {
         "(SELECT p * 1000 + i AS n, i FROM generate_series(0, 2) AS a(p), generate_series(0, {}) AS b(i))",
         ROWS - 1
     );
-    let sql = match script.contains("TUMBLE") {
-        true => format!("SELECT i / 3 * 3 * 1000 + sum(n) + max(n) AS n FROM {rows} GROUP BY i / 3, n % 4 ORDER BY n"),
-        false => format!("SELECT n FROM {rows} WHERE n % 3 <> 0 ORDER BY n"),
+    let sql = match script {
+        _ if script.contains("TUMBLE") => {
+            format!("SELECT i / 3 * 3 * 1000 + sum(n) + max(n) AS n FROM {rows} GROUP BY i / 3, n % 4 ORDER BY n")
+        }
+        _ if script.contains("SESSION") => {
+            format!("SELECT i * 1000 + sum(n) + max(n) AS n FROM {rows} GROUP BY i ORDER BY n")
+        }
+        _ if script.contains("ROW_NUMBER") => format!("SELECT n FROM {rows} WHERE i % 2 = 0 AND n < 1000 ORDER BY n"),
+        _ => format!("SELECT n FROM {rows} WHERE n % 3 <> 0 ORDER BY n"),
     };
     let batches = context.sql(&sql).await.unwrap().collect().await.unwrap();
     batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
@@ -207,6 +229,14 @@ async fn a_stop_at_any_call_loses_no_late_row() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_at_any_call_changes_nothing_in_sessions_and_first_rows() {
+    for script in [sessions(FILES), first_rows(FILES)] {
+        let then = script.replace("'parallelism' = '2'", "'parallelism' = '3'");
+        stop_and_go_on(FILES, &script, &then).await;
+    }
+}
+
 /// A restore may divide state into another number of shards; an epoch that was intended keeps its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_before_another_parallelism_changes_nothing_in_windows() {
@@ -288,6 +318,8 @@ async fn an_epoch_that_is_run_again_under_other_delays_writes_the_same_files_row
     let target = format!("{FILES}, 'sink.rolling-policy.rows' = '2'");
     run_again(&script(&target), 8).await;
     run_again(&windows(&target), 4).await;
+    run_again(&sessions(&target), 4).await;
+    run_again(&first_rows(&target), 2).await;
 }
 
 async fn run_again(script: &str, files: usize) {

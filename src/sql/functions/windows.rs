@@ -6,9 +6,9 @@
 //! after that span; it holds `ts < e`.
 //!
 //! Guaranteed: lists ascend and have the type of `ts`, of any precision, with or without a zone; their elements rise
-//! with `ts`; times before 1970 are like any other. NULL has no list, so that `unnest` drops its row, and neither has a
-//! time so close to the limits of its type that one of its windows would not fit. Not promised: widths that are no
-//! literals, have months, or are finer than `ts`; a row in more than [`MOST`] windows.
+//! with `ts`; times before 1970 are like any other. NULL is in a window that is NULL, so that `unnest` drops no row that
+//! has no time, and so is a time so close to the limits of its type that one of its windows would not fit. Not promised:
+//! widths that are no literals, have months, or are finer than `ts`; a row in more than [`MOST`] windows.
 
 use std::sync::Arc;
 
@@ -109,21 +109,30 @@ impl Plan {
     fn lists(&self, times: &ArrayRef) -> Result<ListArray> {
         let times = cast(times, &DataType::Int64)?;
         let times = times.as_primitive::<Int64Type>();
-        let (mut values, mut offsets, mut valid) = (Vec::<i64>::new(), vec![0_i32], Vec::<bool>::new());
+        let (mut values, mut offsets, mut missing) = (Vec::<i64>::new(), vec![0_i32], vec![]);
         for time in times {
-            let ends = time.and_then(|time| self.first_and_last(time));
-            if let Some((first, last)) = ends {
-                let count = if first > last { 0 } else { (last - first) / self.step + 1 };
-                values.extend((0..count).map(|n| first + n * self.step));
+            match time.and_then(|time| self.first_and_last(time)) {
+                Some((first, last)) => {
+                    let count = if first > last { 0 } else { (last - first) / self.step + 1 };
+                    values.extend((0..count).map(|n| first + n * self.step));
+                }
+                None => {
+                    missing.push(values.len());
+                    values.push(0);
+                }
             }
-            valid.push(ends.is_some());
             let end = i32::try_from(values.len());
             offsets
                 .push(end.map_err(|_| Error::usage("the rows of a batch are in too many windows; make them fewer"))?);
         }
-        let values = cast(&Int64Array::from(values), &self.times)?;
+        let nulls = (!missing.is_empty()).then(|| {
+            let mut valid = vec![true; values.len()];
+            missing.into_iter().for_each(|place| valid[place] = false);
+            NullBuffer::from(valid)
+        });
+        let values = cast(&Int64Array::new(values.into(), nulls), &self.times)?;
         let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
-        Ok(ListArray::try_new(self.item(), offsets, values, Some(NullBuffer::from(valid)))?)
+        Ok(ListArray::try_new(self.item(), offsets, values, None)?)
     }
 
     /// The ends of a list, `first > last` for an empty one; none if the ticks overflow.
@@ -257,9 +266,9 @@ mod tests {
         let found = found.as_list::<i32>();
         let list = |row| {
             let values = cast(&found.value(row), &DataType::Int64).unwrap();
-            values.as_primitive::<Int64Type>().values().to_vec()
+            (values.null_count() == 0).then(|| values.as_primitive::<Int64Type>().values().to_vec())
         };
-        (0..found.len()).map(|row| found.is_valid(row).then(|| list(row))).collect()
+        (0..found.len()).map(list).collect()
     }
 
     fn check(kind: Kind, widths: &[i64], expected: &[(i64, &[i64])]) {
@@ -293,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn null_and_what_overflows_have_no_list() {
+    fn null_and_what_overflows_are_in_a_window_that_is_null() {
         for kind in [Kind::HopStarts, Kind::CumulateEnds] {
             let times = [None, Some(0), Some(i64::MAX), Some(i64::MIN)];
             let found = lists(kind, &timestamp(TimeUnit::Millisecond, None), &times, &[5, 10]);
