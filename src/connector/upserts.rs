@@ -8,7 +8,8 @@
 //! Guarantee: whoever keeps the newest message of each key has the result, if its rows differ in the PRIMARY KEY. An
 //! epoch that is published again has the same messages.
 //!
-//! Not promised: that they differ. A PRIMARY KEY is believed.
+//! Not promised: that they differ. Whether the PRIMARY KEY holds all that a result is grouped by is checked where it is
+//! planned.
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter, filter_record_batch, or, partition};

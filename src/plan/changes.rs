@@ -61,23 +61,28 @@ pub fn is_updating(schema: &Schema) -> bool {
     schema.fields().last().is_some_and(|field| field.name() == ROW_KIND)
 }
 
-/// By which of its columns the rows of a result that changes are told apart; none, where one of them is not shown.
-pub fn keys(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<usize>> {
+/// By which of its columns the rows of a result that changes are told apart: of each key, all that show it; none, where a
+/// key is not shown.
+pub fn keys(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Vec<usize>>> {
     if let Some(node) = plan.downcast_ref::<StatefulAggregateExec>() {
         let shape = node.shape();
         let shown = if shape.is_one_group { 0 } else { shape.layout.keys.len() };
-        return Some((0..shown).collect());
+        return Some((0..shown).map(|key| vec![key]).collect());
     }
     let below = keys(plan.children().first()?)?;
-    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+    let shows: Vec<Option<usize>> = if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
         let schema = projection.input().schema();
-        let shows = |key: &usize| projection.expr().iter().position(|e| shown(&e.expr, &schema) == Some(*key));
-        return below.iter().map(shows).collect();
-    }
-    match plan.downcast_ref::<FilterExec>().and_then(|filter| filter.projection().clone()) {
-        Some(kept) => below.iter().map(|key| kept.iter().position(|index| index == key)).collect(),
-        None => Some(below),
-    }
+        projection.expr().iter().map(|e| shown(&e.expr, &schema)).collect()
+    } else if let Some(kept) = plan.downcast_ref::<FilterExec>().and_then(|filter| filter.projection().clone()) {
+        kept.iter().map(|index| Some(*index)).collect()
+    } else {
+        return Some(below);
+    };
+    let moved = |key: &Vec<usize>| {
+        let places = (0..shows.len()).filter(|place| shows[*place].is_some_and(|index| key.contains(&index)));
+        Some(places.collect::<Vec<_>>()).filter(|places| !places.is_empty())
+    };
+    below.iter().map(moved).collect()
 }
 
 /// The column that an expression shows, so that different values stay different.
@@ -86,8 +91,23 @@ fn shown(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<usize> {
         return Some(column.index());
     }
     let cast = expr.downcast_ref::<CastExpr>()?;
-    let (from, to) = (cast.expr().data_type(schema).ok()?, cast.cast_type());
-    let is_text = |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    let is_wider = from.is_signed_integer() && to.is_signed_integer() && from.primitive_width() <= to.primitive_width();
-    if is_text(to) || is_wider { shown(cast.expr(), schema) } else { None }
+    let from = cast.expr().data_type(schema).ok()?;
+    if keeps_apart(&from, cast.cast_type()) { shown(cast.expr(), schema) } else { None }
+}
+
+/// Whether a cast keeps values apart that are not the same.
+fn keeps_apart(from: &DataType, to: &DataType) -> bool {
+    let is_wider = from.primitive_width() <= to.primitive_width();
+    match (from, to) {
+        (from, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => !from.is_nested(),
+        (DataType::Timestamp(was, _), DataType::Timestamp(is, _)) => was <= is,
+        (DataType::Decimal128(_, was), DataType::Decimal128(_, is)) => was <= is && is_wider,
+        (DataType::Float32, DataType::Float64) => true,
+        (from, to) if from.is_integer() && to.is_integer() => {
+            is_wider
+                && (from.is_signed_integer() == to.is_signed_integer() || from.primitive_width() < to.primitive_width())
+        }
+        (from, DataType::Decimal128(_, scale)) => from.is_integer() && *scale >= 0,
+        _ => from == to,
+    }
 }

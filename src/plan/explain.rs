@@ -65,13 +65,15 @@ fn kind(shapes: &[Arc<Shape>], physical: &dyn ExecutionPlan) -> &'static str {
 
 /// What an operator remembers, and until when.
 fn remembered(shape: &Shape) -> String {
-    let names = |fields: &[FieldRef]| fields.iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
+    // A key that is the time itself is named by what stands for it.
+    let named = |name: &str| if name == "watermark" { "event time".to_owned() } else { name.to_owned() };
+    let names = |fields: &[FieldRef]| fields.iter().map(|f| named(f.name())).collect::<Vec<_>>().join(", ");
     let layout = &shape.layout;
     let until = match (&shape.rising, shape.ttl) {
         (Some(_), _) if matches!(shape.emit, Emit::Session { .. }) => {
             "until the watermark has passed a session's end".to_owned()
         }
-        (Some(_), _) => format!("until the watermark has passed {}", layout.aged_by().unwrap_or_default()),
+        (Some(_), _) => format!("until the watermark has passed {}", named(&layout.aged_by().unwrap_or_default())),
         (None, Some(ttl)) if shape.emit == Emit::New => format!("for {ttl:?} after it was first seen ('state.ttl')"),
         (None, Some(ttl)) => format!("for {ttl:?} after a row last touched it ('state.ttl')"),
         (None, None) => "for good: WARNING, this grows with the number of keys; SET 'state.ttl' bounds it".to_owned(),

@@ -5,7 +5,7 @@
 //! | ORDER BY | what comes out |
 //! |---|---|
 //! | event time, rising | the first row by event time, once the watermark has passed its time; then it stays |
-//! | `PROCTIME()` | the first row that arrives; it stays |
+//! | `PROCTIME()`, rising | the first row that arrives, of one epoch the first in the rest of the order; it stays |
 //! | anything else | the first row so far, in that order; it changes when a better one arrives |
 //!
 //! The first takes two operators: one holds rows back until the watermark has passed them, so that what comes out of it
@@ -31,7 +31,7 @@ use super::carry::{Carried, carried};
 use super::changes::{ROW_KIND, with_kind};
 use super::kept::{Choice, Kept};
 use super::scan::position_fields;
-use super::stateful::{Key, Known, Remembering, Visited, Walk, column, held_by, window_functions};
+use super::stateful::{Key, Known, Remembering, Visited, Walk, column, held_by, readable, window_functions};
 use super::time::{Rising, can_rise};
 use crate::error::Result;
 
@@ -94,11 +94,13 @@ impl Walk<'_> {
         let functions = window_functions(ranking).unwrap_or_default();
         let mut order: Vec<PhysicalSortExpr> = functions.iter().flat_map(|f| f.order_by().iter().cloned()).collect();
         let arrival = order.first().filter(|first| is_constant(&first.expr, &input)).map(|first| first.options);
-        let mut choice = (Emit::Change, false);
-        if order.is_empty() || arrival.is_some() {
+        let by_arrival = order.is_empty() || arrival.is_some();
+        let is_last = arrival.is_some_and(|options| options.descending);
+        let mut choice = (if by_arrival && !is_last { Emit::New } else { Emit::Change }, false);
+        if by_arrival && order.len() <= 1 {
+            // Rows come in that order, and need not be compared.
             order.clear();
-            let is_last = arrival.is_some_and(|options| options.descending);
-            choice = (if is_last { Emit::Change } else { Emit::New }, is_last);
+            choice.1 = is_last;
         } else if let Some(numbered) = carried(&input, &Carried::Position)? {
             let positions = position_fields();
             let position = |(index, field): (usize, &arrow::datatypes::FieldRef)| {
@@ -168,7 +170,10 @@ impl Walk<'_> {
         let mut compared = vec![];
         for sort in order.iter().filter(|sort| !keys.iter().any(|(key, _)| key.eq(&sort.expr))) {
             let place = values.iter().position(|(known, _)| known.eq(&sort.expr)).unwrap_or_else(|| {
-                values.push((Arc::clone(&sort.expr), format!("order {}", sort.expr)));
+                // What is constant in an epoch is another constant in the next: its batch time.
+                let is_constant = is_constant(&sort.expr, &input);
+                let name = if is_constant { "batch time".to_owned() } else { readable(&sort.expr) };
+                values.push((Arc::clone(&sort.expr), format!("order {name}")));
                 values.len() - 1
             });
             compared.push((place, sort.options));
@@ -188,6 +193,7 @@ impl Walk<'_> {
             kept: Kept::Row(Choice { width, order: compared, takes_last }),
             emit,
             is_one_group,
+            hidden: vec![],
         };
         let schema_of_changes = if emit == Emit::Change { with_kind(&kept) } else { Arc::clone(&kept) };
         let first = self.operator(what, input, partial, schema_of_changes)?;

@@ -138,6 +138,8 @@ pub struct LateExec {
     /// Where the rows of each partition come from, if that is one partition of a source.
     from: Vec<Option<Partition>>,
     table: Option<Arc<LateTable>>,
+    /// Which columns of the input it may show.
+    shown: Vec<usize>,
     opener: Arc<Opener>,
     properties: Arc<PlanProperties>,
 }
@@ -156,6 +158,8 @@ pub struct Lateness {
     pub from: Vec<Option<Partition>>,
     /// The table for late rows.
     pub table: Option<Arc<LateTable>>,
+    /// Which columns of the input it may show.
+    pub shown: Vec<usize>,
 }
 
 impl LateExec {
@@ -166,7 +170,7 @@ impl LateExec {
         lateness: Lateness,
         opener: Arc<Opener>,
     ) -> Result<Self> {
-        let Lateness { operator, key, bound, watermark, from, table } = lateness;
+        let Lateness { operator, key, bound, watermark, from, table, shown } = lateness;
         let schema = Arc::new(input.schema().project(&(0..width).collect::<Vec<_>>())?);
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(schema),
@@ -174,7 +178,7 @@ impl LateExec {
             input.pipeline_behavior(),
             input.boundedness(),
         ));
-        Ok(Self { input, width, operator, key, bound, watermark, from, table, opener, properties })
+        Ok(Self { input, width, operator, key, bound, watermark, from, table, shown, opener, properties })
     }
 
     /// What of a batch goes on; late rows are counted, and put down for their table.
@@ -190,7 +194,7 @@ impl LateExec {
         let from = self.from.get(partition).cloned().flatten();
         let from = from.map_or_else(|| "unknown".to_owned(), |from| from.to_string());
         if let Some(table) = &self.table {
-            let rows = table.rows(&late, &self.operator, &from, self.watermark)?;
+            let rows = table.rows(&late.project(&self.shown)?, &self.operator, &from, self.watermark)?;
             self.opener.keep_late(&self.operator, partition, &rows)?;
         }
         self.opener.count_late(&self.operator, from, late.num_rows() as u64);

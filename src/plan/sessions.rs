@@ -6,8 +6,9 @@
 //! its last row so far, and the partial states of its aggregates. New rows join sessions, and sessions each other. A
 //! session comes out when the watermark has passed its end; there the columns are filled in.
 //!
-//! Guarantee: the answer is that of the batch functions `session_start` and `session_end` over all rows that are not late.
-//! A row is late if a session of its own would be complete.
+//! Guarantee: the answer is that of the batch functions `session_start` and `session_end` over all rows, if none of them
+//! lies before the watermark that it meets. One that does joins a session that is open, or begins another, even where the
+//! one that it would have joined has come out; it is late if a session of its own would be complete.
 //!
 //! Not promised: anything but GROUP BY over a session; aggregates whose states grow.
 
@@ -20,10 +21,10 @@ use arrow::compute::{cast, concat, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::utils::{collect_columns, conjunction, split_conjunction};
 use datafusion::physical_expr::window::StandardWindowExpr;
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
@@ -126,10 +127,25 @@ pub(super) fn session_functions(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<
             }
             _ => return Ok(None),
         };
+        let order = function_order(plan);
+        if order.as_ref().is_none_or(|order| !order.expr.eq(time) || order.options.descending) {
+            return Err(refused(
+                &format!("{SESSION_START} or {SESSION_END} with another ORDER BY than its time"),
+                "FROM TABLE(SESSION(TABLE t PARTITION BY k, DESCRIPTOR(ts), gap))",
+            ));
+        }
         let length = length.downcast_ref::<Literal>().map(Literal::value);
-        gap = Some(gap_in_ticks(SESSION_END, length, &time.data_type(&plan.children()[0].schema())?)?);
+        let length = gap_in_ticks(SESSION_END, length, &time.data_type(&plan.children()[0].schema())?)?;
+        if gap.is_some_and(|gap| gap != length) {
+            return Err(refused("sessions of several gaps in one OVER", "say each in a subquery of its own"));
+        }
+        gap = Some(length);
     }
     Ok(gap.map(|gap| (parts, gap)))
+}
+
+fn function_order(plan: &Arc<dyn ExecutionPlan>) -> Option<PhysicalSortExpr> {
+    window_functions(plan)?.first()?.order_by().first().cloned()
 }
 
 impl Walk<'_> {
@@ -142,7 +158,7 @@ impl Walk<'_> {
         (parts, gap): (Vec<usize>, i64),
     ) -> Result<Visited> {
         let function = &window_functions(plan).unwrap_or_default()[0];
-        let time = function.order_by().first().map(|sort| Arc::clone(&sort.expr));
+        let time = function_order(plan).map(|sort| sort.expr);
         let risen = time.and_then(|time| Some((Rising::of(&time, &known.rising)?, time)));
         let Some((rising, time)) = risen else {
             return Err(refused(
@@ -303,6 +319,7 @@ impl Walk<'_> {
             kept: Kept::States(aggregation.functions.clone()),
             emit: Emit::Session { gap: sessions.gap },
             is_one_group,
+            hidden: (0..sessions.made.len()).filter(|index| sessions.made[*index].is_some()).collect(),
         };
         let partial = |input| inner.over(AggregateMode::Partial, input);
         let mut complete = self.operator(what, input, partial, Arc::clone(&whole))?;

@@ -6,8 +6,8 @@
 //! whole by that key; above it, whatever keeps to that key (a ranking, a sort, another aggregation) is right within an
 //! epoch, and stays DataFusion's own.
 //!
-//! Guarantee: a plan that passes gives, over all epochs, what the batch plan gives over all rows that are not late. This
-//! module does no I/O.
+//! Guarantee: a plan that passes gives, over all epochs, what the batch plan gives over all rows that are not late; of rows
+//! behind the watermark see [`sessions`](super::sessions). This module does no I/O.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,6 +134,8 @@ pub(super) struct Remembering {
     pub(super) kept: Kept,
     pub(super) emit: Emit,
     pub(super) is_one_group: bool,
+    /// Columns of the input that say nothing to a user.
+    pub(super) hidden: Vec<usize>,
 }
 
 /// A key: what it is computed from, and how it rises with event time.
@@ -278,7 +280,7 @@ impl Walk<'_> {
         }
         Err(refused(
             &format!("{} over the changing result of a GROUP BY without a window", plan.name()),
-            "group by a window (TUMBLE, HOP, CUMULATE), whose result only grows",
+            "group by a window (TUMBLE, HOP, CUMULATE, SESSION), whose result only grows",
         ))
     }
 
@@ -347,8 +349,8 @@ impl Walk<'_> {
         }
         if known.is_updating {
             return Err(refused(
-                "GROUP BY over the changing result of another GROUP BY",
-                "group the inner one by a window (TUMBLE, HOP, CUMULATE), whose result only grows",
+                "GROUP BY over a changing result",
+                "group what is below by a window (TUMBLE, HOP, CUMULATE, SESSION), whose result only grows",
             ));
         }
         if let Some(sessions) = &known.sessions {
@@ -413,7 +415,8 @@ impl Walk<'_> {
             keys.push((Arc::new(Column::new(LogicalAggregate::INTERNAL_GROUPING_ID, keys.len())), None));
         }
         let kept = Kept::States(aggregation.functions.clone());
-        let what = Remembering { kind: "aggregate", keys, time_key: key, kept, emit, is_one_group };
+        let hidden = vec![];
+        let what = Remembering { kind: "aggregate", keys, time_key: key, kept, emit, is_one_group, hidden };
         self.operator(what, input, |input| aggregation.over(AggregateMode::Partial, input), schema)
     }
 
@@ -425,7 +428,7 @@ impl Walk<'_> {
         partial: impl Fn(Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>>,
         schema: SchemaRef,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let Remembering { kind, keys, time_key, kept, emit, is_one_group } = what;
+        let Remembering { kind, keys, time_key, kept, emit, is_one_group, hidden } = what;
         self.operators += 1;
         let name = format!("{kind}-{}", self.operators);
         let opener = &self.binding.opener;
@@ -448,11 +451,16 @@ impl Walk<'_> {
                 bound = bound.map(|bound| bound.saturating_sub(gap).saturating_add(1));
             }
             let (width, from, table) = (input.schema().fields().len(), lineage(&input), self.late.cloned());
+            let mut shown = vec![];
             if let Some(table) = &table {
                 input = self.with_late_columns(input, table)?;
+                let schema = input.schema();
+                let is_shown = |index: &usize| !hidden.contains(index) && !schema.field(*index).name().starts_with('$');
+                shown = (0..schema.fields().len()).filter(is_shown).collect();
+                self.late_rows.push(Arc::new(schema.project(&shown)?));
             }
-            let lateness =
-                Lateness { operator: name.clone(), key: Arc::clone(&keys[key].0), bound, watermark, from, table };
+            let (operator, key) = (name.clone(), Arc::clone(&keys[key].0));
+            let lateness = Lateness { operator, key, bound, watermark, from, table, shown };
             input = Arc::new(LateExec::try_new(input, width, lateness, Arc::clone(opener))?);
         }
         let partial = partial(input)?;
@@ -480,18 +488,12 @@ impl Walk<'_> {
     }
 
     /// The input with the columns that the table for late rows asks for and it does not have yet.
-    fn with_late_columns(
-        &mut self,
-        input: Arc<dyn ExecutionPlan>,
-        table: &LateTable,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_late_columns(&self, input: Arc<dyn ExecutionPlan>, table: &LateTable) -> Result<Arc<dyn ExecutionPlan>> {
         let has = |name: &String| input.schema().column_with_name(name).is_some();
         let missing: Vec<String> = table.row_columns().into_iter().filter(|name| !has(name)).collect();
         let found = stored(&input, &missing);
         let more = if found.is_empty() { None } else { carried(&input, &Carried::Columns(found))? };
-        let input = more.unwrap_or(input);
-        self.late_rows.push(input.schema());
-        Ok(input)
+        Ok(more.unwrap_or(input))
     }
 
     /// An aggregation whose states would grow: what it aggregates is remembered as rows of their own, with how often each
@@ -568,7 +570,7 @@ fn member_name(index: usize, expr: &Arc<dyn PhysicalExpr>) -> String {
 }
 
 /// An expression without the places of its columns: these change when other columns come or go.
-fn readable(expr: &impl ToString) -> String {
+pub(super) fn readable(expr: &impl ToString) -> String {
     let text = expr.to_string();
     let mut parts = text.split('@');
     let first = parts.next().unwrap_or_default().to_owned();

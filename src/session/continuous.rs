@@ -69,8 +69,8 @@ impl Session {
         let state = epoch_state(self.context.state());
         let ttl = self.setting("state.ttl").and_then(sql::options::parse_duration);
         let mut plan = StreamPlan::try_new(&state, plan, ttl)?;
-        let late = match self.setting("late-rows.table").filter(|_| plan.remembers()) {
-            Some(name) => Some(self.writable(name).await.map_err(|e| e.context("late-rows.table"))?),
+        let late = match self.setting(settings::LATE_ROWS).filter(|_| plan.remembers()) {
+            Some(name) => Some(self.writable(name).await.map_err(|e| e.context(settings::LATE_ROWS))?),
             None => None,
         };
         if let Some(late) = late {
@@ -81,7 +81,10 @@ impl Session {
         let mut sources = BTreeMap::new();
         let mut identities = BTreeMap::from([(String::new(), connector.identity(target)?)]);
         let late_identity = late.map(|late| self.connectors.of(late)?.identity(late)).transpose()?;
-        if late_identity.as_ref() == identities.get("") {
+        // All that is printed, or thrown away, has one identity.
+        let is_shared = |identity: &String| late.is_some_and(|late| late.connector().is_ok_and(|c| c == identity));
+        let is_same = late_identity.as_ref() == identities.get("") && !late_identity.as_ref().is_some_and(is_shared);
+        if is_same || late.is_some_and(|late| late.name == target.name) {
             return Err(Error::usage(format!(
                 "late-rows.table: late rows cannot go to {}, the query's target",
                 target.name
@@ -119,7 +122,7 @@ impl Session {
         if is_updating(&trial.schema()) && !connector.takes_updates(target) {
             return Err(Error::usage(format!(
                 "the result changes as rows arrive (it is no window's), and {} only takes rows that stay: group by \
-                 window_start, window_end of TUMBLE, HOP or CUMULATE, or by date_bin(INTERVAL '1 minute', ts), where ts has \
+                 window_start, window_end of TUMBLE, HOP, CUMULATE or SESSION, or by date_bin(INTERVAL '1 minute', ts), where ts has \
                  a WATERMARK; or write to a table that takes changes: a topic with PRIMARY KEY (…) NOT ENFORCED on the \
                  columns of GROUP BY, or 'connector' = 'print'",
                 target.name
@@ -132,6 +135,10 @@ impl Session {
         // Where no watermark completes anything, no row is late.
         let late = late.filter(|_| shapes.iter().any(|shape| shape.rising.is_some()));
         definition.late = late.map(|late| durable(late, &self.connectors)).transpose()?;
+        if late.is_none() {
+            // It decides nothing here, and a definition has all the tables that it names.
+            definition.settings.remove(settings::LATE_ROWS);
+        }
         let late = late.cloned().map(Arc::new);
         Ok(Planned { definition, plan, shapes, state, target: Arc::new(target.clone()), late })
     }
@@ -217,19 +224,21 @@ impl Session {
 }
 
 /// Rows that are told apart by `keys` are to be told apart by the primary key.
-fn check_primary_key(target: &TableDefinition, keys: Option<Vec<usize>>) -> Result<()> {
+fn check_primary_key(target: &TableDefinition, keys: Option<Vec<Vec<usize>>>) -> Result<()> {
     if target.primary_key.is_empty() {
         return Ok(());
     }
     let declared = format!("PRIMARY KEY ({}) of {}", target.primary_key.join(", "), target.name);
     let Some(keys) = keys else {
         return Err(Error::usage(format!(
-            "{declared}: the result does not show every column that it is grouped by, as it is, so rows of several groups \
-             would take each other's place; add these columns to the SELECT and to the key"
+            "{declared}: the result does not show all that it is grouped by as it is, so rows of several groups would take \
+             each other's place; add these columns to the SELECT and to the key, in types that hold all their values; an \
+             expression can be computed in a subquery"
         )));
     };
     let columns: Vec<&Column> = target.writable_columns().collect();
-    let missing = keys.iter().filter_map(|key| columns.get(*key)).find(|key| !target.primary_key.contains(&key.name));
+    let is_in = |place: &usize| columns.get(*place).is_some_and(|column| target.primary_key.contains(&column.name));
+    let missing = keys.iter().find(|key| !key.iter().any(is_in)).and_then(|key| columns.get(key[0]));
     match missing {
         Some(column) => Err(Error::usage(format!(
             "{declared} lacks {}, which the result is grouped by, so rows of several groups would take each other's place; \

@@ -14,12 +14,15 @@ enum Expects {
     Duration,
 }
 
+/// The table that late rows go to.
+pub const LATE_ROWS: &str = "late-rows.table";
+
 /// Every setting of ours, with its meaning; those of DataFusion begin with `datafusion.`.
 const SETTINGS: &[(&str, Expects, &str)] = &[
     ("checkpoint.fsync", Expects::Flag, "false: local checkpoints and files are not synced to disk"),
     ("checkpoint.location", Expects::Text, "where checkpoints lie: a path or s3://bucket/prefix"),
     ("epoch.trigger", Expects::Trigger, "continuous, available-now, or an interval such as '10 s'"),
-    ("late-rows.table", Expects::Text, "the table that gets rows that were late; default: they are only counted"),
+    (LATE_ROWS, Expects::Text, "the table that gets rows that were late; default: they are only counted"),
     ("parallelism", Expects::Count, "tasks an epoch is cut into at most; default: the machine's cores"),
     ("pipeline.name", Expects::Text, "comes first in the names of queries"),
     ("query.allow-feedback", Expects::Flag, "true: a query may read the topic that it writes"),
@@ -44,7 +47,7 @@ pub fn is_datafusions(key: &str) -> bool {
 
 /// Whether an answer depends on the setting, so that it belongs to a query's definition.
 pub fn decides_answers(key: &str) -> bool {
-    is_datafusions(key) || ["late-rows.table", "state.ttl"].contains(&key)
+    is_datafusions(key) || [LATE_ROWS, "state.ttl"].contains(&key)
 }
 
 /// Checks a key and its value; unknown keys are refused with the nearest known one.

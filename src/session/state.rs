@@ -194,8 +194,14 @@ async fn read(checkpoint: &storage::Location, call: &Call, commits: &mut Commits
     let mut named = state.files.clone();
     if named.is_empty() {
         // Nothing is remembered, so no file says what the columns are; one that another commit names does.
-        let others = inspect::commits(checkpoint, query, NEWEST).await?;
-        named.extend(others.iter().rev().find_map(|other| other.state.get(operator)?.files.last().cloned()));
+        for epoch in inspect::epochs(checkpoint, query).await?.into_iter().rev().take(NEWEST) {
+            // It may be pruned meanwhile.
+            let Ok(other) = inspect::commit(checkpoint, query, epoch).await else { continue };
+            if let Some(file) = other.state.get(operator).and_then(|state| state.files.last()) {
+                named.push(file.clone());
+                break;
+            }
+        }
     }
     let read = newest_first(inspect::state(checkpoint, query, operator).await?, named).await?;
     let said = read.iter().map(|(name, body)| files::columns(name, body)).collect::<Result<Vec<_>>>()?;
@@ -264,7 +270,8 @@ fn newest(
     shown: &SchemaRef,
 ) -> Result<Vec<RecordBatch>> {
     let codec = KeyCodec::try_new(&schema.fields()[..keys], None)?;
-    let aged_by = state.aged_by.as_ref().and_then(|name| schema.index_of(name).ok());
+    // The last of that name: a key may be called like a column of ours.
+    let aged_by = state.aged_by.as_ref().and_then(|name| schema.fields().iter().rposition(|f| f.name() == name));
     let mut seen: HashSet<Box<[u8]>> = HashSet::new();
     let mut kept = vec![];
     for (name, body) in read {

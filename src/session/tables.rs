@@ -26,10 +26,19 @@ impl Session {
     /// Checks a table and makes it known.
     pub(super) fn create_table(&mut self, mut table: TableDefinition) -> Result<()> {
         let connector = self.connectors.of(&table)?;
-        // A table that can be neither read nor written is wrong; which of the two it is used for shows later.
-        connector
-            .check(&table, Role::Source)
-            .or_else(|error| connector.check(&table, Role::Sink).map_err(|_| error))?;
+        if let Some(column) = table.columns.iter().find(|column| column.name.starts_with('$')) {
+            return Err(Error::usage(format!(
+                "table {}: column {}: names that begin with $ are the engine's own; give it another name",
+                table.name, column.name
+            )));
+        }
+        // A table that can be neither read nor written is wrong; which of the two it is used for shows later. One with a
+        // primary key is most likely to be written.
+        let roles = match table.primary_key.is_empty() {
+            true => [Role::Source, Role::Sink],
+            false => [Role::Sink, Role::Source],
+        };
+        connector.check(&table, roles[0]).or_else(|error| connector.check(&table, roles[1]).map_err(|_| error))?;
         let opener = Arc::new(Opener::new(self.connectors.clone(), self.environment(), None));
         let stream = StreamTable::new(Arc::new(table.clone()), opener);
         let provider: Arc<dyn TableProvider> = if table.has_computed_columns() || table.watermark.is_some() {

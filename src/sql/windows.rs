@@ -9,7 +9,7 @@
 //! Guaranteed: what is written out says the same when it is printed and parsed again, and places within the arguments
 //! stay where they were written. Only calls are read so: a table, a column or another function may be called `tumble`.
 //! What Flink refuses (a SIZE that is no multiple of its SLIDE or STEP, months) is refused here, at the call. A row
-//! without a time is in no window: HOP and CUMULATE have no row for it, TUMBLE and SESSION one whose window is NULL.
+//! without a time is in no window: it has a row whose window is NULL.
 //!
 //! Not promised: windows over a table that has a column `window_start` already; windows of times that `date_bin` cannot
 //! place, before 1677 and after 2262, which are NULL; sessions by what is no column, which a view can compute.
@@ -255,7 +255,7 @@ fn group_function(function: &Function) -> Result<Option<Expr>> {
     let (window, part) = upper.split_once('_').unwrap_or((upper.as_str(), "START"));
     let values: Vec<&Expr> = list.args.iter().filter_map(unnamed).collect();
     let [time, size, rest @ ..] = values.as_slice() else { return Ok(None) };
-    if names().any(|name| name == window) && is_call(size, "DESCRIPTOR") {
+    if names().any(|name| name == window) && values.iter().any(|value| is_call(value, "DESCRIPTOR")) {
         return Err(Error::usage(format!("{window} of a TABLE stands in FROM; say FROM TABLE({window}(TABLE …))")));
     }
     let template = GROUPS.iter().find(|(known, _)| *known == part);

@@ -288,8 +288,14 @@ fn the_examples_run() {
     run("submit", "hot-items", &[]);
     run("submit", "hourly-totals", &[]);
     run("submit", "deduplicated-orders", &[]);
-    let written =
-        [("hot-items/hot_items", 66), ("hourly-totals/hourly_totals", 224), ("deduplicated-orders/orders", 6991)];
+    run("submit", "sessions", &[]);
+    let written = [
+        ("hot-items/hot_items", 66),
+        ("hourly-totals/hourly_totals", 224),
+        ("deduplicated-orders/orders", 18355),
+        ("sessions/user_sessions", 3546),
+        ("sessions/late_clicks", 80),
+    ];
     for (location, rows) in written {
         let location = dir.path().join(location).display().to_string();
         let sql =

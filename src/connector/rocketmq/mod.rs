@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use super::messages::check_metadata;
 use super::{Connector, Environment, Guarantee, MetadataKey, Owner, Role, ScanOptions, Sink, Source};
 use crate::catalog::TableDefinition;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub use options::RocketmqOptions;
 pub use sink::RocketmqSink;
@@ -57,6 +57,11 @@ impl Connector for RocketmqConnector {
         options.format.check(table)?;
         check_metadata(table, &self.metadata(), role == Role::Sink)?;
         match role {
+            Role::Source if !table.primary_key.is_empty() => Err(Error::usage(format!(
+                "table {}: a PRIMARY KEY makes the messages of a topic updates of rows, which is not supported yet; leave it \
+                 out to read every message as a row",
+                table.name
+            ))),
             Role::Source => Ok(()),
             Role::Sink => rows::Rows::try_new(table, &options.format).map(drop),
         }
