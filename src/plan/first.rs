@@ -25,6 +25,7 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::windows::WindowUDFExpr;
 
 use super::aggregate::Emit;
 use super::carry::{Carried, carried};
@@ -35,7 +36,7 @@ use super::stateful::{Key, Known, Remembering, Visited, Walk, column, held_by, r
 use super::time::{Rising, can_rise};
 use crate::error::Result;
 
-/// The ranking whose first place a filter asks for, if it asks for nothing but that place.
+/// The ranking whose first place a filter asks for; other conditions may stand beside it.
 pub(super) fn ranked_first(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
     let filter = plan.downcast_ref::<FilterExec>()?;
     let mut ranked = Arc::clone(filter.input());
@@ -46,7 +47,8 @@ pub(super) fn ranked_first(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn Exec
     }
     let [function] = window_functions(&ranked)? else { return None };
     let function = function.as_any().downcast_ref::<StandardWindowExpr>()?;
-    let is_ranking = function.get_standard_func_expr().name().starts_with("row_number()");
+    let function = function.get_standard_func_expr().as_any().downcast_ref::<WindowUDFExpr>()?;
+    let is_ranking = function.fun().name() == "row_number";
     let rank = ranked.schema().fields().len() - 1;
     (is_ranking && places.contains(&rank)).then_some(ranked)
 }
@@ -71,8 +73,14 @@ fn is_constant(expr: &Arc<dyn PhysicalExpr>, input: &Arc<dyn ExecutionPlan>) -> 
     if let Some(index) = column(expr) {
         return match (input.downcast_ref::<ProjectionExec>(), input.children().as_slice()) {
             (Some(projection), _) => is_constant(&projection.expr()[index].expr, projection.input()),
-            (None, [below]) if below.schema().fields().len() == input.schema().fields().len() => {
-                is_constant(expr, below)
+            (None, [below]) => {
+                let kept = input.downcast_ref::<FilterExec>().and_then(|filter| filter.projection().clone());
+                let index = kept.map_or(index, |kept| kept[index]);
+                let is_same = |index: usize| below.schema().fields().get(index).map(|f| f.name().clone());
+                let moved: Arc<dyn PhysicalExpr> = Arc::new(Column::new(&is_same(index).unwrap_or_default(), index));
+                is_same(index).is_some()
+                    && ["FilterExec", "CooperativeExec"].contains(&input.name())
+                    && is_constant(&moved, below)
             }
             _ => false,
         };
@@ -118,7 +126,7 @@ impl Walk<'_> {
         {
             let held = keys.iter().cloned().chain([(Arc::clone(&first.expr), Some(rising))]).collect();
             input = self.one_row(input, held, Some(keys.len()), &order, (Emit::Complete, false))?;
-            known.whole = column(&first.expr);
+            (known.whole, known.is_inclusive) = (column(&first.expr), false);
             known.rising = match known.whole {
                 Some(whole) => held_by(known.rising, whole),
                 None => vec![None; known.rising.len()],
@@ -155,8 +163,9 @@ impl Walk<'_> {
         (emit, takes_last): (Emit, bool),
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = input.schema();
-        let is_one_group = keys.is_empty();
-        if is_one_group {
+        // Where there is no column either, the constant key is one.
+        let is_one_group = keys.is_empty() && !schema.fields().is_empty();
+        if keys.is_empty() {
             keys.push((Arc::new(Literal::new(ScalarValue::Boolean(Some(true)))), None));
         }
         let key_at = |index: usize| keys.iter().position(|(key, _)| column(key) == Some(index));

@@ -15,6 +15,7 @@ use datafusion::physical_expr::GroupsAccumulatorAdapter;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::error::Result;
+use crate::state::files::trimmed;
 
 /// What is kept of the rows of a key.
 #[derive(Debug, Clone)]
@@ -55,7 +56,8 @@ impl Kept {
             }
             Self::Row(choice) => {
                 let chosen = choice.chosen(rows, groups, total)?;
-                rows.iter().map(|column| Ok(take(column, &chosen, None)?)).collect()
+                // Or a row would keep the texts of all that were read beside it.
+                rows.iter().map(|column| Ok(trimmed(&take(column, &chosen, None)?))).collect()
             }
         }
     }

@@ -15,7 +15,7 @@ use arrow::array::{
     Array, ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMillisecondArray, new_null_array,
 };
 use arrow::compute::{can_cast_types, cast, filter_record_batch, min, not};
-use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use datafusion::common::Result as DfResult;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -63,7 +63,9 @@ pub struct LateTable {
 impl LateTable {
     /// A table of this name, whose rows have this schema.
     pub fn new(name: &str, schema: SchemaRef) -> Self {
-        Self { name: name.to_owned(), schema }
+        // Whether a NULL may be written is for its sink to say, which names the column.
+        let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+        Self { name: name.to_owned(), schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())) }
     }
 
     /// The names of the columns that are the row's.
@@ -76,9 +78,10 @@ impl LateTable {
     pub fn check(&self, rows: &[SchemaRef]) -> Result<()> {
         let own = own_fields();
         for field in self.schema.fields() {
-            let named = |row: &SchemaRef| row.column_with_name(field.name()).map(|(_, found)| found.clone());
-            let known = own.iter().find(|own| own.name() == field.name()).cloned();
-            let Some(found) = known.or_else(|| rows.iter().find_map(named)) else {
+            let is_own = own.iter().filter(|own| own.name() == field.name());
+            let of_rows = rows.iter().filter_map(|row| Some(row.column_with_name(field.name())?.1));
+            let found: Vec<&Field> = if is_own.clone().count() > 0 { is_own.collect() } else { of_rows.collect() };
+            if found.is_empty() {
                 let names = own.iter().chain(rows.iter().flat_map(|row| row.fields().iter().map(AsRef::as_ref)));
                 let names: BTreeSet<&str> = names.map(|field| field.name().as_str()).collect();
                 return Err(Error::usage(format!(
@@ -87,18 +90,19 @@ impl LateTable {
                     field.name(),
                     did_you_mean(field.name(), names.into_iter())
                 )));
-            };
-            if !can_cast_types(found.data_type(), field.data_type()) {
+            }
+            if let Some(other) = found.iter().find(|found| !can_cast_types(found.data_type(), field.data_type())) {
                 return Err(Error::usage(format!(
                     "table {}, which is to get late rows: column {} is {}, and in the rows it is {}",
                     self.name,
                     field.name(),
                     sql_type(field.data_type()),
-                    sql_type(found.data_type())
+                    sql_type(other.data_type())
                 )));
             }
         }
-        Ok(())
+        // Whether each can be written, also as JSON.
+        rows.iter().try_for_each(|row| self.rows(&RecordBatch::new_empty(Arc::clone(row)), "", "", None).map(drop))
     }
 
     /// Late rows as rows of the table.
@@ -123,28 +127,8 @@ impl LateTable {
     }
 }
 
-/// Leaves out rows whose key lies before a bound.
-#[derive(Clone)]
-pub struct LateExec {
-    input: Arc<dyn ExecutionPlan>,
-    /// How many columns of the input go on; those behind them are for late rows alone.
-    width: usize,
-    operator: String,
-    /// The rising key of the operator above, over the input's columns.
-    key: Arc<dyn PhysicalExpr>,
-    bound: Option<i64>,
-    /// The watermark that gave the bound.
-    watermark: Option<i64>,
-    /// Where the rows of each partition come from, if that is one partition of a source.
-    from: Vec<Option<Partition>>,
-    table: Option<Arc<LateTable>>,
-    /// Which columns of the input it may show.
-    shown: Vec<usize>,
-    opener: Arc<Opener>,
-    properties: Arc<PlanProperties>,
-}
-
 /// What makes a row late, and where it goes.
+#[derive(Debug, Clone)]
 pub struct Lateness {
     /// The operator above.
     pub operator: String,
@@ -162,6 +146,17 @@ pub struct Lateness {
     pub shown: Vec<usize>,
 }
 
+/// Leaves out rows whose key lies before a bound.
+#[derive(Clone)]
+pub struct LateExec {
+    input: Arc<dyn ExecutionPlan>,
+    /// How many columns of the input go on; those behind them are for late rows alone.
+    width: usize,
+    lateness: Lateness,
+    opener: Arc<Opener>,
+    properties: Arc<PlanProperties>,
+}
+
 impl LateExec {
     /// Over `input`, of which the first `width` columns go on.
     pub fn try_new(
@@ -170,7 +165,6 @@ impl LateExec {
         lateness: Lateness,
         opener: Arc<Opener>,
     ) -> Result<Self> {
-        let Lateness { operator, key, bound, watermark, from, table, shown } = lateness;
         let schema = Arc::new(input.schema().project(&(0..width).collect::<Vec<_>>())?);
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(schema),
@@ -178,26 +172,31 @@ impl LateExec {
             input.pipeline_behavior(),
             input.boundedness(),
         ));
-        Ok(Self { input, width, operator, key, bound, watermark, from, table, shown, opener, properties })
+        Ok(Self { input, width, lateness, opener, properties })
     }
 
     /// What of a batch goes on; late rows are counted, and put down for their table.
     fn pass(&self, batch: RecordBatch, partition: usize) -> Result<RecordBatch> {
-        let keys = ticks(&self.key.evaluate(&batch)?.into_array(batch.num_rows())?)?;
-        let is_early = |first: i64| self.bound.is_none_or(|bound| first >= bound);
+        let keys = ticks(&self.lateness.key.evaluate(&batch)?.into_array(batch.num_rows())?)?;
+        let is_early = |first: i64| self.lateness.bound.is_none_or(|bound| first >= bound);
         let passing: Vec<usize> = (0..self.width).collect();
         if keys.null_count() == 0 && min(&keys).is_none_or(is_early) {
             return Ok(batch.project(&passing)?);
         }
         let kept: BooleanArray = keys.iter().map(|key| Some(key.is_some_and(is_early))).collect();
         let late = filter_record_batch(&batch, &not(&kept)?)?;
-        let from = self.from.get(partition).cloned().flatten();
+        let from = self.lateness.from.get(partition).cloned().flatten();
         let from = from.map_or_else(|| "unknown".to_owned(), |from| from.to_string());
-        if let Some(table) = &self.table {
-            let rows = table.rows(&late.project(&self.shown)?, &self.operator, &from, self.watermark)?;
-            self.opener.keep_late(&self.operator, partition, &rows)?;
+        if let Some(table) = &self.lateness.table {
+            let rows = table.rows(
+                &late.project(&self.lateness.shown)?,
+                &self.lateness.operator,
+                &from,
+                self.lateness.watermark,
+            )?;
+            self.opener.keep_late(&self.lateness.operator, partition, &rows)?;
         }
-        self.opener.count_late(&self.operator, from, late.num_rows() as u64);
+        self.opener.count_late(&self.lateness.operator, from, late.num_rows() as u64);
         Ok(filter_record_batch(&batch.project(&passing)?, &kept)?)
     }
 }
@@ -210,7 +209,11 @@ impl fmt::Debug for LateExec {
 
 impl DisplayAs for LateExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LateExec: for {}, late is what has {} before the watermark's", self.operator, self.key)
+        write!(
+            f,
+            "LateExec: for {}, late is what has {} before the watermark's",
+            self.lateness.operator, self.lateness.key
+        )
     }
 }
 
@@ -231,7 +234,7 @@ impl ExecutionPlan for LateExec {
         &self,
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
     ) -> DfResult<TreeNodeRecursion> {
-        f(&self.key)
+        f(&self.lateness.key)
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {

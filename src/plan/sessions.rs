@@ -357,7 +357,8 @@ impl Walk<'_> {
             made.iter().map(|made| made.as_ref().and_then(|made| Rising::of(made, &end))).collect();
         rising.resize(columns.len(), None);
         let is_end = |made: &Option<Arc<dyn PhysicalExpr>>| made.as_ref().and_then(column) == Some(END);
-        let known = Known { reads_stream: true, rising, whole: made.iter().position(is_end), ..Known::default() };
+        let whole = made.iter().position(is_end);
+        let known = Known { reads_stream: true, rising, whole, is_inclusive: true, ..Known::default() };
         Ok((Arc::new(ProjectionExec::try_new(columns, complete)?), known))
     }
 }
@@ -406,9 +407,8 @@ impl StatefulAggregateExec {
         let groups = Groups::of(pieces, index);
         let mut places: Vec<Option<Place>> = groups.found(pieces, &shard);
         // Keys without a new row that have something complete.
-        let touched: HashSet<Place> = places.iter().flatten().copied().collect();
-        let due = bound.map(|bound| shard.due_before(bound)).unwrap_or_default();
-        places.extend(due.into_iter().filter(|place| !touched.contains(place)).map(Some));
+        let due = bound.map(|bound| shard.due(bound, places.iter().flatten().copied())).unwrap_or_default();
+        places.extend(due.into_iter().map(Some));
 
         let old: Vec<usize> = (0..places.len()).filter(|group| places[*group].is_some()).collect();
         let (sources, at) = shard.places(old.iter().filter_map(|group| Some((TIMELESS, places[*group]?))));
@@ -478,12 +478,13 @@ impl StatefulAggregateExec {
     }
 }
 
-/// What is remembered of a key's open sessions, a list each: their first rows' times, their last rows', and states.
-pub(super) fn columns(time: &FieldRef, states: &[FieldRef]) -> Vec<FieldRef> {
+/// What is remembered of a key's open sessions, a list each: their first rows' times, their last rows', and states. Under
+/// another gap, or by another time, they would be other sessions.
+pub(super) fn columns(time: &FieldRef, states: &[FieldRef], gap: i64, rising: &str) -> Vec<FieldRef> {
     let field = |name: &str, of: &FieldRef| {
         Arc::new(Field::new(name, DataType::List(Arc::new(Field::new_list_field(of.data_type().clone(), true))), true))
     };
-    let times = [field("first", time), field("last", time)];
+    let times = [field(&format!("first {rising}, gap {gap}"), time), field("last", time)];
     times.into_iter().chain(states.iter().map(|state| field(state.name(), state))).collect()
 }
 

@@ -89,6 +89,8 @@ pub(super) struct Known {
     pub(super) rising: Vec<Option<Rising>>,
     /// The column by which rows are whole within an epoch.
     pub(super) whole: Option<usize>,
+    /// Whether rows that are whole by the watermark itself are there already.
+    pub(super) is_inclusive: bool,
     /// Whether rows are changes; their kind is the last column.
     pub(super) is_updating: bool,
     /// Rows whose sessions are not known yet; their time is the last column.
@@ -102,7 +104,7 @@ pub fn remember(
     ttl: Option<Duration>,
     late: Option<&Arc<LateTable>>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let mut walk = Walk { binding, ttl, operators: 0, ranking: None, late, late_rows: vec![] };
+    let mut walk = Walk { binding, ttl, operators: 0, rankings: vec![], late, late_rows: vec![] };
     let (plan, known) = walk.visit(plan)?;
     if let (Some(late), false) = (late, walk.late_rows.is_empty()) {
         late.check(&walk.late_rows)?;
@@ -117,8 +119,8 @@ pub(super) struct Walk<'a> {
     binding: &'a Binding,
     ttl: Option<Duration>,
     operators: usize,
-    /// A ranking of which a filter above only wants the first place.
-    ranking: Option<Arc<dyn ExecutionPlan>>,
+    /// Rankings of which a filter above only wants the first place.
+    rankings: Vec<Arc<dyn ExecutionPlan>>,
     late: Option<&'a Arc<LateTable>>,
     /// What rows look like where they may be late.
     late_rows: Vec<SchemaRef>,
@@ -149,7 +151,7 @@ impl Walk<'_> {
             return self.aggregation(plan, aggregation);
         }
         if let Some(ranking) = first::ranked_first(&plan) {
-            self.ranking = Some(ranking);
+            self.rankings.push(ranking);
         }
         let mut children = vec![];
         let mut known = vec![];
@@ -210,8 +212,8 @@ impl Walk<'_> {
                 let rises = known.rising[**index].is_some() && can_rise(schema.field(**index).data_type());
                 rises && known.whole.is_none()
             };
-            let is_first = self.ranking.as_ref().is_some_and(|ranking| Arc::ptr_eq(ranking, &plan));
-            if is_first && !columns.iter().any(|index| can(&index)) {
+            let is_first = self.rankings.iter().any(|ranking| Arc::ptr_eq(ranking, &plan));
+            if is_first && !columns.iter().any(|index| known.rising[*index].is_some()) {
                 return self.first_rows(&plan, input, known, keys);
             }
             let Some(key) = columns.iter().filter(can).min_by_key(|index| period(index)).copied() else {
@@ -225,7 +227,7 @@ impl Walk<'_> {
             let all = all.map(|(index, f)| (Arc::new(Column::new(f.name(), index)) as _, f.name().clone())).collect();
             input = self.hold(all, input, &known.rising, key)?;
             known.rising = held_by(known.rising, key);
-            known.whole = Some(key);
+            (known.whole, known.is_inclusive) = (Some(key), false);
         }
         known.rising.resize(plan.schema().fields().len(), None);
         Ok((fed(plan, concat(input))?, known))
@@ -327,8 +329,14 @@ impl Walk<'_> {
         if plan.downcast_ref::<CrossJoinExec>().is_some() {
             return Ok(joined(inputs, JoinType::Inner));
         }
-        let passes =
-            ["ConcatExec", "CoalesceBatchesExec", "CoalescePartitionsExec", "CooperativeExec", "RepartitionExec"];
+        let passes = [
+            "ConcatExec",
+            "CoalesceBatchesExec",
+            "CoalescePartitionsExec",
+            "CooperativeExec",
+            "RepartitionExec",
+            "ScalarSubqueryExec",
+        ];
         if passes.contains(&plan.name()) {
             return Ok(first.clone());
         }
@@ -362,7 +370,11 @@ impl Walk<'_> {
         {
             let whole = aggregation.single(concat(input))?;
             let rising = aggregation.result_rising(rising, Some(key));
-            return Ok((whole, Known { reads_stream: true, rising, whole: Some(key), ..Known::default() }));
+            let is_inclusive = known.is_inclusive;
+            return Ok((
+                whole,
+                Known { reads_stream: true, rising, whole: Some(key), is_inclusive, ..Known::default() },
+            ));
         }
         aggregation.check_order()?;
         let key = aggregation.time_key(&rising);
@@ -387,7 +399,7 @@ impl Walk<'_> {
         // Keys that come out when they are first seen come out one by one; those of a window come out with it.
         let whole = key.filter(|_| emit == Emit::Complete);
         let rising = aggregation.result_rising(rising, whole);
-        Ok((plan, Known { reads_stream: true, rising, whole, is_updating: emit == Emit::Change, sessions: None }))
+        Ok((plan, Known { reads_stream: true, rising, whole, is_updating: emit == Emit::Change, ..Known::default() }))
     }
 
     /// The aggregation with its partial states remembered.
@@ -474,7 +486,10 @@ impl Walk<'_> {
         shape.layout.keys = fields.iter().zip(&keys[..of_key]).map(named).collect();
         shape.layout.values = match emit {
             Emit::New => vec![],
-            Emit::Session { .. } => sessions::columns(&fields[of_key], &fields[keys.len()..]),
+            Emit::Session { gap } => {
+                let rising = keys[of_key].1.as_ref().map(readable).unwrap_or_default();
+                sessions::columns(&fields[of_key], &fields[keys.len()..], gap, &rising)
+            }
             Emit::Complete | Emit::Change => fields[keys.len()..].to_vec(),
         };
         if is_session {
@@ -598,9 +613,10 @@ fn union(inputs: &[Known]) -> Known {
     let rising = first.rising.iter().enumerate();
     let rising = rising.map(|(index, rising)| rising.clone().filter(|rising| same(index, rising))).collect();
     let rising: Vec<Option<Rising>> = rising;
-    let is_same = |whole: &usize| rising[*whole].is_some() && rest.iter().all(|input| input.whole == Some(*whole));
+    let is_as = |input: &Known, whole: usize| input.whole == Some(whole) && input.is_inclusive == first.is_inclusive;
+    let is_same = |whole: &usize| rising[*whole].is_some() && rest.iter().all(|input| is_as(input, *whole));
     let whole = first.whole.filter(is_same);
-    Known { reads_stream: true, rising, whole, ..Known::default() }
+    Known { reads_stream: true, rising, whole, is_inclusive: first.is_inclusive, ..Known::default() }
 }
 
 /// A join of a stream with a static table: the stream's columns stay what they are.
@@ -619,6 +635,7 @@ fn joined(inputs: &[Known], join: JoinType) -> Known {
             reads_stream,
             rising: [left.rising.as_slice(), &right.rising].concat(),
             whole: left.whole.or(moved),
+            is_inclusive: left.is_inclusive || right.is_inclusive,
             ..Known::default()
         },
     }

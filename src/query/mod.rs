@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::error::DataFusionError;
-use datafusion::execution::SessionState;
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::future::{BoxFuture, try_join_all};
@@ -412,11 +412,17 @@ impl Query {
         let mut tasks = JoinSet::new();
         let mut sinks = batch.opened.sinks.iter().zip(&batch.intent.pins).zip(&batch.published);
         let epoch = batch.intent.epoch;
-        if let Some(((sink, pin), false)) = sinks.next() {
+        if let Some(((sink, pin), published)) = sinks.next() {
             for task in 0..plan.output_partitioning().partition_count() {
                 let rows = plan.execute(task, Arc::clone(&context))?;
-                let (sink, pin) = (Arc::clone(sink), pin.clone());
-                tasks.spawn(async move { sink.stage(epoch, task as u32, &pin, rows).await.map(drop) });
+                let (sink, pin, published) = (Arc::clone(sink), pin.clone(), *published);
+                tasks.spawn(async move {
+                    match published {
+                        // What the epoch does to state, and which rows are late, is to be found out all the same.
+                        true => drained(rows).await,
+                        false => sink.stage(epoch, task as u32, &pin, rows).await.map(drop),
+                    }
+                });
             }
         }
         while let Some(done) = tasks.join_next().await {
@@ -425,15 +431,14 @@ impl Query {
                 Err(join) => return Err(Error::internal("a task ended by itself").caused_by(join)),
             }
         }
-        // What remembers must see its rows also where nobody asked for its result: the sinks have the epoch already, or a
-        // join with an empty table does not look at its other side.
+        // What remembers must see its rows also where nobody asked for its result: a join with an empty table does not
+        // look at its other side.
         for node in stateful_nodes(&plan) {
             let operator = batch.opened.opener.operator(&node.shape().layout.name)?;
             for shard in
                 (0..node.properties().partitioning.partition_count()).filter(|shard| !operator.has_staged(*shard))
             {
-                let rows = node.execute(shard, Arc::clone(&context))?;
-                rows.try_for_each(|_| std::future::ready(Ok(()))).await?;
+                drained(node.execute(shard, Arc::clone(&context))?).await?;
             }
         }
         if let (Some(((sink, pin), false)), Some(table)) = (sinks.next(), &batch.opened.planned.late) {
@@ -604,6 +609,11 @@ impl Opened {
         }
         self.opener.close().await;
     }
+}
+
+/// Runs what gives these rows, and drops them.
+async fn drained(rows: SendableRecordBatchStream) -> Result<()> {
+    Ok(rows.try_for_each(|_| std::future::ready(Ok(()))).await?)
 }
 
 /// A partition that ends before the query's position was created anew, or has lost its end. For a moment that may also

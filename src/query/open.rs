@@ -141,8 +141,18 @@ impl Query {
     pub(super) async fn recover(&mut self) -> Result<()> {
         self.log.check_newest_run().await?;
         self.discard().await;
-        let progress = self.fence(&self.opened).await?;
-        let tail = self.log.tail().await?;
+        let mut progress = self.fence(&self.opened).await?;
+        let mut tail = self.log.tail().await?;
+        let mut opened = Arc::clone(&self.opened);
+        if let Some(number) = tail.pending.as_ref().map(|intent| intent.definition).filter(|n| *n != opened.number) {
+            // It is finished by the sinks of its own definition, which are asked, once they are fenced.
+            opened = self.opened_as(number).await?;
+            progress = self.fence(&opened).await?;
+            tail = self.log.tail().await?;
+            if tail.pending.as_ref().is_none_or(|intent| intent.definition != number) {
+                return Err(Error::transient("another run finished the epoch that this one was about to finish"));
+            }
+        }
         let decision = recovery::decide(&tail, &progress)?;
         self.position = match tail.commit {
             Some(commit) => Position::after(commit),
@@ -154,7 +164,6 @@ impl Query {
             // It has to be finished as it was cut.
             self.shards = intent.shards;
         }
-        let opened = self.opened_as(intent.definition).await?;
         self.restore(&opened).await?;
         let looked_again = Some(self.look_again(intent.epoch));
         let (latest, state, took) = Default::default();
@@ -179,19 +188,14 @@ impl Query {
         self.record.start.iter().map(|(table, offsets)| (table.clone(), commits(offsets))).collect()
     }
 
-    /// The definition that an intent names: today's, or an older one, with sources and sinks of its own.
+    /// An older definition, which an intent names, with sources and sinks of its own.
     async fn opened_as(&self, number: u64) -> Result<Arc<Opened>> {
-        if number == self.opened.number {
-            return Ok(Arc::clone(&self.opened));
-        }
         let stored = self.log.definition(number).await?;
         let planned = (self.spec.replan)(stored.definition).await?;
         let owner = Some(Self::owner(&self.log, &self.record.id));
         let opener = Opener::new(self.spec.connectors.clone(), self.spec.environment.clone(), owner);
         let sinks = Self::sinks(&self.spec, &self.log, &self.record, &planned).await?;
-        let opened = Opened { number, planned, opener: Arc::new(opener), sinks, restored: Mutex::default() };
-        self.fence(&opened).await?;
-        Ok(Arc::new(opened))
+        Ok(Arc::new(Opened { number, planned, opener: Arc::new(opener), sinks, restored: Mutex::default() }))
     }
 
     /// Makes sure that an open definition has the state of the newest commit.

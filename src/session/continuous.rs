@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast;
 
 use super::{Outcome, Session, epoch_state, settings};
 use crate::catalog::{Column, ColumnKind, TableDefinition};
-use crate::connector::{Partition, Role, Span};
+use crate::connector::{Connector, Partition, Role, Span};
 use crate::error::{Error, Result};
 use crate::plan::aggregate::{Times, shapes};
 use crate::plan::changes::{self, is_updating};
@@ -69,34 +69,24 @@ impl Session {
         let state = epoch_state(self.context.state());
         let ttl = self.setting("state.ttl").and_then(sql::options::parse_duration);
         let mut plan = StreamPlan::try_new(&state, plan, ttl)?;
-        let late = match self.setting(settings::LATE_ROWS).filter(|_| plan.remembers()) {
-            Some(name) => Some(self.writable(name).await.map_err(|e| e.context(settings::LATE_ROWS))?),
-            None => None,
-        };
+        let mut trial = self.trial(&plan, &state).await?;
+        let late = self.late_table(target, &trial).await?;
         if let Some(late) = late {
-            self.connectors.of(late)?.check(late, Role::Sink)?;
             plan = plan.with_late_rows(LateTable::new(&late.name, late.writable_schema()));
+            trial = self.trial(&plan, &state).await?;
         }
+        check_result(target, connector.as_ref(), &trial)?;
 
         let mut sources = BTreeMap::new();
         let mut identities = BTreeMap::from([(String::new(), connector.identity(target)?)]);
-        let late_identity = late.map(|late| self.connectors.of(late)?.identity(late)).transpose()?;
-        // All that is printed, or thrown away, has one identity.
-        let is_shared = |identity: &String| late.is_some_and(|late| late.connector().is_ok_and(|c| c == identity));
-        let is_same = late_identity.as_ref() == identities.get("") && !late_identity.as_ref().is_some_and(is_shared);
-        if is_same || late.is_some_and(|late| late.name == target.name) {
-            return Err(Error::usage(format!(
-                "late-rows.table: late rows cannot go to {}, the query's target",
-                target.name
-            )));
-        }
+        let mut written = vec![identities[""].clone()];
+        written.extend(late.map(|late| self.connectors.of(late)?.identity(late)).transpose()?);
         for (name, table) in plan.tables() {
             let connector = self.connectors.of(table)?;
             connector.check(table, Role::Source)?;
             let identity = connector.identity(table)?;
             let allowed = self.setting("query.allow-feedback") == Some("true");
-            let written = [Some(&identities[""]), late_identity.as_ref()];
-            if !allowed && written.into_iter().flatten().any(|written| feeds(written, &identity)) {
+            if !allowed && written.iter().any(|written| feeds(written, &identity)) {
                 return Err(Error::usage(format!(
                     "the query reads what it writes ({identity}), and would never end feeding itself; \
                      SET 'query.allow-feedback' = 'true' if that is meant"
@@ -109,38 +99,44 @@ impl Session {
             query: text,
             columns: columns.to_vec(),
             target: durable(target, &self.connectors)?,
-            late: None,
+            late: late.map(|late| durable(late, &self.connectors)).transpose()?,
             sources,
             views: self.views.clone(),
             statics: self.statics.clone(),
             settings: self.settings.clone().into_iter().filter(|(key, _)| settings::decides_answers(key)).collect(),
-            static_files: None,
+            static_files: definition::static_files(&trial),
             identities,
         };
-        let trial = self.trial(&plan, &state).await?;
-        definition.static_files = definition::static_files(&trial);
-        if is_updating(&trial.schema()) && !connector.takes_updates(target) {
-            return Err(Error::usage(format!(
-                "the result changes as rows arrive (it is no window's), and {} only takes rows that stay: group by \
-                 window_start, window_end of TUMBLE, HOP, CUMULATE or SESSION, or by date_bin(INTERVAL '1 minute', ts), where ts has \
-                 a WATERMARK; or write to a table that takes changes: a topic with PRIMARY KEY (…) NOT ENFORCED on the \
-                 columns of GROUP BY, or 'connector' = 'print'",
-                target.name
-            )));
-        }
-        if is_updating(&trial.schema()) {
-            check_primary_key(target, changes::keys(&trial))?;
-        }
-        let shapes = shapes(&trial);
-        // Where no watermark completes anything, no row is late.
-        let late = late.filter(|_| shapes.iter().any(|shape| shape.rising.is_some()));
-        definition.late = late.map(|late| durable(late, &self.connectors)).transpose()?;
         if late.is_none() {
             // It decides nothing here, and a definition has all the tables that it names.
             definition.settings.remove(settings::LATE_ROWS);
         }
-        let late = late.cloned().map(Arc::new);
-        Ok(Planned { definition, plan, shapes, state, target: Arc::new(target.clone()), late })
+        let (target, late) = (Arc::new(target.clone()), late.cloned().map(Arc::new));
+        Ok(Planned { definition, plan, shapes: shapes(&trial), state, target, late })
+    }
+
+    /// The table that late rows go to, if there is one and a row can be late: where no watermark completes anything, none
+    /// is.
+    async fn late_table(
+        &self,
+        target: &TableDefinition,
+        trial: &Arc<dyn ExecutionPlan>,
+    ) -> Result<Option<&TableDefinition>> {
+        let can_be_late = shapes(trial).iter().any(|shape| shape.rising.is_some());
+        let Some(name) = self.setting(settings::LATE_ROWS).filter(|_| can_be_late) else { return Ok(None) };
+        let late = self.writable(name).await.map_err(|e| e.context(settings::LATE_ROWS))?;
+        let connector = self.connectors.of(late)?;
+        connector.check(late, Role::Sink)?;
+        let (identity, of_target) = (connector.identity(late)?, self.connectors.of(target)?.identity(target)?);
+        // All that is printed, or thrown away, has one identity, the connector's name.
+        let is_shared = late.connector()? == identity;
+        if late.name == target.name || (!is_shared && (feeds(&identity, &of_target))) {
+            return Err(Error::usage(format!(
+                "{}: late rows cannot go where the query's other rows go, {identity}",
+                settings::LATE_ROWS
+            )));
+        }
+        Ok(Some(late))
     }
 
     /// The table of this name, which can be written.
@@ -221,6 +217,23 @@ impl Session {
         let Planned { plan, shapes, .. } = &spec.planned;
         Ok(explain::explain(&spec.name, plan, shapes, physical.as_ref(), &targets))
     }
+}
+
+/// A result that changes needs a table that takes changes.
+fn check_result(target: &TableDefinition, connector: &dyn Connector, trial: &Arc<dyn ExecutionPlan>) -> Result<()> {
+    if !is_updating(&trial.schema()) {
+        return Ok(());
+    }
+    if !connector.takes_updates(target) {
+        return Err(Error::usage(format!(
+            "the result changes as rows arrive (it is no window's), and {} only takes rows that stay: group by window_start, \
+             window_end of TUMBLE, HOP, CUMULATE or SESSION, or by date_bin(INTERVAL '1 minute', ts), where ts has a \
+             WATERMARK; or write to a table that takes changes: a topic with PRIMARY KEY (…) NOT ENFORCED on the columns of \
+             GROUP BY, or 'connector' = 'print'",
+            target.name
+        )));
+    }
+    check_primary_key(target, changes::keys(trial))
 }
 
 /// Rows that are told apart by `keys` are to be told apart by the primary key.

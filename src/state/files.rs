@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch, make_array};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
@@ -45,8 +45,18 @@ pub fn trimmed(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::Utf8View => Arc::new(column.as_string_view().gc()),
         DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+        nested if nested.is_nested() => match trimmed_within(&column.to_data()) {
+            Ok(data) => make_array(data),
+            Err(_) => Arc::clone(column),
+        },
         _ => Arc::clone(column),
     }
+}
+
+/// The same for what columns are made of.
+fn trimmed_within(data: &ArrayData) -> Result<ArrayData> {
+    let children = data.child_data().iter().map(|child| trimmed(&make_array(child.clone())).to_data()).collect();
+    Ok(data.clone().into_builder().child_data(children).build()?)
 }
 
 /// The batches of a file, which must have this schema; `name` is for errors.

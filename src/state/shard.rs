@@ -7,7 +7,7 @@
 //! Memory for a group: the bytes of its key and values, 8 for the key's end, 15 to 30 for its place in the table, and at most
 //! as much of key and values again for rows that are dead.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
@@ -119,7 +119,8 @@ pub struct Shard {
     buckets: BTreeMap<i64, Bucket>,
     /// Where rows say when they are due: keys by a time at or before that. A row that became due later is put there when
     /// the earlier time comes.
-    due: BTreeMap<i64, Vec<Box<[u8]>>>,
+    due: BTreeSet<(i64, Box<[u8]>)>,
+    due_bytes: usize,
     rows: usize,
     bytes: usize,
 }
@@ -385,13 +386,21 @@ impl Shard {
         self.rows_at(place).map_or(i64::MIN, |rows| due(rows, place.row as usize))
     }
 
-    /// The rows that are due before `bound`, each once.
-    pub fn due_before(&self, bound: i64) -> Vec<Place> {
-        let mut seen = HashSet::new();
-        let is_due = |place: &Place| self.due_at(*place) < bound;
-        let keys = self.due.range(..bound).flat_map(|(_, keys)| keys);
-        let found = keys.filter_map(|key| self.find(TIMELESS, hash(key), key)).filter(is_due);
-        found.filter(|place| seen.insert(*place)).collect()
+    /// The rows that are due before `bound`; one may be there twice.
+    fn due_before(&self, bound: i64) -> impl Iterator<Item = Place> {
+        let keys = self.due.range(..(bound, Box::default())).map(|(_, key)| key);
+        keys.filter_map(|key| self.find(TIMELESS, hash(key), key)).filter(move |place| self.due_at(*place) < bound)
+    }
+
+    /// The rows that are due before `bound` but these, each once.
+    pub fn due(&self, bound: i64, but: impl Iterator<Item = Place>) -> Vec<Place> {
+        let mut seen: HashSet<Place> = but.collect();
+        self.due_before(bound).filter(|place| seen.insert(*place)).collect()
+    }
+
+    fn remind_of(&mut self, due: i64, key: Box<[u8]>) {
+        let bytes = key.len() + size_of::<(i64, Box<[u8]>)>();
+        self.due_bytes += if self.due.insert((due, key)) { bytes } else { 0 };
     }
 
     /// Puts down when rows are due: new ones, and those whose time has come but who are due later by now.
@@ -399,14 +408,15 @@ impl Shard {
         for (row, was_due) in was_due.iter().enumerate() {
             let due = due(&delta.rows, row);
             if was_due.is_none_or(|was_due| due < was_due) {
-                self.due.entry(due).or_default().push(delta.rows.keys.row(row).data().into());
+                self.remind_of(due, delta.rows.keys.row(row).data().into());
             }
         }
         let Some(bound) = delta.closes else { return };
-        let later = self.due.split_off(&bound);
-        for key in std::mem::replace(&mut self.due, later).into_values().flatten() {
+        let later = self.due.split_off(&(bound, Box::default()));
+        for (_, key) in std::mem::replace(&mut self.due, later) {
+            self.due_bytes -= key.len() + size_of::<(i64, Box<[u8]>)>();
             if let Some(place) = self.find(TIMELESS, hash(&key), &key) {
-                self.due.entry(self.due_at(place)).or_default().push(key);
+                self.remind_of(self.due_at(place), key);
             }
         }
     }
@@ -492,7 +502,7 @@ impl Shard {
             for live in self.live() {
                 for row in live.places() {
                     let key = live.rows().keys.row(row).data().into();
-                    self.due.entry(due(live.rows(), row)).or_default().push(key);
+                    self.remind_of(due(live.rows(), row), key);
                 }
             }
         }
@@ -502,7 +512,7 @@ impl Shard {
     /// Whether any row is complete at this bound.
     pub fn would_close(&self, bound: i64, layout: &Layout) -> bool {
         match layout.is_due {
-            true => !self.due_before(bound).is_empty(),
+            true => self.due_before(bound).next().is_some(),
             false => self.buckets.first_key_value().is_some_and(|(first, _)| *first < bound),
         }
     }
@@ -537,7 +547,6 @@ impl Shard {
 
     /// Bytes in memory, about.
     pub fn memory(&self) -> usize {
-        let due = self.due.values().flatten().map(|key| key.len() + size_of::<Box<[u8]>>());
-        self.bytes + due.sum::<usize>()
+        self.bytes + self.due_bytes
     }
 }
