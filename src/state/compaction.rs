@@ -28,10 +28,10 @@ use crate::plan::time::ticks;
 /// A snapshot is due when the files after the last one have as many rows as it, but at least this many.
 const SNAPSHOT_ROWS: u64 = 200_000;
 /// Rows in a file, about: a snapshot may have several.
-const FILE_ROWS: u64 = 1_000_000;
+const FILE_ROWS: u64 = 500_000;
 /// So many rows of a snapshot, two or three milliseconds of work, are followed by a pause.
 const PART_ROWS: usize = 8 * 1024;
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// How one operator's files are written.
 #[derive(Debug, Clone)]
