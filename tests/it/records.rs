@@ -51,27 +51,14 @@ fn records_are_written_and_read_as_ever() {
     let (version, run, epoch, batch_time_ms) = (VERSION, 3, 17, 1_767_225_600_123);
     let partition = |number| Partition::new("broker-a", number);
     let start = BTreeMap::from([("orders".to_string(), Offsets::from([(partition(0), 0), (partition(1), 42)]))]);
-    check(
-        "query",
-        QueryRecord {
-            version,
-            id: "00c0ffee00c0ffee".into(),
-            name: "job/big".into(),
-            created_ms: batch_time_ms,
-            start,
-        },
-    );
-    check(
-        "run",
-        RunRecord {
-            version,
-            number: run,
-            host: "host".into(),
-            pid: 4711,
-            started_ms: batch_time_ms,
-            token: "0123456789abcdef".into(),
-        },
-    );
+    let (id, name) = ("00c0ffee00c0ffee".to_string(), "job/big".to_string());
+    let query = QueryRecord { version: 2, id, name, created_ms: batch_time_ms, start };
+    check_read("query", 2, query.clone());
+    check("query", QueryRecord { version, ..query });
+    let (host, token) = ("host".to_string(), "0123456789abcdef".to_string());
+    let ran = RunRecord { version: 2, number: run, host, pid: 4711, started_ms: batch_time_ms, token };
+    check_read("run", 2, ran.clone());
+    check("run", RunRecord { version, ..ran });
     let cut = vec![
         vec![Span::new(partition(0), 100, 250), Span::new(partition(2), 5, 6)],
         vec![Span::new(partition(1), 90, 240)],
@@ -81,7 +68,11 @@ fn records_are_written_and_read_as_ever() {
     let intent = Intent { version: 1, epoch, run, definition: 2, batch_time_ms, sources, pins, ..Intent::default() };
     check_read("intent", 1, intent.clone());
     let (watermark_ms, late_before_ms) = (Some(batch_time_ms - 5_000), Some(batch_time_ms - 9_000));
-    check("intent", Intent { version, watermark_ms, late_before_ms, shards: 2, ..intent });
+    let intent = Intent { version: 2, watermark_ms, late_before_ms, shards: 2, ..intent };
+    check_read("intent", 2, intent.clone());
+    // A second sink, for late rows.
+    let pins = vec![serde_json::Value::Null; 2];
+    check("intent", Intent { version, pins, ..intent });
 
     let last = Fingerprint { offset: 249, timestamp: Some(batch_time_ms), id: Some("7F00".into()) };
     let stands = PartitionCommit { next: 250, last_row_ms: Some(batch_time_ms), last: Some(last), watermark_ms: None };
@@ -98,7 +89,10 @@ fn records_are_written_and_read_as_ever() {
     let aged_by = Some("date_bin(10 s, watermark)".into());
     let state = StateCommit { closed: Some(1_767_225_590_000), aged_by, files: vec![file] };
     let state = BTreeMap::from([("aggregate-1".to_string(), state)]);
-    check("commit", Commit { version, sources, watermark_ms, state, ..commit });
+    let commit = Commit { version: 2, sources, watermark_ms, state, ..commit };
+    check_read("commit", 2, commit.clone());
+    let sinks = vec![commit.sinks[0].clone(), Published::default()];
+    check("commit", Commit { version, sinks, ..commit });
 
     let orders = table(
         "CREATE TABLE orders (id BIGINT NOT NULL, amount DECIMAL(10, 2), ts TIMESTAMP(3), tags MAP<STRING, ARRAY<INT>>,
@@ -126,6 +120,10 @@ fn records_are_written_and_read_as_ever() {
             identity("orders", "kafka topic orders"),
         ]),
     };
+    let record = DefinitionRecord { version: 2, number: 2, definition };
+    check_read("definition", 2, record.clone());
+    let late = Some(table("CREATE TABLE late (id BIGINT, late_row STRING) WITH ('connector' = 'print')"));
+    let definition = Definition { late, ..record.definition };
     check("definition", DefinitionRecord { version, number: 2, definition });
 }
 
