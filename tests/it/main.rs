@@ -9,6 +9,7 @@ mod brokers;
 mod cases;
 mod cli;
 mod crash;
+mod examples;
 mod family;
 mod harness;
 mod kafka;

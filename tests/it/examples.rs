@@ -1,0 +1,128 @@
+//! Each query of `queries/` that needs no broker gives DataFusion's batch answer over the rows that it reads, however these
+//! are cut into epochs and whatever the parallelism.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::cast;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::common::TableReference;
+use datafusion::datasource::MemTable;
+use futures::TryStreamExt;
+use millstream::query::progress::Reporter;
+use millstream::query::{Query, Step};
+use millstream::session::{Outcome, Session};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+/// A query's script with its places and its pace changed.
+fn script(name: &str, out: &Path, rows_per_epoch: usize) -> String {
+    let path = format!("{}/queries/{name}.sql", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let text = text.replace("${out}", &out.display().to_string()).replace("'1 s'", "'continuous'");
+    let text = text.replace("'rows-per-second' = '100000'", "'rows-per-second' = '100000000'");
+    let limit = format!("'scan.max-rows-per-epoch' = '{rows_per_epoch}'");
+    match text.find("'scan.max-rows-per-epoch' = '") {
+        Some(start) => {
+            let end = start + text[start..].match_indices('\'').nth(3).unwrap().0 + 1;
+            text[..start].to_owned() + &limit + &text[end..]
+        }
+        None => text.replace("'connector' = 'datagen'", &format!("'connector' = 'datagen', {limit}")),
+    }
+}
+
+/// Rows as sorted lines of these columns.
+fn lines(batches: &[RecordBatch], columns: &[&str]) -> Vec<String> {
+    let options = FormatOptions::new().with_null("NULL");
+    let mut lines = vec![];
+    for batch in batches {
+        let columns = columns.iter().map(|name| batch.column_by_name(name).unwrap());
+        let columns: Vec<_> = columns.map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+        let line = |row| columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(", ");
+        lines.extend((0..batch.num_rows()).map(line));
+    }
+    lines.sort();
+    lines
+}
+
+async fn rows(session: &mut Session, sql: &str) -> Vec<RecordBatch> {
+    match session.execute_script(sql).await.unwrap().pop().unwrap() {
+        Outcome::Rows(rows) => rows.stream.try_collect().await.unwrap(),
+        _ => panic!("no rows: {sql}"),
+    }
+}
+
+fn written(folder: &Path) -> Vec<RecordBatch> {
+    let mut batches = vec![];
+    for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.file_name().unwrap().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if entry.is_dir() {
+            batches.extend(written(&entry));
+        } else {
+            let file = std::fs::File::open(entry).unwrap();
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+            batches.extend(reader.map(Result::unwrap));
+        }
+    }
+    batches
+}
+
+/// What the query writes to `target`, in these columns.
+async fn answer(name: &str, target: &str, columns: &[&str], rows_per_epoch: usize, parallelism: usize) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut session = Session::new(name).unwrap();
+    session.pin("parallelism", &parallelism.to_string()).unwrap();
+    session.pin("checkpoint.fsync", "false").unwrap();
+    for outcome in session.execute_script(&script(name, dir.path(), rows_per_epoch)).await.unwrap() {
+        if let Outcome::Query(spec) = outcome {
+            let mut query = Query::open(*spec, Reporter::silent()).await.unwrap();
+            while query.step().await.unwrap() != Step::Finished {}
+            query.close().await;
+        }
+    }
+    lines(&written(&dir.path().join(target)), columns)
+}
+
+/// The batch answer over the rows of `source` that pass `filter`.
+async fn batch_answer(name: &str, target: &str, columns: &[&str], source: &str, filter: &str) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let script = script(name, dir.path(), 1_000_000);
+    let (tables, select) = script.split_once(&format!("INSERT INTO {target}\n")).unwrap();
+    let mut session = Session::new(name).unwrap();
+    session.execute_script(tables).await.unwrap();
+    let read = rows(&mut session, &format!("SELECT * FROM {source} {filter}")).await;
+    let table = MemTable::try_new(read[0].schema(), vec![read]).unwrap();
+    session.context().deregister_table(TableReference::bare(source)).unwrap();
+    session.context().register_table(TableReference::bare(source), Arc::new(table)).unwrap();
+    let target = session.tables()[target].writable_schema();
+    let found = rows(&mut session, select).await;
+    let fitted = found.iter().map(|batch| {
+        let columns = batch.columns().iter().zip(target.fields()).map(|(c, field)| cast(c, field.data_type()).unwrap());
+        RecordBatch::try_new(Arc::clone(&target), columns.collect()).unwrap()
+    });
+    lines(&fitted.collect::<Vec<_>>(), columns)
+}
+
+async fn check(name: &str, target: &str, columns: &str, source: &str, filter: &str) {
+    let columns: Vec<&str> = columns.split(", ").collect();
+    let expected = batch_answer(name, target, &columns, source, filter).await;
+    assert!(!expected.is_empty(), "{name}: nothing to compare with");
+    for (rows_per_epoch, parallelism) in [(997, 1), (10_000, 3)] {
+        let found = answer(name, target, &columns, rows_per_epoch, parallelism).await;
+        let place = found.iter().zip(&expected).position(|(a, b)| a != b).unwrap_or(found.len().min(expected.len()));
+        let (found, expected) = ((found.len(), found.get(place)), (expected.len(), expected.get(place)));
+        assert_eq!(found, expected, "{name}: {rows_per_epoch} rows an epoch, parallelism {parallelism}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_example_gives_the_batch_answer() {
+    check("hot-items", "hot_items", "window_start, window_end, place, item, clicks", "clicks", "").await;
+    check("hourly-totals", "hourly_totals", "hour, item, orders, total, mean", "orders", "").await;
+    check("deduplicated-orders", "orders", "order_id, amount, ts", "sent", "").await;
+    // All that arrive a day late, and nothing else, are late.
+    check("sessions", "user_sessions", "user_id, begins, ends, clicks", "clicks", "WHERE ts = arrived").await;
+    check("enrich", "named_orders", "order_id, item, amount, ts", "orders", "").await;
+}
