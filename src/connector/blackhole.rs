@@ -11,7 +11,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 
 use super::messages::{check_metadata, refuse_layout};
-use super::{Connector, Delivery, Environment, Guarantee, Owner, Pin, Progress, Published, Role, Sink, Source, Staged};
+use super::{Connector, Delivery, Environment, Guarantee, Owner, Pin, Published, Role, Sink, Source, Staged};
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
 use crate::sql::options::OptionReader;
@@ -87,8 +87,8 @@ impl Sink for Blackhole {
         guarantee()
     }
 
-    async fn open(&self, _run: u64) -> Result<Progress> {
-        Ok(Progress::Unrecorded)
+    async fn open(&self, _run: u64) -> Result<()> {
+        Ok(())
     }
 
     async fn stage(&self, epoch: u64, task: u32, _pin: &Pin, mut rows: SendableRecordBatchStream) -> Result<Staged> {

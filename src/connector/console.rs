@@ -20,7 +20,7 @@ use futures::StreamExt;
 
 use super::messages::{check_metadata, refuse_layout};
 use super::spool::{Spool, Spooled};
-use super::{Connector, Delivery, Environment, Guarantee, Owner, Pin, Progress, Published, Role, Sink, Source, Staged};
+use super::{Connector, Delivery, Environment, Guarantee, Owner, Pin, Published, Role, Sink, Source, Staged};
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
 use crate::plan::changes::{RowKind, is_updating};
@@ -157,8 +157,8 @@ impl Sink for Print {
         guarantee()
     }
 
-    async fn open(&self, _run: u64) -> Result<Progress> {
-        Ok(Progress::Unrecorded)
+    async fn open(&self, _run: u64) -> Result<()> {
+        Ok(())
     }
 
     async fn stage(&self, epoch: u64, task: u32, _pin: &Pin, mut rows: SendableRecordBatchStream) -> Result<Staged> {

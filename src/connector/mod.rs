@@ -252,8 +252,16 @@ pub trait Sink: Debug + Send + Sync {
     /// What it promises, and why.
     fn guarantee(&self) -> Guarantee;
 
-    /// Shuts out earlier runs, where it can; then says what it holds. `run` rises with every run of a query.
-    async fn open(&self, run: u64) -> Result<Progress>;
+    /// Shuts out earlier runs, where it can. `run` rises with every run of a query.
+    async fn open(&self, run: u64) -> Result<()>;
+
+    /// What it holds, once it is open. `epoch` is the newest that is committed, 0 before the first, and `position` what
+    /// the commit kept of where the destination stood then; NULL where that is not known.
+    ///
+    /// Errors: a destination that holds less than what was committed.
+    async fn progress(&self, _epoch: u64, _position: &serde_json::Value) -> Result<Progress> {
+        Ok(Progress::Unrecorded)
+    }
 
     /// What the intent of `epoch` must pin, so that a rerun writes the same. Called before the intent.
     async fn prepare(&self, _epoch: u64) -> Result<Pin> {

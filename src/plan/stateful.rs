@@ -7,7 +7,7 @@
 //! epoch, and stays DataFusion's own.
 //!
 //! Guarantee: a plan that passes gives, over all epochs, what the batch plan gives over all rows that are not late; of rows
-//! behind the watermark see [`sessions`](super::sessions). This module does no I/O.
+//! behind the watermark see `plan/sessions.rs`. This module does no I/O.
 
 use std::sync::Arc;
 use std::time::Duration;

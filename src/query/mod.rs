@@ -467,7 +467,10 @@ impl Query {
         for (index, sink) in batch.opened.sinks.iter().enumerate() {
             published.push(match batch.published[index] {
                 true => Published::default(),
-                false => sink.publish(batch.intent.epoch, &batch.intent.pins[index]).await?,
+                false => match sink.publish(batch.intent.epoch, &batch.intent.pins[index]).await {
+                    Ok(published) => published,
+                    Err(error) => return Err(self.shut_out(error).await),
+                },
             });
         }
         batch.took.publish = self.ms_since(start);
@@ -519,6 +522,8 @@ impl Query {
         self.retries = 0;
         if batch.opened.number != self.opened.number {
             batch.opened.close().await;
+            // The older definition's sinks may have shut out today's.
+            self.fence(&self.opened).await?;
             self.restore(&self.opened).await?;
         }
         self.settle().await;

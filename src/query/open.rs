@@ -13,9 +13,9 @@ use super::definition;
 use super::progress::{Event, Reporter};
 use super::recovery::{self, Decision};
 use super::{Batch, Opened, Planned, Position, Query, QuerySpec};
-use crate::checkpoint::{Cut, DefinitionRecord, Log, QueryRecord, SourceCommit, VERSION};
+use crate::checkpoint::{Commit, Cut, DefinitionRecord, Log, QueryRecord, SourceCommit, VERSION};
 use crate::connector::{Offsets, Owner, Partition, Progress, Sink, Span};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::plan::aggregate::Times;
 use crate::plan::opener::Opener;
 use crate::plan::{Binding, keeps_tasks_apart};
@@ -141,19 +141,19 @@ impl Query {
     pub(super) async fn recover(&mut self) -> Result<()> {
         self.log.check_newest_run().await?;
         self.discard().await;
-        let mut progress = self.fence(&self.opened).await?;
+        self.fence(&self.opened).await?;
         let mut tail = self.log.tail().await?;
         let mut opened = Arc::clone(&self.opened);
         if let Some(number) = tail.pending.as_ref().map(|intent| intent.definition).filter(|n| *n != opened.number) {
             // It is finished by the sinks of its own definition, which are asked, once they are fenced.
             opened = self.opened_as(number).await?;
-            progress = self.fence(&opened).await?;
+            self.fence(&opened).await?;
             tail = self.log.tail().await?;
             if tail.pending.as_ref().is_none_or(|intent| intent.definition != number) {
                 return Err(Error::transient("another run finished the epoch that this one was about to finish"));
             }
         }
-        let decision = recovery::decide(&tail, &progress)?;
+        let decision = recovery::decide(&tail, &Self::progress_of(&opened, tail.commit.as_ref()).await?)?;
         self.position = match tail.commit {
             Some(commit) => Position::after(commit),
             None => Position { sources: self.start(), ..Position::default() },
@@ -171,13 +171,40 @@ impl Query {
         Ok(())
     }
 
-    /// Rule 3: shuts older runs out of every sink; what each of them holds.
-    async fn fence(&self, opened: &Opened) -> Result<Vec<Progress>> {
-        let mut progress = Vec::with_capacity(opened.sinks.len());
+    /// Rule 3: shuts older runs out of every sink.
+    pub(super) async fn fence(&self, opened: &Opened) -> Result<()> {
         for sink in &opened.sinks {
-            progress.push(sink.open(self.log.run()).await?);
+            if let Err(error) = sink.open(self.log.run()).await {
+                return Err(self.shut_out(error).await);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rule 4: what each sink holds.
+    async fn progress_of(opened: &Opened, commit: Option<&Commit>) -> Result<Vec<Progress>> {
+        let epoch = commit.map_or(0, |commit| commit.epoch);
+        let mut progress = Vec::with_capacity(opened.sinks.len());
+        for (index, sink) in opened.sinks.iter().enumerate() {
+            let published = commit.and_then(|commit| commit.sinks.get(index));
+            let position = published.map_or(&serde_json::Value::Null, |published| &published.position);
+            progress.push(sink.progress(epoch, position).await?);
         }
         Ok(progress)
+    }
+
+    /// What it means that a destination has shut this run out: that a newer one goes on, if there is one. Else it was
+    /// this run itself, or the destination gave it up for slow, and it may come back.
+    pub(super) async fn shut_out(&self, error: Error) -> Error {
+        match error.kind() {
+            Kind::Fenced => match self.log.check_newest_run().await {
+                Ok(()) => {
+                    Error::transient("a destination has shut this run out, and there is no newer one").caused_by(error)
+                }
+                Err(newer) => newer,
+            },
+            _ => error,
+        }
     }
 
     fn start(&self) -> BTreeMap<String, SourceCommit> {

@@ -228,8 +228,11 @@ impl Sink for GatedSink {
     fn guarantee(&self) -> Guarantee {
         self.inner.guarantee()
     }
-    async fn open(&self, run: u64) -> Result<Progress> {
+    async fn open(&self, run: u64) -> Result<()> {
         self.gate.pass(self.inner.open(run)).await
+    }
+    async fn progress(&self, epoch: u64, position: &serde_json::Value) -> Result<Progress> {
+        self.gate.pass(self.inner.progress(epoch, position)).await
     }
     async fn prepare(&self, epoch: u64) -> Result<Pin> {
         self.gate.pass(self.inner.prepare(epoch)).await

@@ -26,7 +26,7 @@ use millstream::clock::Clock;
 use millstream::connector::contract::{self, SinkCase, SourceCase};
 use millstream::connector::kafka::KafkaConnector;
 use millstream::connector::{
-    Bounds, Connector, Delivery, Environment, Owner, Partition, Pin, Progress, ReadReport, Role, Sink, Source, Span,
+    Bounds, Connector, Delivery, Environment, Owner, Partition, Pin, ReadReport, Role, Sink, Source, Span,
 };
 use millstream::error::{Error, Kind};
 use millstream::plan::changes::{RowKind, with_kind};
@@ -255,16 +255,24 @@ async fn the_source_keeps_the_contract() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sink_keeps_the_contract() {
-    for partitions in [1, 3] {
+    for (partitions, delivery) in [(1, "at-least-once"), (3, "at-least-once"), (1, "exactly-once"), (3, "exactly-once")]
+    {
         let topic = Topic::create(partitions, &[]).await;
-        let mut definition = outgoing(&topic, &[("key.fields", "id")]);
+        let mut definition = outgoing(&topic, &[("key.fields", "id"), ("sink.delivery-guarantee", delivery)]);
         let rows = rows(&definition, 0..40).project(&[0, 1, 2]).unwrap();
         // No headers and NULL headers are the same message, so they would not be read as they were written.
         definition.columns.retain(|column| column.name != "headers");
-        let case = SinkCase { rows, ordered: partitions == 1, fences: false };
+        let case = SinkCase { rows, ordered: partitions == 1, fences: delivery == "exactly-once" };
         let source = open(definition.clone(), 2).await;
+        let mut uncommitted = definition.clone();
+        uncommitted.options.insert("properties.isolation.level".into(), "read_uncommitted".into());
+        let all = open(uncommitted, 2).await;
         let visible = async || {
             let mut seen = vec![];
+            // The markers of a transaction are written after its commit returns.
+            while source.extent().await.unwrap() != all.extent().await.unwrap() {
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
             for (partition, bounds) in source.extent().await.unwrap().partitions {
                 let span = Span::new(partition, bounds.earliest, bounds.latest);
                 seen.extend(batches(&source, &span, &[0, 1, 2]).await.unwrap().iter().flat_map(contract::lines));
@@ -685,10 +693,11 @@ fn rows(table: &TableDefinition, ids: std::ops::Range<i64>) -> RecordBatch {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_is_read_with_keys_headers_and_timestamps() {
     let topic = Topic::create(3, &[]).await;
-    let definition = outgoing(&topic, &[("key.fields", "name"), ("properties.compression.type", "zstd")]);
+    let once = ("sink.delivery-guarantee", "at-least-once");
+    let definition = outgoing(&topic, &[("key.fields", "name"), ("properties.compression.type", "zstd"), once]);
     let sink = open_sink(definition.clone()).await;
     assert_eq!(sink.guarantee().delivery, Delivery::AtLeastOnce);
-    assert_eq!(sink.open(1).await.unwrap(), Progress::Unrecorded);
+    sink.open(1).await.unwrap();
     let pin = sink.prepare(1).await.unwrap();
     let first = sink.stage(1, 0, &pin, stream(rows(&definition, 0..20_000))).await.unwrap();
     let second = sink.stage(1, 1, &pin, stream(rows(&definition, 20_000..30_000))).await.unwrap();
@@ -750,7 +759,8 @@ async fn a_key_column_is_the_key_as_it_is() {
         metadata("key", "key", DataType::Binary, false),
         metadata("at", "offset", DataType::Int64, true),
     ];
-    let mut definition = table(columns, topic.options(&[("key.fields", "id")]));
+    let once = ("sink.delivery-guarantee", "at-least-once");
+    let mut definition = table(columns, topic.options(&[("key.fields", "id"), once]));
     let error = KafkaConnector.check(&definition, Role::Sink).unwrap_err();
     assert!(error.to_string().contains("given twice"), "{error}");
     definition.options.remove("key.fields");
@@ -779,6 +789,7 @@ async fn a_row_too_large_is_named_and_the_sink_goes_on() {
         let batch =
             RecordBatch::try_new(definition.writable_schema(), vec![Arc::new(Int64Array::from(vec![1, 2, 3])), names]);
         let batch = batch.unwrap();
+        sink.open(1).await.unwrap();
         sink.stage(7, 0, &Pin::Null, stream(batch.clone())).await.unwrap();
         let error = sink.publish(7, &Pin::Null).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Data, "{}", error.chain());
@@ -899,6 +910,7 @@ async fn upserts_are_keyed_by_a_key_column_that_must_have_a_value() {
         RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()
     };
     let sink = open_sink(definition.clone()).await;
+    sink.open(1).await.unwrap();
     let first = changes(&[(RowKind::Insert, 1, Some("a")), (RowKind::UpdateBefore, 2, Some("b"))]);
     let second = changes(&[(RowKind::UpdateAfter, 3, Some("b")), (RowKind::UpdateBefore, 4, Some("c"))]);
     let rows = futures::stream::iter([Ok(first), Ok(second)]);

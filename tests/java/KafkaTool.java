@@ -257,6 +257,7 @@ public final class KafkaTool {
         properties.putAll(options);
         try (var consumer = new KafkaConsumer<>(properties, new StringDeserializer(), new StringDeserializer())) {
             var partitions = partitions(bootstrap, topic);
+            settle(bootstrap, partitions);
             consumer.assign(partitions);
             consumer.seekToBeginning(partitions);
             var ends = consumer.endOffsets(partitions);
@@ -267,6 +268,19 @@ public final class KafkaTool {
                         print(record);
                     }
                 }
+            }
+        }
+    }
+
+    /** The markers of a transaction are written after its commit returns: waits for them, but not for ever. */
+    private static void settle(String bootstrap, List<TopicPartition> partitions) throws Exception {
+        try (Admin admin = admin(bootstrap)) {
+            for (int tries = 0; tries < 600; tries++) {
+                var stable = offsets(admin, partitions, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED);
+                if (stable.equals(offsets(admin, partitions, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED))) {
+                    return;
+                }
+                Thread.sleep(50);
             }
         }
     }

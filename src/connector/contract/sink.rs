@@ -127,7 +127,8 @@ struct Writer {
 
 impl Writer {
     async fn open(&self, run: u64) -> Progress {
-        must(format_args!("opening run {run}"), self.sink.open(run).await)
+        must(format_args!("opening run {run}"), self.sink.open(run).await);
+        must("asking what it holds", self.sink.progress(0, &serde_json::Value::Null).await)
     }
 
     async fn prepare(&self, epoch: u64) -> Pin {

@@ -76,8 +76,12 @@ impl Sink for Faulty<Arc<dyn Sink>> {
         self.inner.guarantee()
     }
 
-    async fn open(&self, run: u64) -> Result<Progress> {
+    async fn open(&self, run: u64) -> Result<()> {
         self.inner.open(if self.fault == Fault::NoFence { 1 } else { run }).await
+    }
+
+    async fn progress(&self, epoch: u64, position: &serde_json::Value) -> Result<Progress> {
+        self.inner.progress(epoch, position).await
     }
 
     async fn stage(&self, epoch: u64, task: u32, pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged> {

@@ -31,7 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::FileOptions;
 use super::partitions::Splitter;
 use crate::catalog::TableDefinition;
-use crate::connector::{Guarantee, Owner, Pin, Progress, Published, Sink, Staged};
+use crate::connector::{Guarantee, Owner, Pin, Published, Sink, Staged};
 use crate::error::{Error, Result};
 use crate::storage::Location;
 
@@ -157,8 +157,8 @@ impl Sink for ParquetSink {
         self.guarantee.clone()
     }
 
-    async fn open(&self, _run: u64) -> Result<Progress> {
-        Ok(Progress::Unrecorded)
+    async fn open(&self, _run: u64) -> Result<()> {
+        Ok(())
     }
 
     async fn stage(&self, epoch: u64, task: u32, _: &Pin, mut rows: SendableRecordBatchStream) -> Result<Staged> {

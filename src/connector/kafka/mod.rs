@@ -4,11 +4,11 @@
 //! stable offsets are the ends, and the query's checkpoint is the only place where positions are kept. No consumer
 //! group is joined.
 //!
-//! What it guarantees: exact spans when reading, also of topics written in transactions. Writing is at-least-once:
-//! every row of an epoch is acknowledged before the epoch counts, and an epoch that failed is written again. A table with
-//! a PRIMARY KEY takes results that change, as upserts and tombstones.
+//! What it guarantees: exact spans when reading, also of topics written in transactions. Writing is exactly-once, a
+//! transaction an epoch, for readers of committed messages; or at-least-once. A table with a PRIMARY KEY takes results that
+//! change, as upserts and tombstones.
 //!
-//! What it does not promise yet: exactly-once writing, several topics in one table, reading upserts.
+//! What it does not promise yet: several topics in one table, reading upserts.
 
 use std::sync::Arc;
 
@@ -30,6 +30,7 @@ pub mod properties;
 mod client;
 mod columns;
 mod producer;
+mod progress;
 mod queue;
 mod reader;
 mod rows;
@@ -78,7 +79,7 @@ impl Connector for KafkaConnector {
     }
 
     fn guarantee(&self, table: &TableDefinition) -> Result<Guarantee> {
-        KafkaOptions::take(table).map(|_| guarantee())
+        KafkaOptions::take(table).map(|options| guarantee(options.delivery))
     }
 
     fn is_operational(&self, option: &str) -> bool {
@@ -104,10 +105,10 @@ impl Connector for KafkaConnector {
         &self,
         table: Arc<TableDefinition>,
         _environment: &Environment,
-        _owner: &Owner,
+        owner: &Owner,
     ) -> Result<Arc<dyn Sink>> {
         let options = KafkaOptions::take(&table)?;
-        Ok(Arc::new(KafkaSink::new(table, options)))
+        Ok(Arc::new(KafkaSink::new(table, options, owner)))
     }
 }
 
@@ -115,12 +116,16 @@ fn blame(table: &TableDefinition, error: Error) -> Error {
     error.context(format_args!("table {}", table.name))
 }
 
-fn guarantee() -> Guarantee {
-    Guarantee {
-        delivery: Delivery::AtLeastOnce,
-        reason:
+fn guarantee(delivery: Delivery) -> Guarantee {
+    let reason = match delivery {
+        Delivery::ExactlyOnce => {
+            "an epoch's rows and the record of the epoch are one transaction, for readers of committed messages \
+             (isolation.level=read_committed); rows with the same key keep their order"
+        }
+        _ => {
             "every row is acknowledged by all replicas in sync before its epoch counts, and the rows of an epoch that \
-                 failed half-way are written again; rows with the same key keep their order"
-                .into(),
-    }
+             failed half-way are written again; rows with the same key keep their order"
+        }
+    };
+    Guarantee { delivery, reason: reason.into() }
 }

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::properties::Properties;
 use crate::catalog::{Column, ColumnKind, TableDefinition};
-use crate::connector::ScanOptions;
 use crate::connector::upserts::Key;
+use crate::connector::{Delivery, ScanOptions};
 use crate::error::{Error, Result};
 use crate::format::FormatOptions;
 use crate::sql::options::{OptionReader, did_you_mean};
@@ -36,6 +36,10 @@ pub struct KafkaOptions {
     pub format: FormatOptions,
     /// `scan.startup.mode` and `scan.startup.specific-offsets`.
     pub startup: Startup,
+    /// `sink.delivery-guarantee`.
+    pub delivery: Delivery,
+    /// `sink.progress-topic`: where exactly-once writing keeps which epochs are written.
+    pub progress_topic: String,
     /// The key of a written message: the metadata column `key`, or made of `key.fields`, or else of the primary key.
     pub key: Key,
 }
@@ -58,6 +62,7 @@ impl KafkaOptions {
             key_fields: reader.text("key.fields")?,
             partitioner: reader.text("sink.partitioner")?,
             guarantee: reader.text("sink.delivery-guarantee")?,
+            progress_topic: reader.text("sink.progress-topic")?,
             properties: reader.prefixed("properties.")?,
         };
         ScanOptions::take(&mut reader)?;
@@ -79,6 +84,7 @@ struct Given {
     key_fields: Option<String>,
     partitioner: Option<String>,
     guarantee: Option<String>,
+    progress_topic: Option<String>,
     properties: BTreeMap<String, String>,
 }
 
@@ -94,9 +100,17 @@ impl Given {
                 return Err(Error::usage(format!("option '{key}' is not supported yet; {instead}")));
             }
         }
-        check_guarantee(self.guarantee.as_deref())?;
+        let topic = topic(self.topic)?;
+        let progress_topic = self.progress_topic.unwrap_or_else(|| "millstream-progress".into());
+        if !is_legal(&progress_topic) || progress_topic == topic {
+            return Err(Error::usage(format!(
+                "option 'sink.progress-topic': '{progress_topic}' cannot be a topic of its own"
+            )));
+        }
         Ok(KafkaOptions {
-            topic: topic(self.topic)?,
+            topic,
+            delivery: delivery(self.guarantee.as_deref())?,
+            progress_topic,
             properties: Properties::try_new(self.properties)?,
             format,
             startup: startup(self.startup_mode.as_deref(), self.startup_offsets)?,
@@ -110,8 +124,7 @@ fn topic(given: Option<String>) -> Result<String> {
     if topic.contains(';') {
         return Err(Error::usage("option 'topic': several topics in one table are not supported yet; name one"));
     }
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if topic.is_empty() || topic.len() > 249 || !topic.chars().all(legal) || matches!(topic.as_str(), "." | "..") {
+    if !is_legal(&topic) {
         return Err(Error::usage(format!(
             "option 'topic': '{topic}' cannot be a topic; a name has 1 to 249 letters, digits, '.', '_' or '-'"
         )));
@@ -119,15 +132,19 @@ fn topic(given: Option<String>) -> Result<String> {
     Ok(topic)
 }
 
-fn check_guarantee(given: Option<&str>) -> Result<()> {
+fn is_legal(topic: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !topic.is_empty() && topic.len() <= 249 && topic.chars().all(legal) && !matches!(topic, "." | "..")
+}
+
+fn delivery(given: Option<&str>) -> Result<Delivery> {
     let key = "sink.delivery-guarantee";
     match given {
-        None | Some("at-least-once") => Ok(()),
-        Some(word @ ("exactly-once" | "none")) => {
-            Err(Error::usage(format!("option '{key}': '{word}' is not supported yet; say 'at-least-once'")))
-        }
+        None | Some("exactly-once") => Ok(Delivery::ExactlyOnce),
+        Some("at-least-once") => Ok(Delivery::AtLeastOnce),
+        Some("none") => Err(Error::usage(format!("option '{key}': 'none' is not supported yet; say 'at-least-once'"))),
         Some(word) => {
-            let hint = did_you_mean(word, ["at-least-once"].into_iter());
+            let hint = did_you_mean(word, ["exactly-once", "at-least-once"].into_iter());
             Err(Error::usage(format!("option '{key}': '{word}' is no choice{hint}")))
         }
     }
@@ -240,7 +257,7 @@ mod tests {
             ("topic-pattern", "t.*"),
             ("key.format", "json"),
             ("sink.partitioner", "fixed"),
-            ("sink.delivery-guarantee", "exactly-once"),
+            ("sink.delivery-guarantee", "none"),
             ("scan.startup.mode", "group-offsets"),
         ] {
             let text = refusal(&[(key, value)]);

@@ -22,8 +22,20 @@ use crate::error::{Error, Result};
 /// How long to wait for receipts before looking around.
 const WAIT: Duration = Duration::from_millis(50);
 
+/// How long the steps of a transaction may take.
+const TRANSACTION: Duration = Duration::from_secs(60);
+/// How long the first one waits for its coordinator.
+const COORDINATOR: Duration = Duration::from_secs(10);
+/// How long is tried to end one that failed.
+const ABORT: Duration = Duration::from_secs(5);
+
 /// After how many messages to look for failures.
 const STRIDE: usize = 1024;
+
+/// Whether another producer has the transactional id now, or this one was too slow.
+fn is_fenced(code: Code) -> bool {
+    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
+}
 
 /// Counts receipts.
 #[derive(Debug, Default)]
@@ -39,6 +51,8 @@ struct State {
     /// Whoever waits wants to know at this count.
     awaited: usize,
     failure: Option<Failure>,
+    /// The last message so far, and its offset.
+    last: (usize, i64),
 }
 
 /// A message that did not arrive.
@@ -84,6 +98,11 @@ impl ProducerContext for Receipts {
     fn delivery(&self, receipt: &DeliveryResult<'_>, row: usize) {
         let mut state = self.state();
         state.received += 1;
+        if let Ok(message) = receipt
+            && row >= state.last.0
+        {
+            state.last = (row, message.offset());
+        }
         if let Err((error, message)) = receipt {
             state.failure.get_or_insert_with(|| Failure {
                 code: error.rdkafka_error_code(),
@@ -158,6 +177,69 @@ impl Producer {
         Ok(())
     }
 
+    /// Shuts out whoever wrote with this transactional id before, and ends what they left open.
+    pub(super) fn init_transactions(&self) -> Result<()> {
+        self.inner.init_transactions(COORDINATOR).map_err(|error| self.explain_transaction("beginning to write", error))
+    }
+
+    /// Begins the epoch's transaction.
+    pub(super) fn begin_transaction(&self) -> Result<()> {
+        self.inner.begin_transaction().map_err(|error| self.explain_transaction("beginning a transaction", error))
+    }
+
+    /// Sends one message to another topic.
+    pub(super) fn send_record(&mut self, topic: &str, key: &[u8], payload: &[u8]) -> Result<()> {
+        let record = BaseRecord::with_opaque_to(topic, self.sent).key(key).payload(payload).partition(0);
+        self.inner
+            .send(record)
+            .map_err(|(error, _)| self.explain_transaction("sending to the progress topic", error))?;
+        self.sent += 1;
+        Ok(())
+    }
+
+    /// Commits the transaction, when all its messages have arrived; the offset of the last one.
+    pub(super) fn commit_transaction(&self) -> Result<u64> {
+        let committed = self.inner.commit_transaction(TRANSACTION);
+        // A message that did not arrive says more than the transaction that it broke.
+        self.check(0)?;
+        committed.map_err(|error| self.explain_transaction("committing a transaction", error))?;
+        Ok(u64::try_from(self.receipts().state().last.1).unwrap_or_default())
+    }
+
+    /// Ends the transaction without a trace, so that readers need not wait for what will never be; who begins next does it
+    /// otherwise.
+    pub(super) fn abort_transaction(&self) {
+        if let Err(error) = self.inner.abort_transaction(ABORT) {
+            tracing::debug!(target: "kafka", "a transaction was not aborted: {error}");
+        }
+    }
+
+    /// Whether another producer has taken over, for good.
+    fn is_shut_out(&self) -> bool {
+        self.inner.client().fatal_error().is_some_and(|(code, _)| is_fenced(code))
+    }
+
+    fn explain_transaction(&self, what: &str, error: KafkaError) -> Error {
+        let (topic, reason) = (&self.topic, self.receipts().events.reason());
+        match error.rdkafka_error_code() {
+            Some(code) if is_fenced(code) || self.is_shut_out() => Error::fenced(format!(
+                "topic {topic}: {what}: another producer has taken over the query's transactions, or this one's has timed out"
+            )),
+            Some(Code::InvalidTransactionTimeout) => Error::usage(format!(
+                "topic {topic}: 'properties.transaction.timeout.ms' is longer than the brokers' transaction.max.timeout.ms; \
+                 make it shorter, or theirs longer"
+            )),
+            Some(code) if is_refusal(code) => Error::refused(format!(
+                "topic {topic}: {what}: {code}; check the cluster's access lists, or write at least once \
+                 ('sink.delivery-guarantee')"
+            )),
+            _ => match self.receipts().events.refusal() {
+                Some(refusal) => refusal,
+                None => Error::transient(format!("topic {topic}: {what} failed{reason}")).caused_by(error),
+            },
+        }
+    }
+
     /// Waits until all messages are acknowledged, or `wanted` says that nobody cares any more.
     pub(super) fn finish(&self, wanted: impl Fn() -> bool) -> Result<()> {
         while self.check(self.sent)? < self.sent {
@@ -185,6 +267,7 @@ impl Producer {
         let partition = partition.map(|number| format!(" partition {number}")).unwrap_or_default();
         let row = format!("row {} of epoch {} for topic {}{partition}", row + 1, self.epoch, self.topic);
         match code {
+            _ if self.is_shut_out() => Error::fenced(format!("{row} was refused: {text}")),
             Some(Code::MessageSizeTooLarge) => Error::data(format!(
                 "{row} is too large: it has {size} bytes, and a message may have {} with 'properties.message.max.bytes' \
                  unless the topic's own max.message.bytes is smaller; raise both, or leave such rows out",

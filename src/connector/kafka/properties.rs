@@ -34,7 +34,7 @@ const OWNED: [(&str, &str); 12] = [
     ("enable.idempotence", "it is always on, so that the order of a key's rows is kept"),
     ("acks", "every row is acknowledged by all replicas in sync"),
     ("request.required.acks", "every row is acknowledged by all replicas in sync"),
-    ("transactional.id", "leave it out"),
+    ("transactional.id", "it is made of the query's id and the topic"),
     ("log.queue", "leave it out"),
     ("plugin.library.paths", "libraries are not loaded on behalf of SQL"),
 ];
@@ -93,6 +93,20 @@ impl Properties {
         }
         defaults.push(("partitioner", "murmur2_random"));
         self.config(&defaults, &[("enable.idempotence", "true"), ("acks", "all")])
+    }
+
+    /// How to write in transactions of this id, which shuts out whoever had it before.
+    pub(super) fn transactional(&self, id: &str) -> ClientConfig {
+        let mut config = self.producer();
+        config.set("transactional.id", id);
+        config
+    }
+
+    /// How to see also what is written and not committed yet.
+    pub(super) fn uncommitted(&self) -> ClientConfig {
+        let mut config = self.consumer();
+        config.set("isolation.level", "read_uncommitted");
+        config
     }
 
     fn config(&self, defaults: &[(&str, &str)], owned: &[(&str, &str)]) -> ClientConfig {

@@ -23,11 +23,12 @@ use super::client::Client;
 use super::guarantee;
 use super::options::KafkaOptions;
 use super::producer::Producer;
+use super::progress::{Position, ProgressTopic};
 use super::rows::{Messages, Rows};
 use crate::catalog::TableDefinition;
 use crate::connector::spool::{Spool, Spooled};
 use crate::connector::upserts::upserts;
-use crate::connector::{Guarantee, Pin, Progress, Published, Sink, Staged};
+use crate::connector::{Delivery, Guarantee, Owner, Pin, Progress, Published, Sink, Staged};
 use crate::error::{Error, Kind, Result};
 
 /// A topic that is being written.
@@ -37,6 +38,9 @@ pub(super) struct KafkaSink {
     options: Arc<KafkaOptions>,
     staged: Mutex<BTreeMap<u64, Tasks>>,
     producer: Arc<Mutex<Option<Producer>>>,
+    /// Exactly-once: where it is kept what was written, and our newest record there.
+    progress: Option<Arc<ProgressTopic>>,
+    position: Arc<Mutex<Option<Position>>>,
 }
 
 /// An epoch's staged rows, by task.
@@ -44,8 +48,13 @@ type Tasks = BTreeMap<u32, (Staged, Spooled)>;
 
 impl KafkaSink {
     /// A sink that connects when it is opened.
-    pub(super) fn new(table: Arc<TableDefinition>, options: KafkaOptions) -> Self {
-        Self { table, options: Arc::new(options), staged: Mutex::default(), producer: Arc::default() }
+    pub(super) fn new(table: Arc<TableDefinition>, options: KafkaOptions, owner: &Owner) -> Self {
+        let progress = (options.delivery == Delivery::ExactlyOnce).then(|| {
+            let key = format!("{}-{}", owner.id, options.topic);
+            Arc::new(ProgressTopic::new(options.properties.clone(), options.progress_topic.clone(), key))
+        });
+        let (staged, producer, position) = Default::default();
+        Self { table, options: Arc::new(options), staged, producer, progress, position }
     }
 
     fn staged(&self) -> MutexGuard<'_, BTreeMap<u64, Tasks>> {
@@ -64,20 +73,42 @@ impl KafkaSink {
 #[async_trait]
 impl Sink for KafkaSink {
     fn guarantee(&self) -> Guarantee {
-        guarantee()
+        guarantee(self.options.delivery)
     }
 
-    async fn open(&self, _run: u64) -> Result<Progress> {
-        let (options, slot) = (Arc::clone(&self.options), Arc::clone(&self.producer));
+    async fn open(&self, _run: u64) -> Result<()> {
+        let (options, slot, progress) = (Arc::clone(&self.options), Arc::clone(&self.producer), self.progress.clone());
         self.blocking(move || {
             // A producer would create the topic by asking for it; a consumer does not.
             Client::try_new(&options.properties.consumer())?.partitions(&options.topic, Kind::Usage)?;
+            if let Some(progress) = &progress {
+                progress.ensure()?;
+            }
             // It takes half a second to be known to the cluster, and may do so until the first epoch is staged.
-            let producer = Producer::try_new(&options.properties.producer(), &options.topic)?;
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(producer);
-            Ok(Progress::Unrecorded)
+            *locked(&slot) = None;
+            let producer = producer(&options, progress.as_deref())?;
+            *locked(&slot) = Some(producer);
+            Ok(())
         })
         .await
+    }
+
+    async fn progress(&self, epoch: u64, position: &serde_json::Value) -> Result<Progress> {
+        let Some(progress) = self.progress.clone() else { return Ok(Progress::Unrecorded) };
+        let known: Option<Position> = serde_json::from_value(position.clone()).unwrap_or_default();
+        let found = self.blocking(move || progress.newest(known.map(|known| known.offset))).await?;
+        *locked(&self.position) = found;
+        let written = found.map_or(0, |found| found.epoch);
+        if let Some(known) = known.filter(|known| written < known.epoch) {
+            return Err(Error::refused(format!(
+                "table {}: the progress topic {} has epoch {written} as the newest, and epoch {} was written: it has lost \
+                 records, so nobody knows which epochs are in the topic; give the query another name \
+                 (SET 'pipeline.name') to start anew",
+                self.table.name, self.options.progress_topic, known.epoch
+            )));
+        }
+        // Epochs without rows leave no record.
+        Ok(Progress::UpTo(written.max(epoch)))
     }
 
     async fn stage(&self, epoch: u64, task: u32, _pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged> {
@@ -109,6 +140,8 @@ impl Sink for KafkaSink {
             epoch,
             options: Arc::clone(&self.options),
             producer: Arc::clone(&self.producer),
+            progress: self.progress.clone(),
+            position: Arc::clone(&self.position),
             caller: Arc::downgrade(&caller),
         };
         let (tasks, result) = self.blocking(move || Ok(publishing.run(tasks))).await?;
@@ -130,46 +163,118 @@ impl Sink for KafkaSink {
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A producer that is ready to write: exactly-once, nobody else is any more.
+fn producer(options: &KafkaOptions, progress: Option<&ProgressTopic>) -> Result<Producer> {
+    let Some(progress) = progress else {
+        return Producer::try_new(&options.properties.producer(), &options.topic);
+    };
+    let id = format!("millstream-{}", String::from_utf8_lossy(progress.key()));
+    let producer = Producer::try_new(&options.properties.transactional(&id), &options.topic)?;
+    producer.init_transactions()?;
+    Ok(producer)
+}
+
 /// One epoch on its way out.
 struct Publishing {
     epoch: u64,
     options: Arc<KafkaOptions>,
     producer: Arc<Mutex<Option<Producer>>>,
+    progress: Option<Arc<ProgressTopic>>,
+    position: Arc<Mutex<Option<Position>>>,
     caller: Weak<()>,
 }
 
 impl Publishing {
     /// Sends everything, and gives it back for another attempt if it failed.
     fn run(self, mut tasks: Tasks) -> (Tasks, Result<Published>) {
-        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = self.send(&mut producer, &mut tasks);
-        if result.is_err() {
-            *producer = None;
-        }
+        let mut producer = locked(&self.producer);
+        let result = match &self.progress {
+            Some(progress) => self.in_transaction(progress, &mut producer, &mut tasks),
+            None => self.at_least_once(&mut producer, &mut tasks),
+        };
         (tasks, result)
     }
 
-    fn send(&self, producer: &mut Option<Producer>, tasks: &mut Tasks) -> Result<Published> {
-        let mut published = Published::default();
-        if tasks.values().all(|(staged, _)| staged.rows == 0) {
-            return Ok(published);
+    /// One transaction for the rows and the record of the epoch, unless it has been committed already.
+    fn in_transaction(
+        &self,
+        progress: &ProgressTopic,
+        slot: &mut Option<Producer>,
+        tasks: &mut Tasks,
+    ) -> Result<Published> {
+        let mut position = locked(&self.position);
+        let mut published = counted(tasks);
+        if published.rows > 0 && slot.is_none() {
+            // Another may have written the epoch since this one failed, and this one shuts the other out.
+            *slot = Some(producer(&self.options, Some(progress))?);
+            *position = progress.newest(position.map(|position| position.offset))?;
         }
-        let producer = match producer {
-            Some(producer) => producer,
-            none => none.insert(Producer::try_new(&self.options.properties.producer(), &self.options.topic)?),
-        };
-        producer.begin(self.epoch);
-        for (staged, spooled) in tasks.values_mut() {
+        let is_there = position.is_some_and(|position| position.epoch >= self.epoch);
+        if let Some(producer) = slot.as_mut().filter(|_| published.rows > 0 && !is_there) {
+            producer.begin(self.epoch);
+            let offset = self.transaction(progress, producer, tasks).inspect_err(|_| producer.abort_transaction());
+            if offset.as_ref().is_err_and(|error| error.kind() != Kind::Fenced) {
+                // One that was shut out stays, to say so again.
+                *slot = None;
+            }
+            *position = Some(Position { epoch: self.epoch, offset: offset? });
+        }
+        published.position =
+            serde_json::to_value(*position).map_err(|e| Error::internal("a position is no JSON").caused_by(e))?;
+        Ok(published)
+    }
+
+    fn transaction(&self, progress: &ProgressTopic, producer: &mut Producer, tasks: &mut Tasks) -> Result<u64> {
+        producer.begin_transaction()?;
+        self.send(producer, tasks)?;
+        producer.send_record(progress.name(), progress.key(), &ProgressTopic::record(self.epoch)?)?;
+        self.wait(producer)?;
+        producer.commit_transaction()
+    }
+
+    fn at_least_once(&self, slot: &mut Option<Producer>, tasks: &mut Tasks) -> Result<Published> {
+        let published = counted(tasks);
+        if published.rows > 0 {
+            if slot.is_none() {
+                *slot = Some(producer(&self.options, None)?);
+            }
+            let Some(producer) = slot.as_mut() else { return Ok(published) };
+            producer.begin(self.epoch);
+            if let Err(error) = self.send(producer, tasks).and_then(|()| self.wait(producer)) {
+                *slot = None;
+                return Err(error);
+            }
+        }
+        Ok(published)
+    }
+
+    fn send(&self, producer: &mut Producer, tasks: &mut Tasks) -> Result<()> {
+        for (_, spooled) in tasks.values_mut() {
             for batch in spooled.read()? {
                 if self.caller.strong_count() == 0 {
                     return Err(Error::transient(format!("epoch {} was abandoned", self.epoch)));
                 }
                 producer.send(&Messages::of(&batch?))?;
             }
-            published.rows += staged.rows;
-            published.bytes += staged.bytes;
         }
-        producer.finish(|| self.caller.strong_count() > 0)?;
-        Ok(published)
+        Ok(())
     }
+
+    fn wait(&self, producer: &Producer) -> Result<()> {
+        producer.finish(|| self.caller.strong_count() > 0)
+    }
+}
+
+/// How much was staged.
+fn counted(tasks: &Tasks) -> Published {
+    let mut published = Published::default();
+    for (staged, _) in tasks.values() {
+        published.rows += staged.rows;
+        published.bytes += staged.bytes;
+    }
+    published
 }

@@ -62,12 +62,13 @@ impl Sink for MemorySink {
         super::guarantee()
     }
 
-    async fn open(&self, run: u64) -> Result<Progress> {
+    async fn open(&self, run: u64) -> Result<()> {
         self.run.store(run, Ordering::Relaxed);
-        self.written(run, |written| {
-            written.run = run;
-            Progress::UpTo(written.epochs.keys().next_back().copied().unwrap_or(0))
-        })
+        self.written(run, |written| written.run = run)
+    }
+
+    async fn progress(&self, _epoch: u64, _position: &serde_json::Value) -> Result<Progress> {
+        self.written(self.run(), |written| Progress::UpTo(written.epochs.keys().next_back().copied().unwrap_or(0)))
     }
 
     async fn stage(&self, epoch: u64, task: u32, _pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged> {

@@ -32,7 +32,7 @@ use crate::catalog::TableDefinition;
 use crate::clock::Clock;
 use crate::connector::spool::{Spool, Spooled};
 use crate::connector::upserts::upserts;
-use crate::connector::{Delivery, Guarantee, Owner, Partition, Pin, Progress, Published, Sink, Staged};
+use crate::connector::{Delivery, Guarantee, Owner, Partition, Pin, Published, Sink, Staged};
 use crate::error::{Error, Result};
 
 /// What the intent of an epoch pins.
@@ -157,10 +157,10 @@ impl Sink for RocketmqSink {
         guarantee()
     }
 
-    async fn open(&self, _run: u64) -> Result<Progress> {
+    async fn open(&self, _run: u64) -> Result<()> {
         let producer = self.connection.client().await.map_err(|e| self.blame(e))?;
         match producer.route().await.map_err(|e| self.blame(e))? {
-            Some(_) => Ok(Progress::Unrecorded),
+            Some(_) => Ok(()),
             // A broker that is down takes its topics' routes with it: a query that recovers tries again.
             None => Err(self.blame(Error::transient(producer.missing().await.chain()))),
         }

@@ -1,0 +1,182 @@
+//! The progress topic: which epoch each query has written to a topic, in the same transaction as its rows.
+//!
+//! The idea: a transaction that holds an epoch's rows ends with one small record that says so. Who begins anew reads the
+//! newest record of its key, and knows whether the epoch that it was about to write is there. The topic has one partition
+//! and is compacted, so it keeps one record for each query and topic; the commit keeps where the newest one lies, so that
+//! it is found without reading all.
+//!
+//! Guarantee: [`newest`](ProgressTopic::newest) sees every record that was committed before it was asked, also those of
+//! transactions whose outcome was not known then: it waits until it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::error::RDKafkaErrorCode as Code;
+use serde::{Deserialize, Serialize};
+
+use super::client::{ANSWER, Client, Events, unusable};
+use super::properties::Properties;
+use super::queue::{PartitionQueue, Topic};
+use crate::connector::Bounds;
+use crate::error::{Error, Kind, Result};
+
+/// How long one wait for records takes at most.
+const WAIT: Duration = Duration::from_millis(100);
+/// How often: longer than any transaction may be open by default.
+const WAITS: usize = 1_200;
+/// Messages that are taken at a time.
+const MESSAGES: usize = 8192;
+
+/// The topic, and whose records are meant.
+#[derive(Debug, Clone)]
+pub(super) struct ProgressTopic {
+    properties: Properties,
+    name: String,
+    key: String,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Written {
+    epoch: u64,
+}
+
+/// Where a query stands: its newest record, as the commit keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Position {
+    /// The newest epoch that had rows.
+    pub(super) epoch: u64,
+    /// Where the progress topic has its record.
+    pub(super) offset: u64,
+}
+
+impl ProgressTopic {
+    /// Records under `key`, in the topic of this name.
+    pub(super) fn new(properties: Properties, name: String, key: String) -> Self {
+        Self { properties, name, key }
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The key of our records.
+    pub(super) fn key(&self) -> &[u8] {
+        self.key.as_bytes()
+    }
+
+    /// The record of an epoch.
+    pub(super) fn record(epoch: u64) -> Result<Vec<u8>> {
+        serde_json::to_vec(&Written { epoch }).map_err(|e| Error::internal("progress is no JSON").caused_by(e))
+    }
+
+    /// Creates the topic, if it is missing; else checks that it keeps what is written to it.
+    pub(super) fn ensure(&self) -> Result<()> {
+        let admin: AdminClient<Events> =
+            self.properties.consumer().create_with_context(Events::default()).map_err(unusable)?;
+        let options = AdminOptions::new().operation_timeout(Some(ANSWER)).request_timeout(Some(ANSWER));
+        let trouble = |what: &str| Error::transient(format!("progress topic {}: {what}", self.name));
+        match Client::try_new(&self.properties.consumer())?.partitions(&self.name, Kind::Usage) {
+            Ok(partitions) if partitions.len() == 1 => {}
+            Ok(partitions) => {
+                return Err(Error::refused(format!(
+                    "the progress topic {} has {} partitions, and must have one; name another with 'sink.progress-topic', \
+                     which is created",
+                    self.name,
+                    partitions.len()
+                )));
+            }
+            Err(error) if error.kind() == Kind::Usage => {
+                let topic = NewTopic::new(&self.name, 1, TopicReplication::Fixed(-1)).set("cleanup.policy", "compact");
+                let created = block_on(admin.create_topics([&topic], &options));
+                let created = created.map_err(|e| trouble("it cannot be created").caused_by(e))?;
+                return match created.into_iter().next() {
+                    Some(Err((name, code))) if code != Code::TopicAlreadyExists => Err(Error::refused(format!(
+                        "the progress topic {name} is missing, and cannot be created: {code}; create it with one partition \
+                         and cleanup.policy=compact, or write at least once ('sink.delivery-guarantee')"
+                    ))),
+                    _ => Ok(()),
+                };
+            }
+            Err(error) => return Err(error),
+        }
+        let described = block_on(admin.describe_configs([&ResourceSpecifier::Topic(&self.name)], &options));
+        let described = described.map_err(|e| trouble("its settings cannot be read").caused_by(e))?;
+        let described = described.into_iter().next().and_then(std::result::Result::ok);
+        let policy =
+            described.and_then(|settings| settings.get("cleanup.policy").and_then(|entry| entry.value.clone()));
+        match policy.as_deref() {
+            // Who may not read settings is not kept from writing.
+            None | Some("compact") => Ok(()),
+            Some(other) => Err(Error::refused(format!(
+                "the progress topic {} has cleanup.policy={other}, under which it forgets what was written; set it to \
+                 compact",
+                self.name
+            ))),
+        }
+    }
+
+    /// The newest record of our key at or behind `from`, if there is one.
+    ///
+    /// Errors: a topic that ends before `from`, so that it is another one than it was.
+    pub(super) fn newest(&self, from: Option<u64>) -> Result<Option<Position>> {
+        let client = Arc::new(Client::try_new(&self.properties.consumer())?);
+        let all = Client::try_new(&self.properties.uncommitted())?;
+        let bounds = |client: &Client| -> Result<Bounds> {
+            let bounds = client.bounds(&self.name, &[0])?;
+            bounds.get(&0).copied().ok_or_else(|| Error::transient(format!("topic {} has no partition 0", self.name)))
+        };
+        let Bounds { earliest, latest: end } = bounds(&all)?;
+        if from.is_some_and(|from| from > end) {
+            return Err(Error::refused(format!(
+                "the progress topic {} ends at {end}, and had a record of this query at {}: it was created anew, so nobody \
+                 knows which epochs are written; give the query another name (SET 'pipeline.name') to start anew",
+                self.name,
+                from.unwrap_or_default()
+            )));
+        }
+        // What lies before that is decided: no transaction that may still be committed began before it.
+        let mut waits = 0;
+        while bounds(&client)?.latest < end {
+            waits += 1;
+            if waits > WAITS {
+                return Err(Error::transient(format!(
+                    "the progress topic {} has a transaction that is neither committed nor aborted",
+                    self.name
+                )));
+            }
+            std::thread::sleep(WAIT);
+        }
+        let topic = Topic::new(client, &self.name);
+        let topic = topic.ok_or_else(|| Error::internal(format!("{} is no name of a topic", self.name)))?;
+        let mut queue = PartitionQueue::new(Arc::new(topic), 0);
+        let broken = |what: String| Error::transient(format!("progress topic {}: {what}", self.name));
+        queue.start(from.unwrap_or(earliest).max(earliest)).map_err(|code| broken(code.to_string()))?;
+        let (mut newest, mut waits) = (None, 0);
+        while queue.reached() < end {
+            let (is_progress, trouble) = queue.poll(MESSAGES, WAIT);
+            for message in queue.taken().filter(|message| message.key() == Some(self.key.as_bytes())) {
+                let written = message.payload().and_then(|value| serde_json::from_slice::<Written>(value).ok());
+                let Some(Written { epoch }) = written else {
+                    return Err(Error::refused(format!(
+                        "the progress topic {} has a record of this query at offset {} that cannot be read",
+                        self.name,
+                        message.offset()
+                    )));
+                };
+                newest = Some(Position { epoch, offset: message.offset() });
+            }
+            queue.drop_first(queue.taken().len());
+            waits = if is_progress { 0 } else { waits + 1 };
+            match trouble {
+                Some(trouble) => return Err(broken(trouble.text)),
+                None if waits > WAITS => return Err(broken("it does not answer".into())),
+                None => {}
+            }
+        }
+        Ok(newest)
+    }
+}
