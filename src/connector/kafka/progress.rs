@@ -26,6 +26,8 @@ use crate::error::{Error, Kind, Result};
 const WAIT: Duration = Duration::from_millis(100);
 /// How often: longer than any transaction may be open by default.
 const WAITS: usize = 1_200;
+/// How often a topic that was just created is looked at.
+const LEADER: usize = 50;
 /// Messages that are taken at a time.
 const MESSAGES: usize = 8192;
 
@@ -98,7 +100,7 @@ impl ProgressTopic {
                         "the progress topic {name} is missing, and cannot be created: {code}; create it with one partition \
                          and cleanup.policy=compact, or write at least once ('sink.delivery-guarantee')"
                     ))),
-                    _ => Ok(()),
+                    _ => self.wait_for_leader(),
                 };
             }
             Err(error) => return Err(error),
@@ -116,6 +118,19 @@ impl ProgressTopic {
                  compact",
                 self.name
             ))),
+        }
+    }
+
+    /// A topic that was just created has no leader for a moment.
+    fn wait_for_leader(&self) -> Result<()> {
+        let client = Client::try_new(&self.properties.consumer())?;
+        let mut tries = 0;
+        loop {
+            match client.bounds(&self.name, &[0]) {
+                Err(error) if error.kind() == Kind::Transient && tries < LEADER => tries += 1,
+                known => return known.map(drop),
+            }
+            std::thread::sleep(WAIT);
         }
     }
 
