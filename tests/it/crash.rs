@@ -129,9 +129,9 @@ async fn stop_at_every_call(target: &str) {
     stop_and_go_on(target, &script, &script).await;
 }
 
-/// Stops `first` at every call, in a world of its own each time, and goes on with `then`.
-async fn stop_and_go_on(target: &str, first: &str, then: &str) {
-    let expected = oracle(first).await;
+/// Stops `first` at every call, in a world of its own each time, and goes on with `then`, to its end; `check` gets the
+/// world, and which stop it was.
+async fn at_every_stop(first: &str, then: &str, check: impl AsyncFn(&World, String)) {
     let mut stops = 0;
     for moment in [Moment::Before, Moment::After] {
         for k in 1.. {
@@ -142,10 +142,17 @@ async fn stop_and_go_on(target: &str, first: &str, then: &str) {
             }
             stops += 1;
             run_to_end(world.plan(then, None).await).await.unwrap();
-            assert_eq!(visible(&world, target).await, expected, "stopped {moment:?} call {k}");
+            check(&world, format!("stopped {moment:?} call {k}")).await;
         }
     }
     assert!(stops > 60, "only {stops} calls were stopped: the gate sees too little");
+}
+
+/// After every stop a reader sees the batch answer.
+async fn stop_and_go_on(target: &str, first: &str, then: &str) {
+    let expected = oracle(first).await;
+    let check = async |world: &World, stop: String| assert_eq!(visible(world, target).await, expected, "{stop}");
+    at_every_stop(first, then, check).await;
 }
 
 /// What was intended is finished by the definition that intended it: other columns, other files.
@@ -216,20 +223,8 @@ async fn a_stop_at_any_call_loses_no_late_row() {
         let counted: i64 = expected.0.iter().map(|n| n % 1000).sum();
         assert!(!expected.1.is_empty(), "no row is late");
         assert_eq!(counted + expected.1.len() as i64, 3 * ROWS, "{expected:?}");
-        let mut stops = 0;
-        for moment in [Moment::Before, Moment::After] {
-            for k in 1.. {
-                let world = world();
-                let gate = Gate::new(k, moment);
-                if !crash(&world, &script, &gate).await {
-                    break;
-                }
-                stops += 1;
-                run_to_end(world.plan(&script, None).await).await.unwrap();
-                assert_eq!(both(&world).await, expected, "stopped {moment:?} call {k}");
-            }
-        }
-        assert!(stops > 60, "only {stops} calls were stopped");
+        let check = async |world: &World, stop: String| assert_eq!(both(world).await, expected, "{stop}");
+        at_every_stop(&script, &script, check).await;
     }
 }
 
@@ -250,17 +245,8 @@ async fn a_stop_before_late_rows_lose_their_table_changes_nothing() {
     let undisturbed = world();
     run_to_end(undisturbed.plan(&script, None).await).await.unwrap();
     let expected = visible(&undisturbed, FILES).await;
-    for moment in [Moment::Before, Moment::After] {
-        for k in 1.. {
-            let world = world();
-            let gate = Gate::new(k, moment);
-            if !crash(&world, &script, &gate).await {
-                break;
-            }
-            run_to_end(world.plan(&then, None).await).await.unwrap();
-            assert_eq!(visible(&world, FILES).await, expected, "stopped {moment:?} call {k}");
-        }
-    }
+    let check = async |world: &World, stop: String| assert_eq!(visible(world, FILES).await, expected, "{stop}");
+    at_every_stop(&script, &then, check).await;
 }
 
 /// Under a shorter gap what is remembered would be other sessions, of which some might come out twice.
