@@ -1,5 +1,5 @@
-//! Each query of `queries/` that needs no broker gives DataFusion's batch answer over the rows that it reads, however these
-//! are cut into epochs and whatever the parallelism.
+//! The queries of `queries/` that need no broker, but for the plain filter of the quickstart, give DataFusion's batch answer over
+//! the rows that they read, however these are cut into epochs and whatever the parallelism.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -118,7 +118,7 @@ async fn check(name: &str, target: &str, columns: &str, source: &str, filter: &s
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_example_gives_the_batch_answer() {
+async fn the_examples_give_the_batch_answer() {
     check("hot-items", "hot_items", "window_start, window_end, place, item, clicks", "clicks", "").await;
     check("hourly-totals", "hourly_totals", "hour, item, orders, total, mean", "orders", "").await;
     check("deduplicated-orders", "orders", "order_id, amount, ts", "sent", "").await;
