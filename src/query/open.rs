@@ -153,7 +153,15 @@ impl Query {
                 return Err(Error::transient("another run finished the epoch that this one was about to finish"));
             }
         }
-        let decision = recovery::decide(&tail, &Self::progress_of(&opened, tail.commit.as_ref()).await?)?;
+        let progress = Self::progress_of(&opened, tail.commit.as_ref()).await;
+        let decision = match progress.and_then(|progress| recovery::decide(&tail, &progress)) {
+            Ok(decision) => decision,
+            Err(error) => {
+                // What a destination holds beyond the log may be a newer run's.
+                self.log.check_newest_run().await?;
+                return Err(error);
+            }
+        };
         self.position = match tail.commit {
             Some(commit) => Position::after(commit),
             None => Position { sources: self.start(), ..Position::default() },

@@ -26,7 +26,7 @@ use millstream::clock::Clock;
 use millstream::connector::contract::{self, SinkCase, SourceCase};
 use millstream::connector::kafka::KafkaConnector;
 use millstream::connector::{
-    Bounds, Connector, Delivery, Environment, Owner, Partition, Pin, ReadReport, Role, Sink, Source, Span,
+    Bounds, Connector, Delivery, Environment, Owner, Partition, Pin, Progress, ReadReport, Role, Sink, Source, Span,
 };
 use millstream::error::{Error, Kind};
 use millstream::plan::changes::{RowKind, with_kind};
@@ -749,6 +749,24 @@ async fn what_is_written_is_read_with_keys_headers_and_timestamps() {
     assert_eq!((count, homes.len()), (30_000, 5));
     sink.close().await;
     source.close().await;
+}
+
+/// A commit may hold the position of a sink that wrote elsewhere: another late-rows table, another progress topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_position_of_another_sink_says_nothing() {
+    let (one, other) = (Topic::create(1, &[]).await, Topic::create(1, &[]).await);
+    let mut positions = vec![];
+    for topic in [&one, &other] {
+        let definition = outgoing(topic, &[]);
+        let sink = open_sink(definition.clone()).await;
+        sink.open(1).await.unwrap();
+        let known = positions.last().unwrap_or(&serde_json::Value::Null);
+        assert_eq!(sink.progress(6, known).await.unwrap(), Progress::UpTo(6));
+        sink.stage(7, 0, &Pin::Null, stream(rows(&definition, 0..3))).await.unwrap();
+        positions.push(sink.publish(7, &Pin::Null).await.unwrap().position);
+        assert_eq!(sink.progress(6, &positions[positions.len() - 1]).await.unwrap(), Progress::UpTo(7));
+        sink.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

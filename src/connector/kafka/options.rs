@@ -276,6 +276,9 @@ mod tests {
         let options = take(&[("properties.sasl.password", "hunter2"), ("properties.group.id", "g")]).unwrap();
         assert!(!format!("{options:?}").contains("hunter2"), "{options:?}");
         assert!(options.properties.consumer().get("group.id").is_none());
+        // What is not committed must never count as written.
+        let uncommitted = take(&[("properties.isolation.level", "read_uncommitted")]).unwrap();
+        assert_eq!(uncommitted.properties.committed().get("isolation.level"), Some("read_committed"));
     }
 
     #[test]

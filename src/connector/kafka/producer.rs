@@ -189,10 +189,15 @@ impl Producer {
 
     /// Sends one message to another topic.
     pub(super) fn send_record(&mut self, topic: &str, key: &[u8], payload: &[u8]) -> Result<()> {
-        let record = BaseRecord::with_opaque_to(topic, self.sent).key(key).payload(payload).partition(0);
-        self.inner
-            .send(record)
-            .map_err(|(error, _)| self.explain_transaction("sending to the progress topic", error))?;
+        let mut record = BaseRecord::with_opaque_to(topic, self.sent).key(key).payload(payload).partition(0);
+        while let Err((error, refused)) = self.inner.send(record) {
+            if error.rdkafka_error_code() != Some(Code::QueueFull) {
+                return Err(self.explain_transaction("sending to the progress topic", error));
+            }
+            let received = self.receipts().state().received;
+            self.check(received + 1)?;
+            record = refused;
+        }
         self.sent += 1;
         Ok(())
     }

@@ -46,8 +46,12 @@ struct Written {
 }
 
 /// Where a query stands: its newest record, as the commit keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Position {
+    /// The progress topic.
+    pub(super) topic: String,
+    /// The key of the record: one of another sink says nothing of this one.
+    pub(super) key: String,
     /// The newest epoch that had rows.
     pub(super) epoch: u64,
     /// Where the progress topic has its record.
@@ -68,6 +72,17 @@ impl ProgressTopic {
     /// The key of our records.
     pub(super) fn key(&self) -> &[u8] {
         self.key.as_bytes()
+    }
+
+    /// Where the record of an epoch lies.
+    pub(super) fn position(&self, epoch: u64, offset: u64) -> Position {
+        Position { topic: self.name.clone(), key: self.key.clone(), epoch, offset }
+    }
+
+    /// What a commit kept, if it is of this topic and key.
+    pub(super) fn known(&self, kept: &serde_json::Value) -> Option<Position> {
+        let kept: Option<Position> = serde_json::from_value(kept.clone()).unwrap_or_default();
+        kept.filter(|kept| kept.topic == self.name && kept.key == self.key)
     }
 
     /// The record of an epoch.
@@ -138,7 +153,7 @@ impl ProgressTopic {
     ///
     /// Errors: a topic that ends before `from`, so that it is another one than it was.
     pub(super) fn newest(&self, from: Option<u64>) -> Result<Option<Position>> {
-        let client = Arc::new(Client::try_new(&self.properties.consumer())?);
+        let client = Arc::new(Client::try_new(&self.properties.committed())?);
         let all = Client::try_new(&self.properties.uncommitted())?;
         let bounds = |client: &Client| -> Result<Bounds> {
             let bounds = client.bounds(&self.name, &[0])?;
@@ -182,7 +197,7 @@ impl ProgressTopic {
                         message.offset()
                     )));
                 };
-                newest = Some(Position { epoch, offset: message.offset() });
+                newest = Some(self.position(epoch, message.offset()));
             }
             queue.drop_first(queue.taken().len());
             waits = if is_progress { 0 } else { waits + 1 };

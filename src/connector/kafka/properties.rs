@@ -102,6 +102,13 @@ impl Properties {
         config
     }
 
+    /// How to see only what is committed, whatever the table's own readers see.
+    pub(super) fn committed(&self) -> ClientConfig {
+        let mut config = self.consumer();
+        config.set("isolation.level", "read_committed");
+        config
+    }
+
     /// How to see also what is written and not committed yet.
     pub(super) fn uncommitted(&self) -> ClientConfig {
         let mut config = self.consumer();

@@ -95,10 +95,11 @@ impl Sink for KafkaSink {
 
     async fn progress(&self, epoch: u64, position: &serde_json::Value) -> Result<Progress> {
         let Some(progress) = self.progress.clone() else { return Ok(Progress::Unrecorded) };
-        let known: Option<Position> = serde_json::from_value(position.clone()).unwrap_or_default();
-        let found = self.blocking(move || progress.newest(known.map(|known| known.offset))).await?;
+        let known = progress.known(position);
+        let from = known.as_ref().map(|known| known.offset);
+        let found = self.blocking(move || progress.newest(from)).await?;
+        let written = found.as_ref().map_or(0, |found| found.epoch);
         *locked(&self.position) = found;
-        let written = found.map_or(0, |found| found.epoch);
         if let Some(known) = known.filter(|known| written < known.epoch) {
             return Err(Error::refused(format!(
                 "table {}: the progress topic {} has epoch {written} as the newest, and epoch {} was written: it has lost \
@@ -211,9 +212,9 @@ impl Publishing {
         if published.rows > 0 && slot.is_none() {
             // Another may have written the epoch since this one failed, and this one shuts the other out.
             *slot = Some(producer(&self.options, Some(progress))?);
-            *position = progress.newest(position.map(|position| position.offset))?;
+            *position = progress.newest(position.as_ref().map(|position| position.offset))?;
         }
-        let is_there = position.is_some_and(|position| position.epoch >= self.epoch);
+        let is_there = position.as_ref().is_some_and(|position| position.epoch >= self.epoch);
         if let Some(producer) = slot.as_mut().filter(|_| published.rows > 0 && !is_there) {
             producer.begin(self.epoch);
             let offset = self.transaction(progress, producer, tasks).inspect_err(|_| producer.abort_transaction());
@@ -221,10 +222,10 @@ impl Publishing {
                 // One that was shut out stays, to say so again.
                 *slot = None;
             }
-            *position = Some(Position { epoch: self.epoch, offset: offset? });
+            *position = Some(progress.position(self.epoch, offset?));
         }
         published.position =
-            serde_json::to_value(*position).map_err(|e| Error::internal("a position is no JSON").caused_by(e))?;
+            serde_json::to_value(&*position).map_err(|e| Error::internal("a position is no JSON").caused_by(e))?;
         Ok(published)
     }
 
