@@ -158,17 +158,10 @@ impl Producer {
             let mut record = BaseRecord::with_opaque_to(&self.topic, self.sent);
             (record.payload, record.key) = (messages.payload(row), messages.key(row));
             (record.timestamp, record.headers) = (messages.timestamp(row), messages.headers(row));
-            while let Err((error, refused)) = self.inner.send(record) {
-                let code = error.rdkafka_error_code();
-                if code != Some(Code::QueueFull) {
-                    let size = refused.payload.map_or(0, <[u8]>::len) + refused.key.map_or(0, <[u8]>::len);
-                    let failure = Failure { code, text: error.to_string(), row: self.sent, partition: None, size };
-                    return Err(self.explain(failure));
-                }
-                let received = self.receipts().state().received;
-                self.check(received + 1)?;
-                record = refused;
-            }
+            self.enqueue(record, |producer, error, size| {
+                let (code, text) = (error.rdkafka_error_code(), error.to_string());
+                producer.explain(Failure { code, text, row: producer.sent, partition: None, size })
+            })?;
             self.sent += 1;
             if self.sent.is_multiple_of(STRIDE) {
                 self.check(0)?;
@@ -189,16 +182,29 @@ impl Producer {
 
     /// Sends one message to another topic.
     pub(super) fn send_record(&mut self, topic: &str, key: &[u8], payload: &[u8]) -> Result<()> {
-        let mut record = BaseRecord::with_opaque_to(topic, self.sent).key(key).payload(payload).partition(0);
+        let record = BaseRecord::with_opaque_to(topic, self.sent).key(key).payload(payload).partition(0);
+        self.enqueue(record, |producer, error, _| {
+            producer.explain_transaction("sending to the progress topic", error)
+        })?;
+        self.sent += 1;
+        Ok(())
+    }
+
+    /// Hands one message over, waiting where the queue is full; `explain` gets the error, and the message's size.
+    fn enqueue(
+        &self,
+        mut record: BaseRecord<'_, [u8], [u8], usize>,
+        explain: impl FnOnce(&Self, KafkaError, usize) -> Error,
+    ) -> Result<()> {
         while let Err((error, refused)) = self.inner.send(record) {
             if error.rdkafka_error_code() != Some(Code::QueueFull) {
-                return Err(self.explain_transaction("sending to the progress topic", error));
+                let size = refused.payload.map_or(0, <[u8]>::len) + refused.key.map_or(0, <[u8]>::len);
+                return Err(explain(self, error, size));
             }
             let received = self.receipts().state().received;
             self.check(received + 1)?;
             record = refused;
         }
-        self.sent += 1;
         Ok(())
     }
 
