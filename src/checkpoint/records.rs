@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::query::definition::Definition;
 use crate::state::StateCommit;
 
-/// The version that this binary writes. 2: event time and state. 3: a table of late rows, a second sink.
-pub const VERSION: u32 = 3;
+/// The version that this binary writes. 2: event time and state. 3: a table of late rows, a second sink. 4: statement sets.
+pub const VERSION: u32 = 4;
 
 /// `query.json`: who the query is, and where it began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! EXPLAIN of a continuous query: what it reads, what it remembers and until when, how its rows are
 //! computed, what it writes and what that promises.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -8,25 +9,33 @@ use arrow::datatypes::FieldRef;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 
 use super::StreamPlan;
-use super::aggregate::{Emit, Shape};
+use super::aggregate::{Emit, Shape, shapes};
 use super::changes::is_updating;
 use super::kept::Kept;
 use crate::catalog::TableDefinition;
 use crate::connector::Guarantee;
 use crate::sql::options::display_options;
 
-/// The text, one paragraph a part.
-pub fn explain(
-    name: &str,
-    plan: &StreamPlan,
-    shapes: &[Arc<Shape>],
-    physical: &dyn ExecutionPlan,
-    targets: &[(&TableDefinition, Guarantee)],
-) -> String {
+/// What one INSERT computes, and where it goes.
+#[derive(Debug)]
+pub struct Explained<'a> {
+    /// The plan.
+    pub plan: &'a StreamPlan,
+    /// An epoch of it.
+    pub physical: &'a Arc<dyn ExecutionPlan>,
+    /// The target.
+    pub target: &'a TableDefinition,
+    /// What writing there promises.
+    pub guarantee: Guarantee,
+}
+
+/// The text, one paragraph a part. `late` is the table for late rows.
+pub fn explain(name: &str, outputs: &[Explained<'_>], late: Option<(&TableDefinition, Guarantee)>) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "query {name}");
-    for table in plan.tables().values() {
+    let tables: BTreeMap<_, _> = outputs.iter().flat_map(|output| output.plan.tables()).collect();
+    for table in tables.values() {
         let _ = writeln!(text, "  reads {} WITH ({})", table.name, display_options(&table.options));
         if let Some(watermark) = &table.watermark {
             let rule = &watermark.expression;
@@ -34,22 +43,34 @@ pub fn explain(
                 writeln!(text, "    watermark of {}: {rule}, the least over partitions and sources", watermark.column);
         }
     }
-    for (index, (target, guarantee)) in targets.iter().enumerate() {
-        let what = if index == 0 { "writes" } else { "writes late rows to" };
+    let writes = |text: &mut String, what: &str, target: &TableDefinition, guarantee: &Guarantee| {
         let _ = writeln!(text, "  {what} {} WITH ({})", target.name, display_options(&target.options));
         let _ = writeln!(text, "    {}: {}", guarantee.delivery, guarantee.reason);
+    };
+    for Explained { physical, target, guarantee, .. } in outputs {
+        writes(&mut text, "writes", target, guarantee);
+        let shapes = shapes(physical);
+        let result = if outputs.len() > 1 { format!("result for {}", target.name) } else { "result".into() };
+        let _ = writeln!(text, "  {result} is {}", kind(&shapes, physical));
+        for shape in &shapes {
+            let _ = writeln!(text, "    {}", remembered(shape));
+        }
     }
-    let _ = writeln!(text, "  result is {}", kind(shapes, physical));
-    for shape in shapes {
-        let _ = writeln!(text, "    {}", remembered(shape));
+    if let Some((late, guarantee)) = late {
+        writes(&mut text, "writes late rows to", late, &guarantee);
     }
-    let _ = writeln!(text, "logical plan\n{}", indent(&plan.logical().display_indent().to_string()));
-    let _ = write!(text, "physical plan of an epoch\n{}", indent(&displayable(physical).indent(false).to_string()));
+    for Explained { plan, physical, target, .. } in outputs {
+        let of = if outputs.len() > 1 { format!(" for {}", target.name) } else { String::new() };
+        let _ = writeln!(text, "logical plan{of}\n{}", indent(&plan.logical().display_indent().to_string()));
+        let physical = displayable(physical.as_ref()).indent(false).to_string();
+        let _ = writeln!(text, "physical plan of an epoch{of}\n{}", indent(&physical));
+    }
+    text.truncate(text.trim_end().len());
     text
 }
 
 /// Whether rows of the result stay, and why.
-fn kind(shapes: &[Arc<Shape>], physical: &dyn ExecutionPlan) -> &'static str {
+fn kind(shapes: &[Arc<Shape>], physical: &Arc<dyn ExecutionPlan>) -> &'static str {
     match shapes {
         _ if is_updating(&physical.schema()) => {
             let is_row = |shape: &Arc<Shape>| shape.emit == Emit::Change && matches!(shape.kept, Kept::Row(_));

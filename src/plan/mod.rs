@@ -38,6 +38,7 @@ pub mod opener;
 pub mod repeat;
 pub mod scan;
 mod sessions;
+mod shared;
 pub mod stateful;
 pub mod time;
 pub mod volatile;
@@ -60,6 +61,8 @@ pub struct StreamPlan {
     ttl: Option<Duration>,
     /// The table that gets late rows.
     late: Option<Arc<LateTable>>,
+    /// What the names of its operators begin with.
+    prefix: String,
 }
 
 /// What an epoch's plan is made for: what its intent says, and where things are open.
@@ -105,12 +108,17 @@ impl StreamPlan {
                 "the query reads no stream; a continuous query needs a table created WITH ('connector' = …)",
             ));
         }
-        Ok(Self { plan, tables, remembers, is_timed: remembers || asks, ttl, late: None })
+        Ok(Self { plan, tables, remembers, is_timed: remembers || asks, ttl, late: None, prefix: String::new() })
     }
 
     /// The same, with late rows put down for a table.
     pub fn with_late_rows(self, table: LateTable) -> Self {
         Self { late: Some(Arc::new(table)), ..self }
+    }
+
+    /// The same, one of several plans of a query: the names of its operators begin with its number.
+    pub fn numbered(self, number: usize) -> Self {
+        Self { prefix: format!("{number}-"), ..self }
     }
 
     /// The streams it reads, by name.
@@ -158,7 +166,10 @@ impl StreamPlan {
     /// The physical plan of one epoch, with state where it needs some.
     pub async fn epoch(&self, state: &SessionState, binding: &Binding) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = state.query_planner().create_physical_plan(&self.bind(binding)?, state).await?;
-        if self.remembers { stateful::remember(plan, binding, self.ttl, self.late.as_ref()) } else { Ok(plan) }
+        if !self.remembers {
+            return Ok(plan);
+        }
+        stateful::remember(plan, binding, self.ttl, self.late.as_ref(), &self.prefix)
     }
 }
 

@@ -9,10 +9,13 @@ use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::ExecutionPlan;
 
+use super::shared::{SharedTable, shared_tables};
 use crate::catalog::TableDefinition;
 use crate::connector::spool::{Spool, Spooled};
-use crate::connector::{Connectors, Environment, Owner, ReadReport, Source};
+use crate::connector::{Connectors, Environment, Owner, ReadReport, Source, Span};
 use crate::error::{Error, Result};
 use crate::state::operator::Operator;
 
@@ -24,6 +27,7 @@ pub struct Opener {
     owner: Option<Owner>,
     open: tokio::sync::Mutex<BTreeMap<String, Arc<dyn Source>>>,
     reports: Mutex<BTreeMap<String, ReadReport>>,
+    shared: Mutex<BTreeMap<String, Arc<SharedTable>>>,
     operators: Mutex<BTreeMap<String, Arc<Operator>>>,
     late: Mutex<LateRows>,
     kept_late: Mutex<BTreeMap<(String, usize), Spool>>,
@@ -41,6 +45,7 @@ impl Opener {
             owner,
             open: Default::default(),
             reports: Default::default(),
+            shared: Default::default(),
             operators: Default::default(),
             late: Default::default(),
             kept_late: Default::default(),
@@ -63,6 +68,29 @@ impl Opener {
     pub fn report(&self, table: &str) -> ReadReport {
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         reports.entry(table.to_owned()).or_default().clone()
+    }
+
+    /// From now on, what several of these plans scan is read once for all of them.
+    pub fn share(&self, plans: &[Arc<dyn ExecutionPlan>]) {
+        let shared = shared_tables(plans).into_iter().map(|(table, shared)| (table, Arc::new(shared)));
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = shared.collect();
+    }
+
+    /// The rows of a span of `table`, which `source` reads, in these columns.
+    pub fn read(
+        &self,
+        source: &Arc<dyn Source>,
+        table: &str,
+        span: &Span,
+        columns: &[usize],
+    ) -> Result<SendableRecordBatchStream> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner).get(table).cloned();
+        let Some(shared) = shared else { return source.read(span, columns, &self.report(table)) };
+        shared.read(span, columns, |columns, is_for_all| {
+            // What one plan reads for itself was reported for all of them.
+            let report = if is_for_all { self.report(table) } else { ReadReport::default() };
+            source.read(span, columns, &report)
+        })
     }
 
     /// Puts the state of the query's operators in the place of what was there.

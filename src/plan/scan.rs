@@ -187,7 +187,8 @@ impl ScanExec {
     /// The rows of `spans`, one after the other.
     fn read_all(&self, source: Arc<dyn Source>, spans: Vec<Span>) -> impl Stream<Item = DfResult<RecordBatch>> + use<> {
         let table = self.stream.definition.name.clone();
-        let report = self.stream.opener.report(&table);
+        let opener = Arc::clone(&self.stream.opener);
+        let report = opener.report(&table);
         let (ascending, places) = self.ascending.clone();
         let is_reordered = places.iter().enumerate().any(|(i, place)| i != *place) || places.len() != ascending.len();
         let is_numbered = self.is_numbered();
@@ -195,7 +196,7 @@ impl ScanExec {
         let watermark = self.watermark.clone();
         stream::iter(spans)
             .map(move |span| {
-                let rows = source.read(&span, &ascending, &report).map_err(DataFusionError::from)?;
+                let rows = opener.read(&source, &table, &span, &ascending).map_err(DataFusionError::from)?;
                 let rows = watched(rows, span.partition.clone(), watermark.clone(), report.clone());
                 Ok::<_, DataFusionError>(if is_numbered { numbered(rows, &table, &span) } else { rows })
             })
@@ -335,6 +336,11 @@ impl ScanExec {
     /// The table it reads.
     pub fn table(&self) -> &Arc<TableDefinition> {
         &self.stream.definition
+    }
+
+    /// What it reads of the table's stored columns, ascending.
+    pub(super) fn read_columns(&self) -> &[usize] {
+        &self.ascending.0
     }
 
     fn is_numbered(&self) -> bool {

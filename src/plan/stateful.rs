@@ -103,8 +103,9 @@ pub fn remember(
     binding: &Binding,
     ttl: Option<Duration>,
     late: Option<&Arc<LateTable>>,
+    prefix: &str,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let mut walk = Walk { binding, ttl, operators: 0, rankings: vec![], late, late_rows: vec![] };
+    let mut walk = Walk { binding, ttl, prefix, operators: 0, rankings: vec![], late, late_rows: vec![] };
     let (plan, known) = walk.visit(plan)?;
     if let (Some(late), false) = (late, walk.late_rows.is_empty()) {
         late.check(&walk.late_rows)?;
@@ -118,6 +119,8 @@ pub fn remember(
 pub(super) struct Walk<'a> {
     binding: &'a Binding,
     ttl: Option<Duration>,
+    /// What the names of operators begin with.
+    prefix: &'a str,
     operators: usize,
     /// Rankings of which a filter above only wants the first place.
     rankings: Vec<Arc<dyn ExecutionPlan>>,
@@ -442,7 +445,7 @@ impl Walk<'_> {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let Remembering { kind, keys, time_key, kept, emit, is_one_group, hidden } = what;
         self.operators += 1;
-        let name = format!("{kind}-{}", self.operators);
+        let name = format!("{}{kind}-{}", self.prefix, self.operators);
         let opener = &self.binding.opener;
         let is_session = matches!(emit, Emit::Session { .. });
         let mut layout = Layout::named(&name);

@@ -48,6 +48,30 @@ pub struct Definition {
     pub static_files: Option<String>,
     /// What the checkpoint is bound to: by source, and under the empty name the target.
     pub identities: BTreeMap<String, String>,
+    /// The other INSERTs of a statement set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherInsert>,
+}
+
+/// One INSERT of a statement set, behind the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherInsert {
+    /// The SELECT.
+    pub query: String,
+    /// The columns named.
+    pub columns: Vec<String>,
+    /// The table it writes.
+    pub target: TableDefinition,
+    /// What the checkpoint is bound to.
+    pub identity: String,
+}
+
+impl Definition {
+    /// Every INSERT: its SELECT, the columns named, and the table it writes.
+    pub fn inserts(&self) -> impl Iterator<Item = (&str, &[String], &TableDefinition)> {
+        let others = self.others.iter().map(|other| (other.query.as_str(), other.columns.as_slice(), &other.target));
+        std::iter::once((self.query.as_str(), self.columns.as_slice(), &self.target)).chain(others)
+    }
 }
 
 /// The table as a definition keeps it: without operational options.
@@ -100,6 +124,18 @@ pub fn compare(old: &Definition, new: &Definition) -> Result<()> {
             }
         }
     }
+    let targets = |definition: &Definition| -> Vec<String> {
+        definition.others.iter().map(|other| other.identity.clone()).collect()
+    };
+    if targets(old) != targets(new) {
+        let named = |targets: Vec<String>| if targets.is_empty() { "none".into() } else { targets.join(", ") };
+        return Err(Error::refused(format!(
+            "the query's checkpoint belongs to a statement set whose other targets are, in this order, {}, and now they are \
+             {}; {advice}",
+            named(targets(old)),
+            named(targets(new))
+        )));
+    }
     match new.identities.keys().find(|name| !old.identities.contains_key(*name)) {
         Some(added) => Err(Error::refused(format!(
             "the query's checkpoint has no offsets of the source {added}, which was not read before; {advice}"
@@ -108,10 +144,10 @@ pub fn compare(old: &Definition, new: &Definition) -> Result<()> {
     }
 }
 
-/// A digest of the files that static tables of this plan read: path, size and version of each. None without any.
-pub fn static_files(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
+/// A digest of the files that static tables of these plans read: path, size and version of each. None without any.
+pub fn static_files(plans: &[Arc<dyn ExecutionPlan>]) -> Option<String> {
     let mut files = vec![];
-    collect_files(plan, &mut files);
+    plans.iter().for_each(|plan| collect_files(plan, &mut files));
     files.sort();
     let digest = files.iter().fold(XxHash64::with_seed(0), |mut hash, file| {
         hash.write(file.as_bytes());

@@ -59,24 +59,52 @@ pub type Replan = Arc<dyn Fn(Definition) -> BoxFuture<'static, Result<Planned>> 
 /// A definition with its plan.
 #[derive(Debug, Clone)]
 pub struct Planned {
-    /// What the plan was made from.
+    /// What the plans were made from.
     pub definition: Definition,
-    /// The plan.
-    pub plan: StreamPlan,
+    /// What it computes: one, or those of a statement set.
+    pub outputs: Vec<Output>,
     /// What it remembers, operator by operator.
     pub shapes: Vec<Arc<Shape>>,
     /// What plans the epochs: the functions and static tables of the session.
     pub state: SessionState,
-    /// The target, with the options of today.
-    pub target: Arc<TableDefinition>,
     /// The table that late rows go to.
     pub late: Option<Arc<TableDefinition>>,
 }
 
+/// A plan, and where its rows go.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// The plan.
+    pub plan: StreamPlan,
+    /// The target, with the options of today.
+    pub target: Arc<TableDefinition>,
+}
+
 impl Planned {
-    /// What it writes, a sink each: the target first.
+    /// What it writes, a sink each: the targets first.
     pub fn targets(&self) -> impl Iterator<Item = &Arc<TableDefinition>> {
-        std::iter::once(&self.target).chain(&self.late)
+        self.outputs.iter().map(|output| &output.target).chain(&self.late)
+    }
+
+    /// The streams it reads, by name.
+    pub fn tables(&self) -> BTreeMap<String, Arc<TableDefinition>> {
+        self.outputs.iter().flat_map(|output| output.plan.tables().clone()).collect()
+    }
+
+    /// Those of them whose event time counts.
+    fn timed_tables(&self) -> BTreeMap<String, Arc<TableDefinition>> {
+        let timed = self.outputs.iter().filter(|output| output.plan.is_timed());
+        timed.flat_map(|output| output.plan.tables().clone()).collect()
+    }
+
+    /// Whether it remembers anything from epoch to epoch.
+    pub fn remembers(&self) -> bool {
+        self.outputs.iter().any(|output| output.plan.remembers())
+    }
+
+    /// The physical plans of one epoch.
+    pub async fn epoch(&self, binding: &Binding) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
+        try_join_all(self.outputs.iter().map(|output| output.plan.epoch(&self.state, binding))).await
     }
 }
 
@@ -137,7 +165,7 @@ struct Opened {
     number: u64,
     planned: Planned,
     opener: Arc<Opener>,
-    /// The target's, and that of late rows, if they have one.
+    /// The targets', and that of late rows, if they have one.
     sinks: Vec<Arc<dyn Sink>>,
     /// Of which epoch, and in how many shards, the state is that the opener holds.
     restored: Mutex<Option<(u64, usize)>>,
@@ -214,8 +242,8 @@ impl Query {
             Work::None(step) => return Ok(step),
         };
         let mut batch = self.intend(next).await?;
-        let plan = self.bind(&mut batch).await?;
-        self.run(&mut batch, plan).await?;
+        let plans = self.bind(&mut batch).await?;
+        self.run(&mut batch, plans).await?;
         let published = self.publish(&mut batch).await?;
         self.commit(batch, published).await
     }
@@ -234,7 +262,7 @@ impl Query {
             return Ok(Work::Next(Next::Pending(batch)));
         }
         let start = self.start_us();
-        let tables = self.opened.planned.plan.tables().clone();
+        let tables = self.opened.planned.tables();
         let opener = &self.opened.opener;
         let extents = try_join_all(tables.values().map(|table| async move {
             let source = opener.source(table).await?;
@@ -288,7 +316,8 @@ impl Query {
 
     /// The watermark of the next epoch, by what has been read so far.
     fn watermark(&self, extents: &[(String, Extent)], batch_time_ms: i64) -> Result<Option<i64>> {
-        if !self.opened.planned.plan.is_timed() {
+        let timed = self.opened.planned.timed_tables();
+        if timed.is_empty() {
             return Ok(None);
         }
         let is_read = |(table, extent): &(String, Extent)| {
@@ -301,10 +330,7 @@ impl Query {
         }
         let mut sources = vec![];
         for (table, extent) in extents {
-            let definition = &self.opened.planned.plan.tables()[table];
-            if definition.watermark.is_none() {
-                continue;
-            }
+            let Some(definition) = timed.get(table).filter(|table| table.watermark.is_some()) else { continue };
             let commits = self.position.sources.get(table);
             let shown = |(partition, bounds): (&Partition, &Bounds)| {
                 let commit = commits.and_then(|commits| commits.get(partition)).cloned().unwrap_or_default();
@@ -371,8 +397,8 @@ impl Query {
         Ok(Batch { intent, opened, published, looked_again, latest, state, took })
     }
 
-    /// The epoch's physical plan: a pure function of the intent.
-    async fn bind(&self, batch: &mut Batch) -> Result<Arc<dyn ExecutionPlan>> {
+    /// The epoch's physical plans: a pure function of the intent.
+    async fn bind(&self, batch: &mut Batch) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
         let start = self.start_us();
         let advice = "an epoch that was begun with them must be finished with them; put them back as they were";
         let physical = self.physical(&batch.intent, &batch.opened, advice).await?;
@@ -380,7 +406,7 @@ impl Query {
         Ok(physical)
     }
 
-    async fn physical(&self, intent: &Intent, opened: &Opened, advice: &str) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn physical(&self, intent: &Intent, opened: &Opened, advice: &str) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
         let binding = Binding {
             cuts: intent.sources.clone(),
             times: Times {
@@ -391,7 +417,7 @@ impl Query {
             shards: intent.shards,
             opener: Arc::clone(&opened.opener),
         };
-        let physical = opened.planned.plan.epoch(&opened.planned.state, &binding).await?;
+        let physical = opened.planned.epoch(&binding).await?;
         if definition::static_files(&physical) != opened.planned.definition.static_files {
             return Err(Error::refused(format!("the files of a static table changed while the query runs; {advice}")));
         }
@@ -399,7 +425,7 @@ impl Query {
     }
 
     /// Runs every task and stages its rows; returns when all have, or the first error.
-    async fn run(&self, batch: &mut Batch, plan: Arc<dyn ExecutionPlan>) -> Result<()> {
+    async fn run(&self, batch: &mut Batch, plans: Vec<Arc<dyn ExecutionPlan>>) -> Result<()> {
         let start = self.start_us();
         for table in batch.intent.sources.keys() {
             batch.opened.opener.report(table).take();
@@ -408,11 +434,12 @@ impl Query {
         batch.opened.opener.take_kept_late()?;
         let operators = batch.opened.opener.operators();
         operators.iter().for_each(|operator| operator.discard());
+        batch.opened.opener.share(&plans);
         let context = batch.opened.planned.state.task_ctx();
         let mut tasks = JoinSet::new();
         let mut sinks = batch.opened.sinks.iter().zip(&batch.intent.pins).zip(&batch.published);
         let epoch = batch.intent.epoch;
-        if let Some(((sink, pin), published)) = sinks.next() {
+        for (plan, ((sink, pin), published)) in plans.iter().zip(&mut sinks) {
             for task in 0..plan.output_partitioning().partition_count() {
                 let rows = plan.execute(task, Arc::clone(&context))?;
                 let (sink, pin, published) = (Arc::clone(sink), pin.clone(), *published);
@@ -433,7 +460,7 @@ impl Query {
         }
         // What remembers must see its rows also where nobody asked for its result: a join with an empty table does not
         // look at its other side.
-        for node in stateful_nodes(&plan) {
+        for node in plans.iter().flat_map(stateful_nodes) {
             let operator = batch.opened.opener.operator(&node.shape().layout.name)?;
             for shard in
                 (0..node.properties().partitioning.partition_count()).filter(|shard| !operator.has_staged(*shard))
@@ -555,7 +582,7 @@ impl Query {
 
     /// Tells the sources where the query stands.
     async fn forget(&self) -> Result<()> {
-        for (name, table) in self.opened.planned.plan.tables() {
+        for (name, table) in &self.opened.planned.tables() {
             self.opened.opener.source(table).await?.forget(&self.offsets(name)).await;
         }
         Ok(())

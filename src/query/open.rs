@@ -88,8 +88,8 @@ impl Query {
         let id = clock.random_id();
         let mine = opener(&id);
         let mut start = BTreeMap::new();
-        for (name, table) in spec.planned.plan.tables() {
-            start.insert(name.clone(), mine.source(table).await?.start().await?);
+        for (name, table) in spec.planned.tables() {
+            start.insert(name, mine.source(&table).await?.start().await?);
         }
         let created_ms = clock.now_ms();
         let record = log
@@ -125,16 +125,16 @@ impl Query {
     /// How many tasks an epoch may be cut into: one, if the plan would mix the rows of several. What remembers deals rows
     /// out anew; below it each partition is a task, so that it is known where a late row came from.
     async fn tasks(spec: &QuerySpec, opener: &Arc<Opener>) -> Result<usize> {
-        if spec.planned.plan.remembers() {
+        if spec.planned.remembers() {
             return Ok(usize::MAX);
         }
         let partitions = [Partition::new("trial", 0), Partition::new("trial", 1)];
         let trial: Cut = partitions.map(|p| vec![Span::new(p, 0, 1)]).to_vec();
-        let cuts = spec.planned.plan.tables().keys().map(|name| (name.clone(), trial.clone())).collect();
+        let cuts = spec.planned.tables().into_keys().map(|name| (name, trial.clone())).collect();
         let opener = Arc::clone(opener);
         let binding = Binding { cuts, times: Times::default(), shards: 1, opener };
-        let physical = spec.planned.plan.epoch(&spec.planned.state, &binding).await?;
-        Ok(if keeps_tasks_apart(&physical) { spec.environment.parallelism.max(1) } else { 1 })
+        let are_apart = spec.planned.epoch(&binding).await?.iter().all(keeps_tasks_apart);
+        Ok(if are_apart { spec.environment.parallelism.max(1) } else { 1 })
     }
 
     /// Fences, then reads the log, then decides: rules 3 and 4. Also the way back after transient trouble.
@@ -154,14 +154,15 @@ impl Query {
             }
         }
         let progress = Self::progress_of(&opened, tail.commit.as_ref()).await;
-        let decision = match progress.and_then(|progress| recovery::decide(&tail, &progress)) {
-            Ok(decision) => decision,
-            Err(error) => {
-                // What a destination holds beyond the log may be a newer run's.
-                self.log.check_newest_run().await?;
-                return Err(error);
-            }
-        };
+        let decision =
+            match progress.and_then(|progress| recovery::decide(&tail, opened.planned.outputs.len(), &progress)) {
+                Ok(decision) => decision,
+                Err(error) => {
+                    // What a destination holds beyond the log may be a newer run's.
+                    self.log.check_newest_run().await?;
+                    return Err(error);
+                }
+            };
         self.position = match tail.commit {
             Some(commit) => Position::after(commit),
             None => Position { sources: self.start(), ..Position::default() },

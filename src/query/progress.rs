@@ -25,7 +25,7 @@ pub struct EpochProgress {
     pub rows_in: u64,
     /// Bytes of their payloads.
     pub bytes_in: u64,
-    /// Rows written to the target.
+    /// Rows written to the target; of a statement set, to all of them.
     pub rows_out: u64,
     /// Bytes written to it.
     pub bytes_out: u64,
@@ -185,6 +185,7 @@ impl Query {
             source.lag = latest.into_iter().flatten().map(behind).sum();
             sources.insert(table.clone(), source);
         }
+        let written = || published.iter().take(batch.opened.planned.outputs.len());
         let seconds = (batch.took.total() / 1000.0).max(1e-6);
         EpochProgress {
             query: self.spec.name.clone(),
@@ -193,8 +194,8 @@ impl Query {
             batch_time_ms: batch.intent.batch_time_ms,
             rows_in,
             bytes_in,
-            rows_out: published.first().map_or(0, |target| target.rows),
-            bytes_out: published.first().map_or(0, |target| target.bytes),
+            rows_out: written().map(|target| target.rows).sum(),
+            bytes_out: written().map(|target| target.bytes).sum(),
             rows_per_second: rows_in as f64 / seconds,
             sources,
             watermark_ms: batch.intent.watermark_ms.filter(|watermark| *watermark < i64::MAX),

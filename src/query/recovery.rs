@@ -20,10 +20,10 @@ pub enum Decision {
     },
 }
 
-/// Decides.
+/// Decides, by what each sink holds; the first `targets` of them are those of the query's own rows.
 ///
 /// Errors: a log with holes, a destination that is behind the log or ahead of it.
-pub fn decide(tail: &Tail, progress: &[Progress]) -> Result<Decision> {
+pub fn decide(tail: &Tail, targets: usize, progress: &[Progress]) -> Result<Decision> {
     let committed = tail.commit.as_ref().map_or(0, |commit| commit.epoch);
     let intended = tail.pending.as_ref().map_or(committed, |intent| intent.epoch);
     if tail.newest_intent > intended {
@@ -35,7 +35,7 @@ pub fn decide(tail: &Tail, progress: &[Progress]) -> Result<Decision> {
     }
     for (index, progress) in progress.iter().enumerate() {
         // Late rows may go to another table now, which holds nothing of what was committed.
-        let is_target = index == 0;
+        let is_target = index < targets;
         match *progress {
             Progress::UpTo(epoch) if epoch < committed && is_target => {
                 return Err(Error::refused(format!(
@@ -77,7 +77,7 @@ mod tests {
     }
 
     fn check(tail: Tail, progress: Progress, expected: &str) {
-        let decided = match decide(&tail, &[progress]) {
+        let decided = match decide(&tail, 1, &[progress]) {
             Ok(Decision::Plan) => "plan".into(),
             Ok(Decision::Redo { intent, published }) => format!("redo {} {published:?}", intent.epoch),
             Err(e) => e.to_string().split(';').next().unwrap_or_default().to_string(),

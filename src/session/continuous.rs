@@ -16,22 +16,36 @@ use crate::connector::{Connector, Partition, Role, Span};
 use crate::error::{Error, Result};
 use crate::plan::aggregate::{Times, shapes};
 use crate::plan::changes::{self, is_updating};
+use crate::plan::explain::{self, Explained};
 use crate::plan::late::LateTable;
-use crate::plan::{Binding, StreamPlan, explain, opener::Opener};
-use crate::query::definition::{self, Definition, durable, revived};
+use crate::plan::{Binding, StreamPlan, opener::Opener};
+use crate::query::definition::{self, Definition, OtherInsert, durable, revived};
 use crate::query::trigger::Trigger;
-use crate::query::{Planned, QuerySpec, Replan};
+use crate::query::{Output, Planned, QuerySpec, Replan};
 use crate::sql::{self, Insert, Statement};
+
+/// The last part of the name of a query that is a statement set.
+const STATEMENT_SET: &str = "statement-set";
 
 impl Session {
     /// Plans `INSERT INTO … SELECT …`.
-    pub(super) async fn continuous(&mut self, insert: Insert) -> Result<QuerySpec> {
-        let mut parts = vec![self.name.as_str(), insert.table.as_str()];
+    pub(super) async fn insert(&mut self, insert: Insert) -> Result<QuerySpec> {
+        let name = insert.table.clone();
+        self.continuous(&name, vec![insert]).await
+    }
+
+    /// Plans a statement set: one query, however many targets it has.
+    pub(super) async fn statement_set(&mut self, inserts: Vec<Insert>) -> Result<QuerySpec> {
+        self.continuous(STATEMENT_SET, inserts).await
+    }
+
+    async fn continuous(&mut self, name: &str, inserts: Vec<Insert>) -> Result<QuerySpec> {
+        let mut parts = vec![self.name.as_str(), name];
         parts.splice(0..0, self.setting("pipeline.name"));
         let name = parts.join("/");
         if self.names.contains(&name) {
             return Err(Error::usage(format!(
-                "there is a query {name} already; SET 'pipeline.name' = '…' before this INSERT gives it a name of its own"
+                "there is a query {name} already; SET 'pipeline.name' = '…' before this one gives it a name of its own"
             )));
         }
         let location = self.setting("checkpoint.location").ok_or_else(|| {
@@ -43,11 +57,14 @@ impl Session {
         let location = sql::options::resolve_environment("checkpoint.location", location)?;
         let environment = self.environment();
         let checkpoint = self.stores.open(&location, &self.settings)?;
-        let planned = self.planned(&insert.table, &insert.columns, *insert.query).await?;
-        let connector = self.connectors.of(&planned.target)?;
+        let planned = self.planned(inserts).await?;
+        let mut is_continuous = false;
+        for output in &planned.outputs {
+            is_continuous |= self.connectors.of(&output.target)?.prefers_continuous();
+        }
         let trigger = match self.setting("epoch.trigger") {
             Some(text) => text.parse()?,
-            None if connector.prefers_continuous() => Trigger::Continuous,
+            None if is_continuous => Trigger::Continuous,
             None => Trigger::FILES,
         };
         let today = self.clone();
@@ -60,31 +77,70 @@ impl Session {
         Ok(QuerySpec { name, planned, replan, checkpoint, environment, connectors, trigger })
     }
 
-    async fn planned(&self, target: &str, columns: &[String], query: ast::Query) -> Result<Planned> {
-        let target = self.writable(target).await?;
-        let connector = self.connectors.of(target)?;
-        connector.check(target, Role::Sink)?;
-        let text = query.to_string();
-        let plan = fit(self.plan_query(query).await?, target, columns)?;
+    async fn planned(&self, inserts: Vec<Insert>) -> Result<Planned> {
         let state = epoch_state(self.context.state());
         let ttl = self.setting("state.ttl").and_then(sql::options::parse_duration);
-        let mut plan = StreamPlan::try_new(&state, plan, ttl)?;
-        let mut trial = self.trial(&plan, &state).await?;
-        let late = self.late_table(target, &trial).await?;
-        if let Some(late) = late {
-            plan = plan.with_late_rows(LateTable::new(&late.name, late.writable_schema()));
-            trial = self.trial(&plan, &state).await?;
+        let is_one = inserts.len() == 1;
+        let (mut outputs, mut others, mut written) = (vec![], vec![], Vec::<String>::new());
+        for (index, Insert { table, columns, query }) in inserts.into_iter().enumerate() {
+            let target = self.writable(&table).await?;
+            let connector = self.connectors.of(target)?;
+            connector.check(target, Role::Sink)?;
+            let identity = connector.identity(target)?;
+            if let Some(same) = written.iter().find(|written| self.is_shared(target, &identity, written)) {
+                return Err(Error::usage(format!(
+                    "two INSERTs of a statement set write to {same}; make them one, of SELECT … UNION ALL SELECT …"
+                )));
+            }
+            let text = query.to_string();
+            let plan = fit(self.plan_query(*query).await?, target, &columns)?;
+            let plan = StreamPlan::try_new(&state, plan, ttl)?;
+            let plan = if is_one { plan } else { plan.numbered(index + 1) };
+            outputs.push(Output { plan, target: Arc::new(target.clone()) });
+            others.push(OtherInsert {
+                query: text,
+                columns,
+                target: durable(target, &self.connectors)?,
+                identity: identity.clone(),
+            });
+            written.push(identity);
         }
-        check_result(target, connector.as_ref(), &trial)?;
+        let mut trials = self.trials(&outputs, &state).await?;
+        let late = self.late_table(&outputs, &written, &trials).await?;
+        if let Some(late) = late {
+            for output in &mut outputs {
+                let late = LateTable::new(&late.name, late.writable_schema());
+                output.plan = output.plan.clone().with_late_rows(late);
+            }
+            trials = self.trials(&outputs, &state).await?;
+            written.push(self.connectors.of(late)?.identity(late)?);
+        }
+        for (output, trial) in outputs.iter().zip(&trials) {
+            check_result(&output.target, self.connectors.of(&output.target)?.as_ref(), trial)?;
+        }
 
-        let mut sources = BTreeMap::new();
-        let mut identities = BTreeMap::from([(String::new(), connector.identity(target)?)]);
-        let mut written = vec![identities[""].clone()];
-        written.extend(late.map(|late| self.connectors.of(late)?.identity(late)).transpose()?);
-        for (name, table) in plan.tables() {
-            let connector = self.connectors.of(table)?;
-            connector.check(table, Role::Source)?;
-            let identity = connector.identity(table)?;
+        let first = others.remove(0);
+        let (target, late) = (first.target, late.cloned().map(Arc::new));
+        let late_definition = late.as_ref().map(|late| durable(late, &self.connectors)).transpose()?;
+        let definition = Definition {
+            query: first.query,
+            columns: first.columns,
+            target,
+            late: late_definition,
+            sources: BTreeMap::new(),
+            views: self.views.clone(),
+            statics: self.statics.clone(),
+            settings: self.settings.clone().into_iter().filter(|(key, _)| settings::decides_answers(key)).collect(),
+            static_files: definition::static_files(&trials),
+            identities: BTreeMap::from([(String::new(), first.identity)]),
+            others,
+        };
+        let shapes = trials.iter().flat_map(shapes).collect();
+        let mut planned = Planned { definition, outputs, shapes, state, late };
+        for (name, table) in planned.tables() {
+            let connector = self.connectors.of(&table)?;
+            connector.check(&table, Role::Source)?;
+            let identity = connector.identity(&table)?;
             let allowed = self.setting("query.allow-feedback") == Some("true");
             if !allowed && written.iter().any(|written| feeds(written, &identity)) {
                 return Err(Error::usage(format!(
@@ -92,45 +148,38 @@ impl Session {
                      SET 'query.allow-feedback' = 'true' if that is meant"
                 )));
             }
-            identities.insert(name.clone(), identity);
-            sources.insert(name.clone(), durable(&self.tables[name], &self.connectors)?);
+            planned.definition.sources.insert(name.clone(), durable(&self.tables[&name], &self.connectors)?);
+            planned.definition.identities.insert(name, identity);
         }
-        let mut definition = Definition {
-            query: text,
-            columns: columns.to_vec(),
-            target: durable(target, &self.connectors)?,
-            late: late.map(|late| durable(late, &self.connectors)).transpose()?,
-            sources,
-            views: self.views.clone(),
-            statics: self.statics.clone(),
-            settings: self.settings.clone().into_iter().filter(|(key, _)| settings::decides_answers(key)).collect(),
-            static_files: definition::static_files(&trial),
-            identities,
-        };
-        if late.is_none() {
+        if planned.late.is_none() {
             // It decides nothing here, and a definition has all the tables that it names.
-            definition.settings.remove(settings::LATE_ROWS);
+            planned.definition.settings.remove(settings::LATE_ROWS);
         }
-        let (target, late) = (Arc::new(target.clone()), late.cloned().map(Arc::new));
-        Ok(Planned { definition, plan, shapes: shapes(&trial), state, target, late })
+        Ok(planned)
+    }
+
+    /// Whether a table's rows would go where others go already. All that is printed, or thrown away, has one identity, the
+    /// connector's name.
+    fn is_shared(&self, table: &TableDefinition, identity: &str, written: &str) -> bool {
+        table.connector().is_ok_and(|connector| connector != identity) && feeds(identity, written)
     }
 
     /// The table that late rows go to, if there is one and a row can be late: where no watermark completes anything, none
     /// is.
     async fn late_table(
         &self,
-        target: &TableDefinition,
-        trial: &Arc<dyn ExecutionPlan>,
+        outputs: &[Output],
+        written: &[String],
+        trials: &[Arc<dyn ExecutionPlan>],
     ) -> Result<Option<&TableDefinition>> {
-        let can_be_late = shapes(trial).iter().any(|shape| shape.rising.is_some());
+        let can_be_late = trials.iter().flat_map(shapes).any(|shape| shape.rising.is_some());
         let Some(name) = self.setting(settings::LATE_ROWS).filter(|_| can_be_late) else { return Ok(None) };
         let late = self.writable(name).await.map_err(|e| e.context(settings::LATE_ROWS))?;
         let connector = self.connectors.of(late)?;
         connector.check(late, Role::Sink)?;
-        let (identity, of_target) = (connector.identity(late)?, self.connectors.of(target)?.identity(target)?);
-        // All that is printed, or thrown away, has one identity, the connector's name.
-        let is_shared = late.connector()? == identity;
-        if late.name == target.name || (!is_shared && (feeds(&identity, &of_target))) {
+        let identity = connector.identity(late)?;
+        let is_target = outputs.iter().any(|output| output.target.name == late.name);
+        if is_target || written.iter().any(|written| self.is_shared(late, &identity, written)) {
             return Err(Error::usage(format!(
                 "{}: late rows cannot go where the query's other rows go, {identity}",
                 settings::LATE_ROWS
@@ -150,12 +199,17 @@ impl Session {
         }
     }
 
-    /// The physical plan of an epoch that reads nothing.
-    async fn trial(&self, plan: &StreamPlan, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
+    /// The physical plans of an epoch that reads nothing.
+    async fn trials(&self, outputs: &[Output], state: &SessionState) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
         let opener = Arc::new(Opener::new(self.connectors.clone(), self.environment(), None));
         let cut = vec![vec![Span::new(Partition::new("partition", 0), 0, 0)]];
-        let cuts = plan.tables().keys().map(|name| (name.clone(), cut.clone())).collect();
-        plan.epoch(state, &Binding { cuts, times: Times::default(), shards: 1, opener }).await
+        let mut trials = vec![];
+        for output in outputs {
+            let cuts = output.plan.tables().keys().map(|name| (name.clone(), cut.clone())).collect();
+            let binding = Binding { cuts, times: Times::default(), shards: 1, opener: Arc::clone(&opener) };
+            trials.push(output.plan.epoch(state, &binding).await?);
+        }
+        Ok(trials)
     }
 
     /// Plans a stored definition anew, with the secrets and operational options of today.
@@ -165,7 +219,8 @@ impl Session {
         for (key, value) in &stored.settings {
             session.set(key, value)?;
         }
-        for table in stored.sources.values().chain([&stored.target]).chain(&stored.late) {
+        let targets = stored.inserts().map(|(_, _, target)| target);
+        for table in stored.sources.values().chain(targets).chain(&stored.late) {
             if !session.tables.contains_key(&table.name) {
                 session.create_table(revive(table)?)?;
             }
@@ -181,8 +236,11 @@ impl Session {
             // A view over tables that the query does not use cannot be made, and need not.
             let _ = session.create_view(view.clone()).await;
         }
-        let query = *sql::parse_query(&stored.query)?;
-        let planned = session.planned(&stored.target.name, &stored.columns, query).await?;
+        let inserts = stored.inserts().map(|(query, columns, target)| {
+            let (table, columns) = (target.name.clone(), columns.to_vec());
+            Ok(Insert { table, columns, query: sql::parse_query(query)? })
+        });
+        let planned = session.planned(inserts.collect::<Result<_>>()?).await?;
         // What it was, so that a static table that changed is noticed.
         Ok(Planned { definition: stored, ..planned })
     }
@@ -197,7 +255,7 @@ impl Session {
         let name = table.name.clone();
         self.create_table(table)?;
         let insert = Insert { table: name.clone(), columns: vec![], query: Box::new(query) };
-        match self.continuous(insert).await {
+        match self.insert(insert).await {
             Ok(spec) => Ok(Outcome::Query(Box::new(spec))),
             Err(error) => {
                 self.tables.remove(&name);
@@ -209,13 +267,14 @@ impl Session {
 
     /// EXPLAIN of a continuous query.
     pub async fn explain(&self, spec: &QuerySpec) -> Result<String> {
-        let physical = self.trial(&spec.planned.plan, &spec.planned.state).await?;
-        let mut targets = vec![];
-        for target in spec.planned.targets() {
-            targets.push((target.as_ref(), self.connectors.of(target)?.guarantee(target)?));
-        }
-        let Planned { plan, shapes, .. } = &spec.planned;
-        Ok(explain::explain(&spec.name, plan, shapes, physical.as_ref(), &targets))
+        let trials = self.trials(&spec.planned.outputs, &spec.planned.state).await?;
+        let guarantee = |table: &TableDefinition| self.connectors.of(table)?.guarantee(table);
+        let outputs = spec.planned.outputs.iter().zip(&trials).map(|(Output { plan, target }, physical)| {
+            Ok(Explained { plan, physical, target, guarantee: guarantee(target)? })
+        });
+        let late =
+            spec.planned.late.as_ref().map(|late| Ok::<_, Error>((late.as_ref(), guarantee(late)?))).transpose()?;
+        Ok(explain::explain(&spec.name, &outputs.collect::<Result<Vec<_>>>()?, late))
     }
 }
 

@@ -273,25 +273,32 @@ impl Session {
                 None => Err(Error::usage(format!("there is no view {name}"))),
             },
             Statement::Describe { name } => self.describe(&name).await,
-            Statement::Insert(insert) => {
-                let spec = self.continuous(insert).await?;
-                Ok(Outcome::Query(Box::new(spec)))
-            }
+            Statement::Insert(insert) => Ok(Outcome::Query(Box::new(self.insert(insert).await?))),
+            Statement::StatementSet(inserts) => Ok(Outcome::Query(Box::new(self.statement_set(inserts).await?))),
             Statement::Query(query) => self.select(*query).await,
             Statement::Explain { analyze, verbose, statement } => match *statement {
                 Statement::Insert(insert) if !analyze => {
-                    let spec = self.continuous(insert).await?;
-                    self.names.remove(&spec.name);
-                    Ok(Outcome::Text(self.explain(&spec).await?))
+                    let spec = self.insert(insert).await?;
+                    self.explained(spec).await
+                }
+                Statement::StatementSet(inserts) if !analyze => {
+                    let spec = self.statement_set(inserts).await?;
+                    self.explained(spec).await
                 }
                 Statement::Query(query) => {
                     let frame = self.context.execute_logical_plan(self.plan_select(*query).await?).await?;
                     self.rows(frame.explain(verbose, analyze)?).await
                 }
-                _ => Err(Error::usage("EXPLAIN takes a SELECT or an INSERT INTO … SELECT")),
+                _ => Err(Error::usage("EXPLAIN takes a SELECT, an INSERT INTO … SELECT or a STATEMENT SET")),
             },
             Statement::DataFusion(statement) => self.datafusion(*statement, text).await,
         }
+    }
+
+    /// The text of a query that was planned for this alone.
+    async fn explained(&mut self, spec: QuerySpec) -> Result<Outcome> {
+        self.names.remove(&spec.name);
+        Ok(Outcome::Text(self.explain(&spec).await?))
     }
 
     /// `SET 'key' = 'value'`.

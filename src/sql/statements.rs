@@ -78,15 +78,17 @@ pub enum Statement {
     },
     /// `INSERT INTO`.
     Insert(Insert),
+    /// `EXECUTE STATEMENT SET BEGIN INSERT …; INSERT …; END`: one query of several targets.
+    StatementSet(Vec<Insert>),
     /// A query.
     Query(Box<Query>),
-    /// `EXPLAIN [ANALYZE] [VERBOSE]` or `EXPLAIN PLAN FOR`.
+    /// `EXPLAIN [ANALYZE] [VERBOSE]` or `EXPLAIN PLAN FOR`; of a statement set without its EXECUTE.
     Explain {
         /// Whether it is run and measured.
         analyze: bool,
         /// Whether more is shown.
         verbose: bool,
-        /// A query, an INSERT, a `CREATE TABLE … AS` or one of DataFusion's statements.
+        /// A query, an INSERT, a statement set, a `CREATE TABLE … AS` or one of DataFusion's statements.
         statement: Box<Statement>,
     },
     /// Any other statement that DataFusion parses, such as `CREATE EXTERNAL TABLE` or `SHOW FUNCTIONS`.
@@ -129,7 +131,8 @@ fn statement(cursor: &mut Cursor) -> Result<Statement> {
         _ if first.quote_style.is_some() => datafusion(cursor),
         "CREATE" => create(cursor),
         "DROP" => drop(cursor),
-        "INSERT" => insert(cursor),
+        "INSERT" => Ok(Statement::Insert(insert(cursor)?)),
+        "EXECUTE" | "STATEMENT" => statement_set(cursor),
         "SET" => set(cursor),
         "RESET" => reset(cursor),
         "SHOW" => show(cursor),
@@ -156,6 +159,7 @@ fn explain(cursor: &mut Cursor) -> Result<Statement> {
         Statement::CreateTable(CreateTable { as_query: None, .. }) => return Err(refusal),
         explained @ (Statement::Query(_)
         | Statement::Insert(_)
+        | Statement::StatementSet(_)
         | Statement::CreateTable(_)
         | Statement::DataFusion(_)) => Box::new(explained),
         _ => return Err(refusal),
@@ -214,7 +218,27 @@ fn drop(cursor: &mut Cursor) -> Result<Statement> {
     Ok(if is_table { Statement::DropTable { name, if_exists } } else { Statement::DropView { name, if_exists } })
 }
 
-fn insert(cursor: &mut Cursor) -> Result<Statement> {
+fn statement_set(cursor: &mut Cursor) -> Result<Statement> {
+    let form = "EXECUTE STATEMENT SET BEGIN INSERT INTO …; INSERT INTO …; END";
+    cursor.eat(&["EXECUTE"]);
+    if !cursor.eat(&["STATEMENT", "SET", "BEGIN"]) {
+        return Err(cursor.refuse(format!("the only thing to execute is a statement set: {form}")));
+    }
+    let mut inserts = vec![];
+    while !cursor.eat(&["END"]) {
+        if !cursor.looks_at(&["INSERT"]) {
+            return Err(cursor.expected(&format!("INSERT INTO or END, as in {form}")));
+        }
+        inserts.push(insert(cursor)?);
+        cursor.expect_token(&Token::SemiColon)?;
+    }
+    match inserts.is_empty() {
+        true => Err(cursor.refuse(format!("a statement set needs an INSERT: {form}"))),
+        false => Ok(Statement::StatementSet(inserts)),
+    }
+}
+
+fn insert(cursor: &mut Cursor) -> Result<Insert> {
     cursor.expect(&["INSERT"])?;
     if cursor.looks_at(&["OVERWRITE"]) {
         return Err(cursor.refuse("INSERT OVERWRITE is not supported: streams only grow; say INSERT INTO"));
@@ -234,7 +258,7 @@ fn insert(cursor: &mut Cursor) -> Result<Statement> {
         }
     }
     let columns = columns.into_iter().map(|(name, _)| name).collect();
-    Ok(Statement::Insert(Insert { table, columns, query: cursor.query()? }))
+    Ok(Insert { table, columns, query: cursor.query()? })
 }
 
 /// Whether `(` opens a list of columns: a name, then `,` or `)`. A query goes on in another way.

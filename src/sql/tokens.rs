@@ -27,13 +27,14 @@ const MAX_CHAIN: usize = 2000;
 /// How deep forms may nest that sqlparser tries twice: at this depth an error still takes well under a second.
 const MAX_FORMS: usize = 16;
 
-/// The tokens of each statement, without white space, comments and semicolons; none of the lists is empty.
+/// The tokens of each statement, without white space, comments and the semicolons between statements; none of the lists is
+/// empty. A statement set keeps those within it.
 pub(super) fn statements(text: &str) -> Result<Vec<Vec<TokenWithSpan>>> {
     let tokens = tokenize(text).map_err(|error| syntax_error(ParserError::from(error)))?;
     let mut statements = vec![Vec::new()];
     for token in tokens {
         match &token.token {
-            Token::SemiColon => statements.push(Vec::new()),
+            Token::SemiColon if !statements.last().is_some_and(|last| is_open_set(last)) => statements.push(Vec::new()),
             Token::Whitespace(Whitespace::MultiLineComment(comment)) if comment.starts_with('+') => {
                 return Err(refuse_hint(comment, &token));
             }
@@ -49,14 +50,35 @@ pub(super) fn statements(text: &str) -> Result<Vec<Vec<TokenWithSpan>>> {
     Ok(statements)
 }
 
-/// Whether `text` ends in a `;` that is neither quoted nor in a comment.
+/// Whether these are the beginning of a statement set: up to its END, which stands behind a `;`.
+fn is_open_set(tokens: &[TokenWithSpan]) -> bool {
+    let at = |index: usize, word: &str| tokens.get(index).is_some_and(|token| is_word(&token.token, word));
+    let explain = if at(0, "EXPLAIN") && at(1, "PLAN") && at(2, "FOR") { 3 } else { 1 };
+    let first = if at(0, "EXECUTE") || at(0, "EXPLAIN") { explain } else { 0 };
+    if !["STATEMENT", "SET", "BEGIN"].iter().enumerate().all(|(index, word)| at(first + index, word)) {
+        return false;
+    }
+    match tokens {
+        [.., before, end] if is_word(&end.token, "END") => {
+            before.token != Token::SemiColon && !is_word(&before.token, "BEGIN")
+        }
+        _ => true,
+    }
+}
+
+/// Whether `text` ends in a `;` that is neither quoted nor in a comment, and no statement set's.
 ///
 /// Text that no continuation can repair counts as complete, so that a prompt hands it on and its error is seen.
 pub(super) fn ends_in_semicolon(text: &str) -> bool {
     match tokenize(text) {
         Ok(tokens) => {
-            let last = tokens.iter().rev().find(|t| !matches!(t.token, Token::Whitespace(_)));
-            last.is_some_and(|t| t.token == Token::SemiColon)
+            let mut last: Vec<TokenWithSpan> = vec![];
+            let mut is_complete = false;
+            for token in tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_))) {
+                is_complete = token.token == Token::SemiColon && !is_open_set(&last);
+                if is_complete { last.clear() } else { last.push(token) }
+            }
+            is_complete
         }
         Err(error) => {
             let open = ["Unterminated", "before EOF", "Unexpected EOF"];
@@ -229,6 +251,7 @@ fn limit_depth(tokens: &[TokenWithSpan]) -> Result<()> {
             Token::Gt if level.angles > 0 => level.angles -= 1,
             Token::ShiftRight if level.angles > 0 => level.angles = level.angles.saturating_sub(2),
             Token::Comma => level.operators = 0,
+            Token::SemiColon => level = Level::default(),
             Token::Word(word) => match word.keyword {
                 Keyword::WHEN | Keyword::THEN | Keyword::ELSE => level.operators = 0,
                 Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::MINUS => level.unions += 1,

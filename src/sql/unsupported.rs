@@ -14,8 +14,7 @@ use crate::error::{Error, Result};
 
 /// How a statement begins, and why it is refused.
 const STATEMENTS: &[(&[&str], &str)] = &[
-    (&["EXECUTE", "STATEMENT", "SET"], "EXECUTE STATEMENT SET is not supported yet; run each INSERT on its own"),
-    (&["BEGIN", "STATEMENT", "SET"], "STATEMENT SET is not supported yet; run each INSERT on its own"),
+    (&["BEGIN", "STATEMENT", "SET"], "say EXECUTE STATEMENT SET BEGIN INSERT …; INSERT …; END"),
     (&["EXECUTE", "PLAN"], "EXECUTE PLAN is not supported; run the INSERT itself"),
     (&["COMPILE", "PLAN"], "COMPILE PLAN is not supported; EXPLAIN shows the plan of a query"),
     (&["CREATE", "CATALOG"], "CREATE CATALOG is not supported yet; declare each table with CREATE TABLE … WITH (…)"),
@@ -128,7 +127,7 @@ mod tests {
 
     #[test]
     fn statements_are_refused_by_name() {
-        check("EXECUTE STATEMENT SET BEGIN INSERT INTO a SELECT 1; END", "line 1, column 1: EXECUTE STATEMENT SET");
+        check("BEGIN STATEMENT SET; INSERT INTO a SELECT 1; END", "line 1, column 1: say EXECUTE STATEMENT SET BEGIN");
         check("SELECT 1;\n  create catalog k", "line 2, column 3: CREATE CATALOG is not supported yet");
         check("STOP QUERY 'x'", "line 1, column 1: STOP is not supported yet");
         check("USE CATALOG x", "line 1, column 1: USE is not supported");

@@ -31,16 +31,21 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int8Type, Schema, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
+use futures::TryStreamExt;
 use millstream::catalog::TableDefinition;
+use millstream::checkpoint::{Commit, inspect};
 use millstream::clock::Clock;
-use millstream::connector::Connectors;
 use millstream::connector::memory::{Memory, MemoryConnector};
+use millstream::connector::{Connector, Connectors};
 use millstream::plan::changes::{RowKind, is_updating};
 use millstream::query::progress::{EpochProgress, Event, Reporter};
 use millstream::query::{Query, QuerySpec, Step};
 use millstream::session::{Outcome, Session};
 use millstream::sql::options::parse_duration;
 use millstream::storage::Stores;
+use millstream::storage::faults::{Gate, Moment};
+
+use crate::harness::gated;
 
 /// 2026-01-01 00:00:00.
 const START_MS: i64 = 1_767_225_600_000;
@@ -74,6 +79,8 @@ pub struct Ran {
     pub late: u64,
     /// By row, in the order in which they were added: the watermark of the epoch before the one that read it, in ms.
     pub late_before: Vec<Option<i64>>,
+    /// Whether it was stopped.
+    pub stopped: bool,
 }
 
 impl Case {
@@ -154,21 +161,44 @@ impl Case {
 struct Run {
     memory: Memory,
     clock: Clock,
+    stores: Stores,
     session: Session,
 }
 
 impl Run {
     fn new(case: &Case, parallelism: usize) -> Self {
         let (memory, clock) = (Memory::new(), Clock::seeded(1, START_MS));
-        let connectors = Connectors::none().with(Arc::new(MemoryConnector::new(memory.clone())));
-        let mut session = Session::with("case", connectors, Stores::new(clock.clone()), clock.clone()).unwrap();
+        let stores = Stores::new(clock.clone());
+        Self::in_world(case, parallelism, memory, clock, stores, None)
+    }
+
+    /// The same, each store and sink call of which goes through the gate.
+    fn gated(&self, case: &Case, parallelism: usize, gate: &Arc<Gate>) -> Self {
+        Self::in_world(case, parallelism, self.memory.clone(), self.clock.clone(), self.stores.clone(), Some(gate))
+    }
+
+    fn in_world(
+        case: &Case,
+        parallelism: usize,
+        memory: Memory,
+        clock: Clock,
+        stores: Stores,
+        gate: Option<&Arc<Gate>>,
+    ) -> Self {
+        let connector: Arc<dyn Connector> = Arc::new(MemoryConnector::new(memory.clone()));
+        let (connector, seen) = match gate {
+            None => (connector, stores.clone()),
+            Some(gate) => (gated(connector, gate), stores.wrapped(Arc::new(Arc::clone(gate)))),
+        };
+        let connectors = Connectors::none().with(connector);
+        let mut session = Session::with("case", connectors, seen, clock.clone()).unwrap();
         session.set("checkpoint.location", "memory://checkpoints").unwrap();
         session.set("parallelism", &parallelism.to_string()).unwrap();
         for setting in &case.settings {
             let (key, value) = setting.split_once(" = ").unwrap();
             session.set(key, value).unwrap();
         }
-        Self { memory, clock, session }
+        Self { memory, clock, stores, session }
     }
 
     async fn plan(&mut self, case: &Case) -> millstream::error::Result<QuerySpec> {
@@ -322,56 +352,71 @@ async fn as_written(case: &Case) -> (Vec<Vec<String>>, bool) {
 }
 
 impl Case {
-    /// All rows, in epochs of these sizes over and over; after `restart_after` epochs the query is opened anew. Then the
-    /// stream ends.
-    pub async fn run(&self, epochs: &[usize], parallelism: usize, restart_after: usize) -> Ran {
+    /// All rows, in epochs of these sizes over and over; then the stream ends. At the call that `stop` names the process
+    /// is gone, and another one goes on.
+    pub async fn run(&self, epochs: &[usize], parallelism: usize, stop: Option<(u64, Moment)>) -> Ran {
         let mut run = Run::new(self, parallelism);
-        let events: Arc<Mutex<Vec<EpochProgress>>> = Arc::default();
+        let late: Arc<Mutex<u64>> = Arc::default();
         let reporter = || {
-            let events = Arc::clone(&events);
+            let late = Arc::clone(&late);
             Reporter::new(move |event| {
                 if let Event::Epoch(epoch) = event {
-                    events.lock().unwrap().push(*epoch);
+                    *late.lock().unwrap() += epoch.late.values().flat_map(|p| p.values()).sum::<u64>();
                 }
             })
         };
-        let spec = run.plan(self).await.unwrap_or_else(|e| panic!("{}: {}", self.query, e.chain()));
-        let mut query = Query::open(spec.clone(), reporter()).await.unwrap();
+        let (call, moment) = stop.unwrap_or((0, Moment::Before));
+        let gate = Gate::new(call, moment);
+        let mut gated = run.gated(self, parallelism, &gate);
+        let spec = run.plan(self).await.unwrap_or_else(|e| self.failed(&e));
+        let first = gated.plan(self).await.unwrap_or_else(|e| self.failed(&e));
         let all = self.rows();
-        let mut rest = all.as_slice();
-        for (number, size) in epochs.iter().cycle().enumerate() {
-            if rest.is_empty() {
-                break;
+        let (mut rest, mut sizes) = (all.as_slice(), epochs.iter().cycle());
+        // Goes on where it stands, until the stream has ended.
+        let mut go_on = async |spec| {
+            let mut query = Query::open(spec, reporter()).await.unwrap_or_else(|e| self.failed(&e));
+            loop {
+                let size = rest.len().min(*sizes.next().unwrap());
+                let (now, later) = rest.split_at(size);
+                run.append(now);
+                rest = later;
+                if rest.is_empty() {
+                    run.complete();
+                }
+                if query.step().await.unwrap_or_else(|e| self.failed(&e)) == Step::Finished {
+                    break;
+                }
             }
-            if number == restart_after {
-                query.close().await;
-                query = Query::open(spec.clone(), reporter()).await.unwrap();
-            }
-            let (now, later) = rest.split_at(rest.len().min(*size));
-            run.append(now);
-            rest = later;
-            query.step().await.unwrap_or_else(|e| panic!("{}: {}", self.query, e.chain()));
+            query.close().await;
+        };
+        let stopped = tokio::select! {
+            () = gate.tripped() => true,
+            () = go_on(first) => false,
+        };
+        if stopped {
+            go_on(spec).await;
         }
-        run.complete();
-        while query.step().await.unwrap_or_else(|e| panic!("{}: {}", self.query, e.chain())) != Step::Finished {}
-        query.close().await;
-        let events = events.lock().unwrap();
-        let late = events.iter().flat_map(|epoch| epoch.late.values().flat_map(|p| p.values())).sum();
-        Ran { answer: run.folded(), late, late_before: self.late_before(&events) }
+        let late = *late.lock().unwrap();
+        let checkpoint = run.stores.open("memory://checkpoints", &Default::default()).unwrap();
+        let commits = inspect::commits(&checkpoint, "case/out", usize::MAX).await.unwrap();
+        Ran { answer: run.folded(), late, late_before: self.late_before(&commits), stopped }
     }
 
-    fn late_before(&self, epochs: &[EpochProgress]) -> Vec<Option<i64>> {
+    fn failed<T>(&self, error: &millstream::error::Error) -> T {
+        panic!("{}: {}", self.query, error.chain())
+    }
+
+    fn late_before(&self, commits: &[Commit]) -> Vec<Option<i64>> {
         let mut seen: BTreeMap<(String, u32), u64> = BTreeMap::new();
         let mut late_before = vec![];
         for (table, partition, _) in &self.rows() {
             let next = seen.entry((table.clone(), *partition)).or_default();
             let offset = std::mem::replace(next, *next + 1);
-            let reads = |epoch: &EpochProgress| {
-                let partitions = &epoch.sources.get(table).unwrap().partitions;
-                partitions.iter().any(|(p, read)| p.number == *partition && (read.from..read.to).contains(&offset))
+            let has_read = |commit: &Commit| {
+                commit.sources[table].iter().any(|(p, read)| p.number == *partition && read.next > offset)
             };
-            let epoch = epochs.iter().position(reads).expect("every row is read");
-            late_before.push(epoch.checked_sub(1).and_then(|before| epochs[before].watermark_ms));
+            let epoch = commits.iter().position(has_read).expect("every row is read");
+            late_before.push(epoch.checked_sub(1).and_then(|before| commits[before].watermark_ms));
         }
         late_before
     }
@@ -424,7 +469,7 @@ impl Case {
         let target = run.session.tables()["out"].writable_schema();
         let outcome = run.session.execute_script(select).await.unwrap().pop();
         let Some(Outcome::Rows(found)) = outcome else { panic!("no rows: {select}") };
-        let batches: Vec<RecordBatch> = futures::TryStreamExt::try_collect(found.stream).await.unwrap();
+        let batches: Vec<RecordBatch> = found.stream.try_collect().await.unwrap();
         let fit = |batch: &RecordBatch| {
             let columns = batch.columns().iter().zip(target.fields());
             let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap()).collect();
@@ -462,7 +507,7 @@ async fn check(path: &Path) {
     }
     let Some(answer) = case.batch_answer().await else { return };
     for (parallelism, at_once) in [(1, 1), (3, 1), (2, 2), (2, 3), (1, 1000), (3, 1000)] {
-        let Ran { answer: found, late, .. } = case.run(&[at_once], parallelism, usize::MAX).await;
+        let Ran { answer: found, late, .. } = case.run(&[at_once], parallelism, None).await;
         if late == 0 {
             assert_eq!(found, answer, "{name}: {at_once} rows an epoch, parallelism {parallelism}");
         }

@@ -236,6 +236,46 @@ async fn a_stop_at_any_call_changes_nothing_in_sessions_and_first_rows() {
     }
 }
 
+/// A statement set of a filter and of windows, into files and into a sink that remembers.
+fn statement_set(then: &str) -> String {
+    let windows = windows(FILES);
+    let (tables, select) = windows.split_once("INSERT INTO output").unwrap();
+    format!(
+        "{tables} CREATE TABLE rest (n BIGINT) WITH ({MEMORY});
+         EXECUTE STATEMENT SET BEGIN INSERT INTO output {select} INSERT INTO rest SELECT n FROM input WHERE n % 3 <> 0{then}; END;"
+    )
+}
+
+/// Two INSERTs are one epoch: after every stop both have their batch answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_at_any_call_changes_nothing_in_a_statement_set() {
+    let script = statement_set("");
+    let (of_windows, of_filter) = (oracle(&windows(FILES)).await, oracle(&self::script(MEMORY)).await);
+    let check = async |world: &World, stop: String| {
+        assert_eq!(visible(world, FILES).await, of_windows, "{stop}");
+        assert_eq!(visible(world, MEMORY).await, of_filter, "{stop}");
+    };
+    at_every_stop(&script, &script, check).await;
+}
+
+/// Targets of a checkpoint are told apart by their order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_set_with_other_targets_is_refused() {
+    let world = world();
+    run_to_end(world.plan(&statement_set(""), None).await).await.unwrap();
+    let more = "; INSERT INTO more SELECT n FROM input";
+    let changed = statement_set(more)
+        .replace("EXECUTE", "CREATE TABLE more (n BIGINT) WITH ('connector' = 'memory', 'topic' = 'more'); EXECUTE");
+    let found = run_to_end(world.plan(&changed, None).await).await.unwrap_err().chain();
+    assert!(
+        found.contains("a statement set whose other targets are, in this order, memory output, and now"),
+        "{found}"
+    );
+    let same = statement_set("; INSERT INTO rest SELECT n FROM input");
+    let found = world.try_plan(&same, None).await.unwrap_err().chain();
+    assert!(found.contains("two INSERTs of a statement set write to memory output"), "{found}");
+}
+
 /// An epoch that was intended with a table for late rows is finished with it, and the next one goes without.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_before_late_rows_lose_their_table_changes_nothing() {

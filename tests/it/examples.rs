@@ -1,5 +1,5 @@
 //! The queries of `queries/` that need no broker, but for the plain filter of the quickstart, give DataFusion's batch answer over
-//! the rows that they read, however these are cut into epochs and whatever the parallelism.
+//! the rows that they read, however these are cut into epochs, whatever the parallelism, and wherever they are stopped.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +10,17 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::TableReference;
 use datafusion::datasource::MemTable;
 use futures::TryStreamExt;
+use millstream::clock::Clock;
+use millstream::connector::Connectors;
+use millstream::connector::files::FilesConnector;
 use millstream::query::progress::Reporter;
 use millstream::query::{Query, Step};
 use millstream::session::{Outcome, Session};
+use millstream::storage::Stores;
+use millstream::storage::faults::{Gate, Moment};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::harness::gated;
 
 /// A query's script with its places and its pace changed.
 fn script(name: &str, out: &Path, rows_per_epoch: usize) -> String {
@@ -69,18 +76,41 @@ fn written(folder: &Path) -> Vec<RecordBatch> {
     batches
 }
 
-/// What the query writes to `target`, in these columns.
-async fn answer(name: &str, target: &str, columns: &[&str], rows_per_epoch: usize, parallelism: usize) -> Vec<String> {
-    let dir = tempfile::tempdir().unwrap();
-    let mut session = Session::new(name).unwrap();
+/// Runs a script to its end, each store and sink call of which goes through the gate.
+async fn run(name: &str, script: &str, parallelism: usize, gate: &Arc<Gate>) {
+    let clock = Clock::system();
+    let stores = Stores::new(clock.clone()).wrapped(Arc::new(Arc::clone(gate)));
+    let connectors = Connectors::standard().with(gated(Arc::new(FilesConnector), gate));
+    let mut session = Session::with(name, connectors, stores, clock).unwrap();
     session.pin("parallelism", &parallelism.to_string()).unwrap();
     session.pin("checkpoint.fsync", "false").unwrap();
-    for outcome in session.execute_script(&script(name, dir.path(), rows_per_epoch)).await.unwrap() {
+    for outcome in session.execute_script(script).await.unwrap() {
         if let Outcome::Query(spec) = outcome {
             let mut query = Query::open(*spec, Reporter::silent()).await.unwrap();
             while query.step().await.unwrap() != Step::Finished {}
             query.close().await;
         }
+    }
+}
+
+/// What the query writes to `target`, in these columns. At the k-th call the process is gone, and another one goes on.
+async fn answer(
+    name: &str,
+    target: &str,
+    columns: &[&str],
+    (rows_per_epoch, parallelism, stop): (usize, usize, Option<(u64, Moment)>),
+) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let script = script(name, dir.path(), rows_per_epoch);
+    let (call, moment) = stop.unwrap_or((0, Moment::Before));
+    let gate = Gate::new(call, moment);
+    let stopped = tokio::select! {
+        () = gate.tripped() => true,
+        () = run(name, &script, parallelism, &gate) => false,
+    };
+    assert_eq!(stopped, stop.is_some(), "{name}: {} calls", gate.calls());
+    if stopped {
+        run(name, &script, parallelism, &Gate::new(0, moment)).await;
     }
     lines(&written(&dir.path().join(target)), columns)
 }
@@ -109,11 +139,13 @@ async fn check(name: &str, target: &str, columns: &str, source: &str, filter: &s
     let columns: Vec<&str> = columns.split(", ").collect();
     let expected = batch_answer(name, target, &columns, source, filter).await;
     assert!(!expected.is_empty(), "{name}: nothing to compare with");
-    for (rows_per_epoch, parallelism) in [(997, 1), (10_000, 3)] {
-        let found = answer(name, target, &columns, rows_per_epoch, parallelism).await;
+    let stops = [(11, Moment::Before), (17, Moment::After), (40, Moment::Before), (75, Moment::After)];
+    let cuts = [(997, 1, None), (10_000, 3, None)].into_iter();
+    for cut in cuts.chain(stops.map(|stop| (2_000, 2, Some(stop)))) {
+        let found = answer(name, target, &columns, cut).await;
         let place = found.iter().zip(&expected).position(|(a, b)| a != b).unwrap_or(found.len().min(expected.len()));
         let (found, expected) = ((found.len(), found.get(place)), (expected.len(), expected.get(place)));
-        assert_eq!(found, expected, "{name}: {rows_per_epoch} rows an epoch, parallelism {parallelism}");
+        assert_eq!(found, expected, "{name}: rows an epoch, parallelism, stop: {cut:?}");
     }
 }
 

@@ -1,11 +1,12 @@
 //! A generated family of queries: windows, sessions, groups that change, first and last rows; aggregates, keys and filters
-//! of chance; over rows with disorder and NULLs, cut into epochs of chance, with a restart in between.
+//! of chance; over rows with disorder and NULLs, cut into epochs of chance, stopped at a call of chance.
 //!
 //! Each must give DataFusion's batch answer over the rows that the watermark rule does not drop. That rule is said once
 //! more here, in SQL: each row stands beside the watermark of the epoch before the one that read it.
 
 use std::cell::Cell;
 
+use millstream::storage::faults::Moment;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -41,7 +42,7 @@ struct Drawn {
     delay_s: u32,
     epochs: Vec<usize>,
     parallelism: usize,
-    restart_after: usize,
+    stop: (u64, Moment),
     partitions: u32,
 }
 
@@ -98,11 +99,11 @@ fn drawn() -> impl Strategy<Value = Drawn> {
         0u32..2,
         proptest::collection::vec(1usize..15, 1..12),
         1usize..4,
-        0usize..6,
+        (1u64..100, prop_oneof![Just(Moment::Before), Just(Moment::After)]),
         1u32..3,
     )
         .prop_map(
-            |(question, aggregates, by_item, filter, rows, delay_s, epochs, parallelism, restart_after, partitions)| {
+            |(question, aggregates, by_item, filter, rows, delay_s, epochs, parallelism, stop, partitions)| {
                 let is_small = |aggregate: &&str| AGGREGATES[..SMALL].contains(aggregate);
                 let mut drawn = Drawn {
                     question,
@@ -113,7 +114,7 @@ fn drawn() -> impl Strategy<Value = Drawn> {
                     delay_s,
                     epochs,
                     parallelism,
-                    restart_after,
+                    stop,
                     partitions,
                 };
                 match question {
@@ -228,7 +229,7 @@ impl Drawn {
 #[test]
 fn a_family_of_queries_gives_the_batch_answer_over_the_rows_in_time() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (any_late, all_in_time) = (Cell::new(0), Cell::new(0));
+    let (any_late, all_in_time, stopped) = (Cell::new(0), Cell::new(0), Cell::new(0));
     // The same cases every time; another seed finds others.
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let cases = std::env::var("MILLSTREAM_FAMILY").map_or(200, |cases| cases.parse().unwrap());
@@ -236,14 +237,16 @@ fn a_family_of_queries_gives_the_batch_answer_over_the_rows_in_time() {
     let mut runner = TestRunner::new_with_rng(config, rng);
     let outcome = runner.run(&drawn(), |drawn| {
         let case = drawn.case();
-        let ran = runtime.block_on(case.run(&drawn.epochs, drawn.parallelism, drawn.restart_after));
+        let ran = runtime.block_on(case.run(&drawn.epochs, drawn.parallelism, Some(drawn.stop)));
         let expected = runtime.block_on(case.batch_answer_to(&drawn.select(true), &ran.late_before)).unwrap();
         let seen = if ran.late > 0 { &any_late } else { &all_in_time };
         seen.set(seen.get() + 1);
+        stopped.set(stopped.get() + u32::from(ran.stopped));
         prop_assert_eq!(ran.answer, expected);
         Ok(())
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
     let (late, not) = (any_late.get(), all_in_time.get());
     assert!(late > 50 && not > 30, "{late} with late rows, {not} without");
+    assert!(stopped.get() > 100, "only {} were stopped", stopped.get());
 }

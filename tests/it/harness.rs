@@ -60,9 +60,8 @@ impl World {
         let (stores, connectors) = match gate {
             None => (self.stores.clone(), Connectors::standard().with(Arc::new(memory))),
             Some(gate) => {
-                let gated = |inner: Arc<dyn Connector>| Arc::new(Gated { inner, gate: Arc::clone(gate), jitter: None });
-                let files = gated(Arc::new(millstream::connector::files::FilesConnector));
-                let connectors = Connectors::standard().with(gated(Arc::new(memory))).with(files);
+                let files = gated(Arc::new(millstream::connector::files::FilesConnector), gate);
+                let connectors = Connectors::standard().with(gated(Arc::new(memory), gate)).with(files);
                 (self.stores.wrapped(Arc::new(Arc::clone(gate))), connectors)
             }
         };
@@ -127,6 +126,11 @@ pub async fn run_to_end(spec: QuerySpec) -> Result<()> {
     query.run_until(stopped).await.map(drop)
 }
 
+/// The connector, whose sinks' calls go through the gate.
+pub fn gated(inner: Arc<dyn Connector>, gate: &Arc<Gate>) -> Arc<dyn Connector> {
+    Arc::new(Gated { inner, gate: Arc::clone(gate), jitter: None })
+}
+
 /// A connector whose sinks' calls go through a gate, and whose rows arrive after delays and in batches of chance.
 #[derive(Debug)]
 struct Gated {
@@ -154,6 +158,12 @@ impl Connector for Gated {
     }
     fn is_operational(&self, option: &str) -> bool {
         self.inner.is_operational(option)
+    }
+    fn takes_updates(&self, table: &TableDefinition) -> bool {
+        self.inner.takes_updates(table)
+    }
+    fn prefers_continuous(&self) -> bool {
+        self.inner.prefers_continuous()
     }
     async fn source(
         &self,

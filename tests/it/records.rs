@@ -10,7 +10,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray, Timestamp
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use millstream::checkpoint::{Commit, DefinitionRecord, Intent, PartitionCommit, QueryRecord, RunRecord, VERSION};
 use millstream::connector::{Fingerprint, Offsets, Partition, Published, Span};
-use millstream::query::definition::Definition;
+use millstream::query::definition::{Definition, OtherInsert};
 use millstream::sql::{Statement, parse};
 use millstream::state::files::{decode, encode};
 use millstream::state::{StateCommit, StateFile};
@@ -72,7 +72,9 @@ fn records_are_written_and_read_as_ever() {
     check_read("intent", 2, intent.clone());
     // A second sink, for late rows.
     let pins = vec![serde_json::Value::Null; 2];
-    check("intent", Intent { version, pins, ..intent });
+    let intent = Intent { version: 3, pins, ..intent };
+    check_read("intent", 3, intent.clone());
+    check("intent", Intent { version, ..intent });
 
     let last = Fingerprint { offset: 249, timestamp: Some(batch_time_ms), id: Some("7F00".into()) };
     let stands = PartitionCommit { next: 250, last_row_ms: Some(batch_time_ms), last: Some(last), watermark_ms: None };
@@ -92,7 +94,9 @@ fn records_are_written_and_read_as_ever() {
     let commit = Commit { version: 2, sources, watermark_ms, state, ..commit };
     check_read("commit", 2, commit.clone());
     let sinks = vec![commit.sinks[0].clone(), Published::default()];
-    check("commit", Commit { version, sinks, ..commit });
+    let commit = Commit { version: 3, sinks, ..commit };
+    check_read("commit", 3, commit.clone());
+    check("commit", Commit { version, ..commit });
 
     let orders = table(
         "CREATE TABLE orders (id BIGINT NOT NULL, amount DECIMAL(10, 2), ts TIMESTAMP(3), tags MAP<STRING, ARRAY<INT>>,
@@ -106,6 +110,7 @@ fn records_are_written_and_read_as_ever() {
     );
     let identity = |name: &str, text: &str| (name.to_string(), text.to_string());
     let definition = Definition {
+        others: vec![],
         late: None,
         query: "SELECT id, tag FROM orders".into(),
         columns: vec!["id".into(), "day".into()],
@@ -124,6 +129,15 @@ fn records_are_written_and_read_as_ever() {
     check_read("definition", 2, record.clone());
     let late = Some(table("CREATE TABLE late (id BIGINT, late_row STRING) WITH ('connector' = 'print')"));
     let definition = Definition { late, ..record.definition };
+    let record = DefinitionRecord { version: 3, number: 2, definition };
+    check_read("definition", 3, record.clone());
+    let other = OtherInsert {
+        query: "SELECT id FROM orders".into(),
+        columns: vec![],
+        target: table("CREATE TABLE ids (id BIGINT) WITH ('connector' = 'print')"),
+        identity: "print".into(),
+    };
+    let definition = Definition { others: vec![other], ..record.definition };
     check("definition", DefinitionRecord { version, number: 2, definition });
 }
 

@@ -148,3 +148,35 @@ fn expressions_and_single_queries() {
     }
     assert!(parse_query("SET").is_err() && parse_query("SELECT 1; SELECT 2").is_err() && parse_query("").is_err());
 }
+
+#[test]
+fn statement_sets() {
+    let insert = |table: &str, sql: &str| Insert { table: table.into(), columns: vec![], query: query(sql) };
+    let both = vec![insert("a", "SELECT CASE WHEN x THEN 1 END FROM t"), insert("b", "SELECT 2")];
+    let set = "STATEMENT SET BEGIN
+                 INSERT INTO a SELECT CASE WHEN x THEN 1 END FROM t;
+                 INSERT INTO b SELECT 2; -- the last
+               END";
+    check(&format!("EXECUTE {set}"), Statement::StatementSet(both.clone()));
+    let explained = one(&format!("EXPLAIN PLAN FOR {set}"));
+    let Statement::Explain { statement, .. } = explained else { panic!("{explained:?}") };
+    assert_eq!(*statement, Statement::StatementSet(both));
+    let script = parse(&format!("SET 'a' = 'b'; execute {set}; SELECT 1;")).unwrap();
+    assert_eq!(script.len(), 3);
+    assert!(matches!(script[1].statement, Statement::StatementSet(_)));
+
+    refused("EXECUTE STATEMENT SET BEGIN END", "line 1, column 32: a statement set needs an INSERT");
+    refused("EXECUTE STATEMENT SET BEGIN INSERT INTO a SELECT 1 END", "line 1, column 55: expected ;");
+    refused("EXECUTE STATEMENT SET BEGIN INSERT INTO a SELECT 1;", "line 1, column 52: expected INSERT INTO or END");
+    refused("EXECUTE STATEMENT SET BEGIN SELECT 1; END", "line 1, column 29: expected INSERT INTO or END");
+    refused("EXECUTE THIS", "line 1, column 9: the only thing to execute is a statement set");
+}
+
+#[test]
+fn a_prompt_waits_for_the_end_of_a_statement_set() {
+    let set = "EXECUTE STATEMENT SET BEGIN INSERT INTO a SELECT CASE WHEN x THEN 1 END; INSERT INTO b SELECT 2;";
+    assert!(!is_complete(set));
+    assert!(!is_complete("EXECUTE STATEMENT SET BEGIN INSERT INTO a SELECT CASE WHEN x THEN 1 END;"));
+    assert!(is_complete(&format!("{set} END;")));
+    assert!(!is_complete(&format!("{set} END")));
+}

@@ -1,0 +1,255 @@
+//! A span that is read once for several plans of an epoch.
+//!
+//! The idea: the rows of a span are kept from the first plan that wants them until the last one has taken them, so a
+//! statement set fetches and decodes each message once. Whoever is ahead reads on for all; who is far ahead waits.
+//!
+//! Guarantee: each plan gets all rows of the span, in order. Nobody waits for a plan that has not begun: it may itself wait
+//! for the others. One that begins too late reads for itself.
+//!
+//! What it does not promise: that two scans within one plan share what they read.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::{DataFusionError, Result as DfResult};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::{StreamExt, stream};
+use tokio::sync::Notify;
+
+use super::scan::ScanExec;
+use crate::connector::Span;
+use crate::error::Result;
+
+/// How many bytes of rows wait for whoever is behind.
+const BYTES: usize = 32 << 20;
+
+/// What of a table is read for all plans that scan it.
+#[derive(Debug)]
+pub(super) struct SharedTable {
+    /// The columns that any of them wants, ascending.
+    columns: Vec<usize>,
+    plans: usize,
+    spans: Mutex<HashMap<Span, Arc<SharedSpan>>>,
+}
+
+/// What these plans of one epoch can read together: tables that several of them scan, each of them once.
+pub(super) fn shared_tables(plans: &[Arc<dyn ExecutionPlan>]) -> BTreeMap<String, SharedTable> {
+    let mut scans: BTreeMap<String, Vec<(usize, Vec<usize>)>> = BTreeMap::new();
+    for (number, plan) in plans.iter().enumerate() {
+        collect(plan, number, &mut scans);
+    }
+    let shared = scans.into_iter().filter_map(|(table, scans)| {
+        let is_once = scans.windows(2).all(|pair| pair[0].0 != pair[1].0);
+        let plans = scans.len();
+        let mut columns: Vec<usize> = scans.into_iter().flat_map(|(_, columns)| columns).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        (is_once && plans > 1).then(|| (table, SharedTable { columns, plans, spans: Mutex::default() }))
+    });
+    shared.collect()
+}
+
+fn collect(plan: &Arc<dyn ExecutionPlan>, number: usize, scans: &mut BTreeMap<String, Vec<(usize, Vec<usize>)>>) {
+    if let Some(scan) = plan.downcast_ref::<ScanExec>() {
+        scans.entry(scan.table().name.clone()).or_default().push((number, scan.read_columns().to_vec()));
+    }
+    plan.children().into_iter().for_each(|child| collect(child, number, scans));
+}
+
+impl SharedTable {
+    /// The rows of a span for one more plan, in these columns of the table, ascending. `read` reads columns for all plans
+    /// (true), or for this one alone.
+    pub(super) fn read(
+        &self,
+        span: &Span,
+        columns: &[usize],
+        read: impl Fn(&[usize], bool) -> Result<SendableRecordBatchStream>,
+    ) -> Result<SendableRecordBatchStream> {
+        let shared = {
+            let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
+            match spans.get(span) {
+                Some(shared) => Arc::clone(shared),
+                None => {
+                    let shared = Arc::new(SharedSpan::new(read(&self.columns, true)?, self.plans));
+                    spans.insert(span.clone(), Arc::clone(&shared));
+                    shared
+                }
+            }
+        };
+        let Some(reader) = Reader::begin(&shared) else { return read(columns, false) };
+        let places: Vec<usize> = columns.iter().filter_map(|column| self.columns.binary_search(column).ok()).collect();
+        let schema: SchemaRef = Arc::new(shared.schema.project(&places)?);
+        let rows = stream::unfold((reader, places), async |(mut reader, places)| {
+            let batch = reader.next().await?;
+            Some((batch.and_then(|batch| Ok(batch.project(&places)?)), (reader, places)))
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    }
+}
+
+/// A span that is being read.
+#[derive(Debug)]
+struct SharedSpan {
+    schema: SchemaRef,
+    /// Whoever holds it reads on.
+    input: tokio::sync::Mutex<Input>,
+    kept: Mutex<Kept>,
+    /// Told when batches have gone.
+    gone: Notify,
+}
+
+struct Input(SendableRecordBatchStream);
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Input")
+    }
+}
+
+/// The rows that somebody has yet to take.
+#[derive(Debug)]
+struct Kept {
+    batches: VecDeque<RecordBatch>,
+    /// The number of the first of them.
+    first: u64,
+    bytes: usize,
+    /// By reader, the number of the batch it takes next.
+    readers: HashMap<usize, u64>,
+    /// How many plans may yet begin.
+    to_begin: usize,
+    begun: usize,
+    ended: Option<std::result::Result<(), Arc<DataFusionError>>>,
+}
+
+impl SharedSpan {
+    fn new(input: SendableRecordBatchStream, plans: usize) -> Self {
+        let (batches, first, bytes, readers, begun, ended) = Default::default();
+        Self {
+            schema: input.schema(),
+            input: tokio::sync::Mutex::new(Input(input)),
+            kept: Mutex::new(Kept { batches, first, bytes, readers, to_begin: plans, begun, ended }),
+            gone: Notify::new(),
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of what everybody has.
+    fn trim(&self, kept: &mut Kept) {
+        let slowest = kept.readers.values().min().copied().unwrap_or(u64::MAX);
+        while kept.to_begin == 0 && kept.first < slowest {
+            let Some(batch) = kept.batches.pop_front() else { break };
+            kept.bytes -= batch.get_array_memory_size();
+            kept.first += 1;
+            self.gone.notify_waiters();
+        }
+    }
+}
+
+/// One plan's way through a shared span.
+struct Reader {
+    shared: Arc<SharedSpan>,
+    number: usize,
+}
+
+/// What a reader finds.
+enum Found {
+    Batch(RecordBatch),
+    End(std::result::Result<(), Arc<DataFusionError>>),
+    /// It is ahead of all others, and may read on.
+    Nothing,
+    /// It is ahead by as much as may be kept.
+    TooMuch,
+}
+
+impl Reader {
+    /// From the first row on; none, if that is gone already.
+    fn begin(shared: &Arc<SharedSpan>) -> Option<Self> {
+        let mut kept = shared.kept();
+        if kept.to_begin == 0 {
+            return None;
+        }
+        kept.to_begin -= 1;
+        let number = kept.begun;
+        kept.begun += 1;
+        kept.readers.insert(number, 0);
+        Some(Self { shared: Arc::clone(shared), number })
+    }
+
+    /// The next batch; none behind the last one, or behind an error.
+    async fn next(&mut self) -> Option<DfResult<RecordBatch>> {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let gone = shared.gone.notified();
+            match self.look() {
+                Found::Batch(batch) => return Some(Ok(batch)),
+                Found::End(Ok(())) => return None,
+                Found::End(Err(error)) => {
+                    // It is told once.
+                    shared.kept().readers.remove(&self.number);
+                    return Some(Err(DataFusionError::Shared(error)));
+                }
+                Found::TooMuch => gone.await,
+                Found::Nothing => {
+                    let mut input = shared.input.lock().await;
+                    // Another may have read on meanwhile.
+                    if !matches!(self.look_only(), Found::Nothing) {
+                        continue;
+                    }
+                    let batch = input.0.next().await;
+                    let mut kept = shared.kept();
+                    match batch {
+                        Some(Ok(batch)) => {
+                            kept.bytes += batch.get_array_memory_size();
+                            kept.batches.push_back(batch);
+                        }
+                        Some(Err(error)) => kept.ended = Some(Err(Arc::new(error))),
+                        None => kept.ended = Some(Ok(())),
+                    }
+                }
+            }
+        }
+    }
+
+    /// What there is, which is taken if it is a batch.
+    fn look(&self) -> Found {
+        let found = self.look_only();
+        if matches!(found, Found::Batch(_)) {
+            let mut kept = self.shared.kept();
+            kept.readers.entry(self.number).and_modify(|at| *at += 1);
+            self.shared.trim(&mut kept);
+        }
+        found
+    }
+
+    fn look_only(&self) -> Found {
+        let mut kept = self.shared.kept();
+        let Some(at) = kept.readers.get(&self.number).copied() else { return Found::End(Ok(())) };
+        if let Some(batch) = kept.batches.get((at - kept.first) as usize) {
+            return Found::Batch(batch.clone());
+        }
+        if let Some(ended) = &kept.ended {
+            return Found::End(ended.clone());
+        }
+        if kept.bytes >= BYTES {
+            // Only those who have begun are waited for.
+            kept.to_begin = 0;
+            self.shared.trim(&mut kept);
+        }
+        if kept.bytes >= BYTES { Found::TooMuch } else { Found::Nothing }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut kept = self.shared.kept();
+        kept.readers.remove(&self.number);
+        self.shared.trim(&mut kept);
+    }
+}
