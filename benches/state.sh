@@ -25,20 +25,23 @@ def submit(groups, rows, file="state"):
     assert status == 0, status
     return epochs, used.ru_maxrss // 1024
 
-print("groups; an epoch of 100,000 rows, ms, the last 60: median, 90 %; the longest of the second half; of the medians run, publish, commit;")
+print("groups; an epoch of 100,000 rows, ms, the last 60: median, 90 %; of the second half the longest beside a snapshot and how")
+print("many these are, the longest of the others and how many; of the medians run, publish, commit;")
 print("bytes written an epoch; state in memory, bytes a group; peak memory of the process, MB")
 for groups in [100_000, 1_000_000, 5_000_000, 10_000_000]:
     epochs, peak = submit(groups, max(3 * groups, 12_000_000))
     whole = [event for _, event in epochs if event["rows_in"] == 100_000]
-    # The second half has snapshots beside it.
-    longest = max(sum(event["durations_ms"].values()) for event in whole[len(whole) // 2:])
+    half = whole[len(whole) // 2:]
+    beside = [[sum(event["durations_ms"].values()) for event in half
+               if event["state"]["aggregate-1"].get("compacting", False) == is_beside] for is_beside in (True, False)]
+    longest = "  ".join(f"{max(part, default=0):6.1f} of {len(part):3}" for part in beside)
     last = whole[-60:]
     took = sorted(sum(event["durations_ms"].values()) for event in last)
     part = lambda name: statistics.median(event["durations_ms"][name] for event in last)
     state = last[-1]["state"]["aggregate-1"]
     files = subprocess.run(["find", f"{os.environ['DIR']}/{groups}", "-name", "*-delta-*", "-printf", "%s\n"],
                            stdout=subprocess.PIPE, text=True, check=True).stdout.split()
-    print(f"{groups:>10}  {took[30]:6.1f} {took[54]:6.1f} {longest:6.1f}   {part('run'):5.1f} {part('publish'):5.1f} "
+    print(f"{groups:>10}  {took[30]:6.1f} {took[54]:6.1f}   {longest}   {part('run'):5.1f} {part('publish'):5.1f} "
           f"{part('commit'):5.1f}   {statistics.median(map(int, files)):9.0f}   {state['memory'] / state['rows']:5.1f}   {peak}",
           flush=True)
 for again in range(3):

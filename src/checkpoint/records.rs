@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::query::definition::Definition;
 use crate::state::StateCommit;
 
-/// The version that this binary writes. 2: event time and state. 3: a table of late rows, a second sink. 4: statement sets.
+/// The version that this binary writes. 2: event time and state. 3: a table of late rows, a second sink. 4: statement sets, dead
+/// letters.
 pub const VERSION: u32 = 4;
 
 /// `query.json`: who the query is, and where it began.
@@ -89,6 +90,10 @@ pub struct Intent {
     pub sources: BTreeMap<String, Cut>,
     /// What each sink pinned, in the order of the query's sinks.
     pub pins: Vec<Pin>,
+    /// What the tables of dead letters pinned, by what they are. They may be others at a rerun: what to do with trouble
+    /// applies at once.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dead_letters: BTreeMap<String, Pin>,
 }
 
 /// `commits/…`: an epoch counts.
@@ -106,6 +111,9 @@ pub struct Commit {
     pub sources: BTreeMap<String, SourceCommit>,
     /// What was published, in the order of the query's sinks.
     pub sinks: Vec<Published>,
+    /// Dead letters that were published, by what their tables are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dead_letters: BTreeMap<String, Published>,
     /// The watermark, from its intent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark_ms: Option<i64>,

@@ -32,6 +32,7 @@ struct Line {
     rows_out: u64,
     bytes_out: u64,
     skipped: u64,
+    dead_letters: u64,
 }
 
 impl Display {
@@ -86,7 +87,8 @@ impl Live {
                 bar.enable_steady_tick(Duration::from_millis(120));
                 bar.set_prefix(query.clone());
                 bar.set_message(format!("run {run} goes on after epoch {committed}"));
-                self.queries.insert(query, Line { bar, rows_in: 0, rows_out: 0, bytes_out: 0, skipped: 0 });
+                let (rows_in, rows_out, bytes_out, skipped, dead_letters) = Default::default();
+                self.queries.insert(query, Line { bar, rows_in, rows_out, bytes_out, skipped, dead_letters });
             }
             Event::Epoch(epoch) => {
                 if let Some(line) = self.queries.get_mut(&epoch.query) {
@@ -120,6 +122,7 @@ impl Line {
         self.rows_out += epoch.rows_out;
         self.bytes_out += epoch.bytes_out;
         self.skipped += epoch.sources.values().map(|source| source.skipped).sum::<u64>();
+        self.dead_letters += epoch.sources.values().map(|source| source.dead_letters).sum::<u64>();
         let lag: u64 = epoch.sources.values().map(|source| source.lag).sum();
         let rate = HumanCount(epoch.rows_per_second as u64);
         let took = epoch.durations_ms.total();
@@ -129,7 +132,8 @@ impl Line {
 
     fn totals(&self, epoch: u64) -> String {
         let (rows_in, rows_out) = (HumanCount(self.rows_in), HumanCount(self.rows_out));
-        let skipped = if self.skipped > 0 { format!(", {} skipped", HumanCount(self.skipped)) } else { String::new() };
-        format!("epoch {epoch}, {rows_in} rows in, {rows_out} out, {}{skipped}", HumanBytes(self.bytes_out))
+        let some = |count, what| if count > 0 { format!(", {} {what}", HumanCount(count)) } else { String::new() };
+        let (skipped, dead) = (some(self.skipped, "skipped"), some(self.dead_letters, "dead letters"));
+        format!("epoch {epoch}, {rows_in} rows in, {rows_out} out, {}{skipped}{dead}", HumanBytes(self.bytes_out))
     }
 }

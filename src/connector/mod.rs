@@ -31,6 +31,7 @@ pub mod console;
 #[doc(hidden)]
 pub mod contract;
 pub mod datagen;
+pub mod dead_letters;
 pub mod files;
 pub mod kafka;
 pub mod memory;

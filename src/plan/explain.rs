@@ -29,8 +29,8 @@ pub struct Explained<'a> {
     pub guarantee: Guarantee,
 }
 
-/// The text, one paragraph a part. `late` is the table for late rows.
-pub fn explain(name: &str, outputs: &[Explained<'_>], late: Option<(&TableDefinition, Guarantee)>) -> String {
+/// The text, one paragraph a part. `others` are tables that get something else than results: what, and what that promises.
+pub fn explain(name: &str, outputs: &[Explained<'_>], others: &[(&str, &TableDefinition, Guarantee)]) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "query {name}");
@@ -56,8 +56,8 @@ pub fn explain(name: &str, outputs: &[Explained<'_>], late: Option<(&TableDefini
             let _ = writeln!(text, "    {}", remembered(shape));
         }
     }
-    if let Some((late, guarantee)) = late {
-        writes(&mut text, "writes late rows to", late, &guarantee);
+    for (what, table, guarantee) in others {
+        writes(&mut text, &format!("writes {what} to"), table, guarantee);
     }
     for Explained { plan, physical, target, .. } in outputs {
         let of = if outputs.len() > 1 { format!(" for {}", target.name) } else { String::new() };

@@ -14,6 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::shared::{SharedTable, shared_tables};
 use crate::catalog::TableDefinition;
+use crate::connector::dead_letters::DeadLetters;
 use crate::connector::spool::{Spool, Spooled};
 use crate::connector::{Connectors, Environment, Owner, ReadReport, Source, Span};
 use crate::error::{Error, Result};
@@ -52,6 +53,12 @@ impl Opener {
         }
     }
 
+    /// The same, with a place for the dead letters of these tables.
+    pub fn with_dead_letters(self, letters: impl IntoIterator<Item = (String, Arc<DeadLetters>)>) -> Self {
+        let reports = letters.into_iter().map(|(table, letters)| (table, ReadReport::with_dead_letters(letters)));
+        Self { reports: Mutex::new(reports.collect()), ..self }
+    }
+
     /// The source of `table`, opened when it is asked for first.
     pub async fn source(&self, table: &Arc<TableDefinition>) -> Result<Arc<dyn Source>> {
         let mut open = self.open.lock().await;
@@ -88,7 +95,7 @@ impl Opener {
         let Some(shared) = shared else { return source.read(span, columns, &self.report(table)) };
         shared.read(span, columns, |columns, is_for_all| {
             // What one plan reads for itself was reported for all of them.
-            let report = if is_for_all { self.report(table) } else { ReadReport::default() };
+            let report = if is_for_all { self.report(table) } else { self.report(table).aside() };
             source.read(span, columns, &report)
         })
     }

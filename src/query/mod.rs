@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -24,8 +25,11 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::catalog::TableDefinition;
 use crate::checkpoint::{Commit, Cut, Intent, Log, QueryRecord, SourceCommit, VERSION};
+use crate::connector::dead_letters::DeadLetters;
 use crate::connector::spool::Spooled;
-use crate::connector::{Bounds, Connectors, Environment, Extent, Offsets, Partition, Published, ScanOptions, Sink};
+use crate::connector::{
+    Bounds, Connectors, Environment, Extent, Offsets, Owner, Partition, Pin, Published, ScanOptions, Sink,
+};
 use crate::error::{Error, Result};
 use crate::plan::aggregate::{Shape, Times, stateful_nodes};
 use crate::plan::opener::Opener;
@@ -69,6 +73,19 @@ pub struct Planned {
     pub state: SessionState,
     /// The table that late rows go to.
     pub late: Option<Arc<TableDefinition>>,
+    /// The tables that dead letters go to.
+    pub dead_letters: Vec<DeadLetterTable>,
+}
+
+/// A table that dead letters go to.
+#[derive(Debug, Clone)]
+pub struct DeadLetterTable {
+    /// The table.
+    pub table: Arc<TableDefinition>,
+    /// What it is, for the log.
+    pub identity: String,
+    /// Whose they are, by source.
+    pub letters: BTreeMap<String, Arc<DeadLetters>>,
 }
 
 /// A plan, and where its rows go.
@@ -81,9 +98,27 @@ pub struct Output {
 }
 
 impl Planned {
-    /// What it writes, a sink each: the targets first.
+    /// What it writes, a sink each: the targets first, the tables of dead letters last.
     pub fn targets(&self) -> impl Iterator<Item = &Arc<TableDefinition>> {
-        self.outputs.iter().map(|output| &output.target).chain(&self.late)
+        let dead_letters = self.dead_letters.iter().map(|dead| &dead.table);
+        self.outputs.iter().map(|output| &output.target).chain(&self.late).chain(dead_letters)
+    }
+
+    /// How many of them the definition names; the others are those of dead letters.
+    fn defined_targets(&self) -> usize {
+        self.outputs.len() + usize::from(self.late.is_some())
+    }
+
+    /// What it writes by, for the log, behind those that the definition names.
+    fn dead_letter_identities(&self) -> impl Iterator<Item = String> {
+        self.dead_letters.iter().map(|dead| dead.identity.clone())
+    }
+
+    /// Where sources and state are opened.
+    fn opener(&self, connectors: &Connectors, environment: &Environment, owner: Owner) -> Arc<Opener> {
+        let letters = self.dead_letters.iter().flat_map(|dead| dead.letters.clone());
+        let opener = Opener::new(connectors.clone(), environment.clone(), Some(owner));
+        Arc::new(opener.with_dead_letters(letters))
     }
 
     /// The streams it reads, by name.
@@ -165,7 +200,7 @@ struct Opened {
     number: u64,
     planned: Planned,
     opener: Arc<Opener>,
-    /// The targets', and that of late rows, if they have one.
+    /// Those of [`Planned::targets`].
     sinks: Vec<Arc<dyn Sink>>,
     /// Of which epoch, and in how many shards, the state is that the opener holds.
     restored: Mutex<Option<(u64, usize)>>,
@@ -176,6 +211,8 @@ struct Opened {
 pub struct Batch {
     intent: Intent,
     opened: Arc<Opened>,
+    /// By sink, what it pinned.
+    pins: Vec<Pin>,
     /// By sink: whether the destination holds the epoch already.
     published: Vec<bool>,
     /// Rule 1, overlapping the run; publishing waits for it.
@@ -185,6 +222,9 @@ pub struct Batch {
     state: BTreeMap<String, StateCommit>,
     took: Durations,
 }
+
+/// Rows that were put down while an epoch ran.
+type PutDown = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
 
 /// What there is to do.
 enum Work {
@@ -371,6 +411,8 @@ impl Query {
         for sink in &self.opened.sinks {
             pins.push(sink.prepare(epoch).await?);
         }
+        let mut defined = pins.clone();
+        let of_dead_letters = defined.split_off(self.opened.planned.defined_targets());
         let intent = Intent {
             version: VERSION,
             epoch,
@@ -381,7 +423,8 @@ impl Query {
             late_before_ms: self.position.watermark_ms,
             shards: if self.opened.planned.shapes.is_empty() { 0 } else { self.shards },
             sources: cuts,
-            pins,
+            pins: defined,
+            dead_letters: self.opened.planned.dead_letter_identities().zip(of_dead_letters).collect(),
         };
         if self.opened.planned.definition.static_files.is_some() {
             // Once it is intended, it could only be run with the files as they were.
@@ -394,7 +437,7 @@ impl Query {
         let published = vec![false; self.opened.sinks.len()];
         let opened = Arc::clone(&self.opened);
         let state = BTreeMap::new();
-        Ok(Batch { intent, opened, published, looked_again, latest, state, took })
+        Ok(Batch { intent, opened, pins, published, looked_again, latest, state, took })
     }
 
     /// The epoch's physical plans: a pure function of the intent.
@@ -437,7 +480,9 @@ impl Query {
         batch.opened.opener.share(&plans);
         let context = batch.opened.planned.state.task_ctx();
         let mut tasks = JoinSet::new();
-        let mut sinks = batch.opened.sinks.iter().zip(&batch.intent.pins).zip(&batch.published);
+        let planned = &batch.opened.planned;
+        planned.dead_letters.iter().flat_map(|dead| dead.letters.values()).for_each(|letters| letters.clear());
+        let mut sinks = batch.opened.sinks.iter().zip(&batch.pins).zip(&batch.published);
         let epoch = batch.intent.epoch;
         for (plan, ((sink, pin), published)) in plans.iter().zip(&mut sinks) {
             for task in 0..plan.output_partitioning().partition_count() {
@@ -468,12 +513,23 @@ impl Query {
                 drained(node.execute(shard, Arc::clone(&context))?).await?;
             }
         }
-        if let (Some(((sink, pin), false)), Some(table)) = (sinks.next(), &batch.opened.planned.late) {
-            let late = batch.opened.opener.take_kept_late()?.into_iter().map(Spooled::into_batches);
-            let late = stream::iter(late).map_ok(|batches| stream::iter(batches).map_err(Into::into));
-            let late = late.map_err(DataFusionError::from).try_flatten();
-            let rows = Box::pin(RecordBatchStreamAdapter::new(table.writable_schema(), late));
-            sink.stage(epoch, 0, pin, rows).await?;
+        let late = planned.late.as_ref().map(|table| {
+            let kept = batch.opened.opener.take_kept_late()?.into_iter().map(Spooled::into_batches);
+            let rows: PutDown = Box::new(kept.collect::<Result<Vec<_>>>()?.into_iter().flatten());
+            Ok::<_, Error>((table, rows))
+        });
+        let dead_letters = planned.dead_letters.iter().map(|DeadLetterTable { table, letters, .. }| {
+            let taken = letters.values().map(|letters| letters.take());
+            let rows: PutDown = Box::new(taken.collect::<Result<Vec<_>>>()?.into_iter().flatten());
+            Ok((table, rows))
+        });
+        for (put_down, ((sink, pin), published)) in late.into_iter().chain(dead_letters).zip(sinks) {
+            let (table, rows) = put_down?;
+            if !published {
+                let rows = stream::iter(rows.map(|batch| batch.map_err(DataFusionError::from)));
+                let rows = Box::pin(RecordBatchStreamAdapter::new(table.writable_schema(), rows));
+                sink.stage(epoch, 0, pin, rows).await?;
+            }
         }
         batch.took.run = self.ms_since(start);
         Ok(())
@@ -494,7 +550,7 @@ impl Query {
         for (index, sink) in batch.opened.sinks.iter().enumerate() {
             published.push(match batch.published[index] {
                 true => Published::default(),
-                false => match sink.publish(batch.intent.epoch, &batch.intent.pins[index]).await {
+                false => match sink.publish(batch.intent.epoch, &batch.pins[index]).await {
                     Ok(published) => published,
                     Err(error) => return Err(self.shut_out(error).await),
                 },
@@ -525,13 +581,17 @@ impl Query {
             }
             reports.insert(table.clone(), seen);
         }
+        let planned = &batch.opened.planned;
+        let mut sinks = published;
+        let of_dead_letters = sinks.split_off(planned.defined_targets());
         let commit = Commit {
             version: VERSION,
             epoch: intent.epoch,
             run: self.log.run(),
             batch_time_ms: intent.batch_time_ms,
             sources,
-            sinks: published,
+            sinks,
+            dead_letters: planned.dead_letter_identities().zip(of_dead_letters).collect(),
             watermark_ms: intent.watermark_ms.or(self.position.watermark_ms),
             state: std::mem::take(&mut batch.state),
         };

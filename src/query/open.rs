@@ -13,8 +13,8 @@ use super::definition;
 use super::progress::{Event, Reporter};
 use super::recovery::{self, Decision};
 use super::{Batch, Opened, Planned, Position, Query, QuerySpec};
-use crate::checkpoint::{Commit, Cut, DefinitionRecord, Log, QueryRecord, SourceCommit, VERSION};
-use crate::connector::{Offsets, Owner, Partition, Progress, Sink, Span};
+use crate::checkpoint::{Commit, Cut, DefinitionRecord, Intent, Log, QueryRecord, SourceCommit, VERSION};
+use crate::connector::{Offsets, Owner, Partition, Pin, Progress, Sink, Span};
 use crate::error::{Error, Kind, Result};
 use crate::plan::aggregate::Times;
 use crate::plan::opener::Opener;
@@ -77,10 +77,7 @@ impl Query {
     /// wait.
     async fn begin(spec: &QuerySpec, log: &Log) -> Result<(QueryRecord, Arc<Opener>)> {
         let clock = &spec.environment.clock;
-        let opener = |id: &str| {
-            let owner = Self::owner(log, id);
-            Arc::new(Opener::new(spec.connectors.clone(), spec.environment.clone(), Some(owner)))
-        };
+        let opener = |id: &str| spec.planned.opener(&spec.connectors, &spec.environment, Self::owner(log, id));
         if let Some(record) = log.query().await? {
             let opener = opener(&record.id);
             return Ok((record, opener));
@@ -176,8 +173,22 @@ impl Query {
         self.restore(&opened).await?;
         let looked_again = Some(self.look_again(intent.epoch));
         let (latest, state, took) = Default::default();
-        self.pending = Some(Box::new(Batch { intent: *intent, opened, published, looked_again, latest, state, took }));
+        let (intent, pins) = (*intent, Self::pins(&opened, &intent).await?);
+        self.pending = Some(Box::new(Batch { intent, opened, pins, published, looked_again, latest, state, took }));
         Ok(())
+    }
+
+    /// By sink, what the intent pinned. A table of dead letters that it does not know is asked now.
+    async fn pins(opened: &Opened, intent: &Intent) -> Result<Vec<Pin>> {
+        let mut pins = intent.pins.clone();
+        let of_dead_letters = opened.sinks.iter().skip(opened.planned.defined_targets());
+        for (sink, identity) in of_dead_letters.zip(opened.planned.dead_letter_identities()) {
+            pins.push(match intent.dead_letters.get(&identity) {
+                Some(pin) => pin.clone(),
+                None => sink.prepare(intent.epoch).await?,
+            });
+        }
+        Ok(pins)
     }
 
     /// Rule 3: shuts older runs out of every sink.
@@ -193,9 +204,11 @@ impl Query {
     /// Rule 4: what each sink holds.
     async fn progress_of(opened: &Opened, commit: Option<&Commit>) -> Result<Vec<Progress>> {
         let epoch = commit.map_or(0, |commit| commit.epoch);
+        let defined = (0..opened.planned.defined_targets()).map(|index| commit?.sinks.get(index));
+        let of_dead_letters =
+            opened.planned.dead_letter_identities().map(|identity| commit?.dead_letters.get(&identity));
         let mut progress = Vec::with_capacity(opened.sinks.len());
-        for (index, sink) in opened.sinks.iter().enumerate() {
-            let published = commit.and_then(|commit| commit.sinks.get(index));
+        for (sink, published) in opened.sinks.iter().zip(defined.chain(of_dead_letters)) {
             let position = published.map_or(&serde_json::Value::Null, |published| &published.position);
             progress.push(sink.progress(epoch, position).await?);
         }
@@ -228,10 +241,10 @@ impl Query {
     async fn opened_as(&self, number: u64) -> Result<Arc<Opened>> {
         let stored = self.log.definition(number).await?;
         let planned = (self.spec.replan)(stored.definition).await?;
-        let owner = Some(Self::owner(&self.log, &self.record.id));
-        let opener = Opener::new(self.spec.connectors.clone(), self.spec.environment.clone(), owner);
+        let owner = Self::owner(&self.log, &self.record.id);
+        let opener = planned.opener(&self.spec.connectors, &self.spec.environment, owner);
         let sinks = Self::sinks(&self.spec, &self.log, &self.record, &planned).await?;
-        Ok(Arc::new(Opened { number, planned, opener: Arc::new(opener), sinks, restored: Mutex::default() }))
+        Ok(Arc::new(Opened { number, planned, opener, sinks, restored: Mutex::default() }))
     }
 
     /// Makes sure that an open definition has the state of the newest commit.

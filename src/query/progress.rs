@@ -55,6 +55,9 @@ pub struct StateProgress {
     pub rows: usize,
     /// Bytes in memory, about.
     pub memory: usize,
+    /// Whether files were made fewer beside the epoch: a snapshot, or a merge.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub compacting: bool,
 }
 
 /// One source in an epoch.
@@ -64,6 +67,9 @@ pub struct SourceProgress {
     pub lag: u64,
     /// Messages skipped in this epoch (`format.on-error` = skip).
     pub skipped: u64,
+    /// Messages that went to the table for dead letters.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dead_letters: u64,
     /// By partition, those that were read.
     pub partitions: BTreeMap<Partition, PartitionProgress>,
 }
@@ -80,6 +86,9 @@ pub struct PartitionProgress {
     /// Messages skipped.
     #[serde(skip_serializing_if = "is_zero")]
     pub skipped: u64,
+    /// Messages that went to the table for dead letters.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dead_letters: u64,
     /// One of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample: Option<SkippedSample>,
@@ -175,9 +184,11 @@ impl Query {
                 rows_in += report.messages;
                 bytes_in += report.bytes;
                 source.skipped += report.skipped;
+                source.dead_letters += report.dead_letters;
                 let latest = latest.and_then(|latest| latest.get(&span.partition)).copied().unwrap_or(span.to);
-                let (skipped, sample) = (report.skipped, report.sample);
-                let partition = PartitionProgress { from: span.from, to: span.to, latest, skipped, sample };
+                let PartitionReport { skipped, dead_letters, sample, .. } = report;
+                let partition =
+                    PartitionProgress { from: span.from, to: span.to, latest, skipped, dead_letters, sample };
                 source.partitions.insert(span.partition.clone(), partition);
             }
             let position = self.offsets(table);

@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::ast;
 
 use super::{Outcome, Session, epoch_state, settings};
 use crate::catalog::{Column, ColumnKind, TableDefinition};
+use crate::connector::dead_letters::{self, DeadLetters};
 use crate::connector::{Connector, Partition, Role, Span};
 use crate::error::{Error, Result};
 use crate::plan::aggregate::{Times, shapes};
@@ -21,7 +22,7 @@ use crate::plan::late::LateTable;
 use crate::plan::{Binding, StreamPlan, opener::Opener};
 use crate::query::definition::{self, Definition, OtherInsert, durable, revived};
 use crate::query::trigger::Trigger;
-use crate::query::{Output, Planned, QuerySpec, Replan};
+use crate::query::{DeadLetterTable, Output, Planned, QuerySpec, Replan};
 use crate::sql::{self, Insert, Statement};
 
 /// The last part of the name of a query that is a statement set.
@@ -136,7 +137,11 @@ impl Session {
             others,
         };
         let shapes = trials.iter().flat_map(shapes).collect();
-        let mut planned = Planned { definition, outputs, shapes, state, late };
+        let mut planned = Planned { definition, outputs, shapes, state, late, dead_letters: vec![] };
+        for dead in self.dead_letters(&planned, &written).await? {
+            written.push(dead.identity.clone());
+            planned.dead_letters.push(dead);
+        }
         for (name, table) in planned.tables() {
             let connector = self.connectors.of(&table)?;
             connector.check(&table, Role::Source)?;
@@ -188,6 +193,41 @@ impl Session {
         Ok(Some(late))
     }
 
+    /// The tables that the sources' dead letters go to.
+    async fn dead_letters(&self, planned: &Planned, written: &[String]) -> Result<Vec<DeadLetterTable>> {
+        let mut sources: BTreeMap<String, Vec<Arc<TableDefinition>>> = BTreeMap::new();
+        for source in planned.tables().into_values() {
+            if let Some(name) = dead_letters::table_of(&source) {
+                sources.entry(name.to_owned()).or_default().push(source);
+            }
+        }
+        let mut found: Vec<DeadLetterTable> = vec![];
+        for (name, sources) in sources {
+            let table = self.writable(&name).await.map_err(|e| e.context(dead_letters::OPTION))?;
+            let connector = self.connectors.of(table)?;
+            connector.check(table, Role::Sink)?;
+            let identity = connector.identity(table)?;
+            let mut others = written.iter().chain(found.iter().map(|dead| &dead.identity));
+            let is_target = planned.targets().any(|target| target.name == name);
+            if is_target || others.any(|other| self.is_shared(table, &identity, other)) {
+                return Err(Error::usage(format!(
+                    "{}: dead letters cannot go where the query's other rows go, {identity}",
+                    dead_letters::OPTION
+                )));
+            }
+            let (mut letters, mut all) = (BTreeMap::new(), vec![]);
+            for source in sources {
+                let offered = self.connectors.of(&source)?.metadata();
+                let of_source = DeadLetters::try_new(table, &source, &offered)?;
+                letters.insert(source.name.clone(), Arc::new(of_source));
+                all.extend(offered);
+            }
+            dead_letters::check_columns(table, &all)?;
+            found.push(DeadLetterTable { table: Arc::new(table.clone()), identity, letters });
+        }
+        Ok(found)
+    }
+
     /// The table of this name, which can be written.
     async fn writable(&self, name: &str) -> Result<&TableDefinition> {
         match self.tables.get(name) {
@@ -223,6 +263,14 @@ impl Session {
         for table in stored.sources.values().chain(targets).chain(&stored.late) {
             if !session.tables.contains_key(&table.name) {
                 session.create_table(revive(table)?)?;
+            }
+        }
+        // What to do with trouble is today's.
+        let today: Vec<String> =
+            session.tables.values().filter_map(dead_letters::table_of).map(str::to_owned).collect();
+        for name in today {
+            if let (Some(table), false) = (self.tables.get(&name), session.tables.contains_key(&name)) {
+                session.create_table(table.clone())?;
             }
         }
         for statement in &stored.statics {
@@ -272,9 +320,11 @@ impl Session {
         let outputs = spec.planned.outputs.iter().zip(&trials).map(|(Output { plan, target }, physical)| {
             Ok(Explained { plan, physical, target, guarantee: guarantee(target)? })
         });
-        let late =
-            spec.planned.late.as_ref().map(|late| Ok::<_, Error>((late.as_ref(), guarantee(late)?))).transpose()?;
-        Ok(explain::explain(&spec.name, &outputs.collect::<Result<Vec<_>>>()?, late))
+        let late = spec.planned.late.iter().map(|late| ("late rows", late));
+        let dead_letters = spec.planned.dead_letters.iter().map(|dead| ("dead letters", &dead.table));
+        let others = late.chain(dead_letters).map(|(what, table)| Ok((what, table.as_ref(), guarantee(table)?)));
+        let (outputs, others) = (outputs.collect::<Result<Vec<_>>>()?, others.collect::<Result<Vec<_>>>()?);
+        Ok(explain::explain(&spec.name, &outputs, &others))
     }
 }
 

@@ -70,6 +70,11 @@ impl Compaction {
         Self { running: Mutex::default(), max_files: max_files.max(2) }
     }
 
+    /// Whether something is under way, or done and not taken yet.
+    pub(super) fn is_running(&self) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn due(&self, commit: &StateCommit) -> Option<Due> {
         // All files of a snapshot have its epoch.
         let base = commit.files.first()?.epoch;

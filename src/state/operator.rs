@@ -37,6 +37,8 @@ pub struct Operator {
     staged: Mutex<BTreeMap<usize, Delta>>,
     files: Mutex<StateCommit>,
     compaction: Compaction,
+    /// Whether a compaction was running when the epoch under way began, and the one before it.
+    compacting: Mutex<(bool, bool)>,
 }
 
 impl fmt::Debug for Operator {
@@ -76,6 +78,7 @@ impl Operator {
             staged: Mutex::default(),
             files: Mutex::new(commit.clone()),
             compaction: Compaction::new(max_files),
+            compacting: Mutex::default(),
         };
         let pieces = Arc::new(operator.read(&commit, shards.max(1)).await?);
         let filled = (0..shards.max(1)).map(|number| {
@@ -90,7 +93,7 @@ impl Operator {
             *locked(shard) = filled?;
         }
         if let Some(newest) = commit.files.iter().map(|file| file.epoch).max() {
-            operator.compaction.start(newest, &commit, &operator.writer, || operator.live());
+            operator.compact(newest, &commit);
         }
         Ok(operator)
     }
@@ -184,8 +187,15 @@ impl Operator {
             })?;
         }
         *locked(&self.files) = commit.clone();
-        self.compaction.start(epoch, commit, &self.writer, || self.live());
+        self.compact(epoch, commit);
         Ok(())
+    }
+
+    /// After a commit: begins what is due.
+    fn compact(&self, epoch: u64, commit: &StateCommit) {
+        self.compaction.start(epoch, commit, &self.writer, || self.live());
+        let mut compacting = locked(&self.compacting);
+        *compacting = (self.compaction.is_running(), compacting.0);
     }
 
     fn live(&self) -> Vec<Live> {
@@ -199,7 +209,7 @@ impl Operator {
 
     /// Its name, and what it remembers.
     pub fn progress(&self) -> (String, StateProgress) {
-        let mut progress = StateProgress::default();
+        let mut progress = StateProgress { compacting: locked(&self.compacting).1, ..StateProgress::default() };
         for shard in &self.shards {
             progress.rows += locked(shard).rows();
             progress.memory += locked(shard).memory();
