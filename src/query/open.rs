@@ -173,7 +173,7 @@ impl Query {
         self.restore(&opened).await?;
         let looked_again = Some(self.look_again(intent.epoch));
         let (latest, state, took) = Default::default();
-        let (intent, pins) = (*intent, Self::pins(&opened, &intent).await?);
+        let (pins, intent) = (Self::pins(&opened, &intent).await?, *intent);
         self.pending = Some(Box::new(Batch { intent, opened, pins, published, looked_again, latest, state, took }));
         Ok(())
     }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, MapBuilder, MapFieldNames, RecordBatch, StringBuilder, StringViewArray,
+    Array, ArrayRef, AsArray, Int32Array, Int64Array, MapBuilder, MapFieldNames, RecordBatch, StringBuilder,
+    StringViewArray, TimestampMillisecondArray,
 };
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType};
@@ -25,7 +26,7 @@ use millstream::clock::Clock;
 use millstream::connector::contract::{self, SinkCase, SourceCase};
 use millstream::connector::rocketmq::{RocketmqConnector, RocketmqSink, RocketmqSource, runtime};
 use millstream::connector::{
-    Bounds, Connector, Offsets, Owner, Partition, Published, ReadReport, Role, Sink, Source, Span,
+    Bounds, Connector, Offsets, Owner, Partition, Pin, Published, ReadReport, Role, Sink, Source, Span,
 };
 use millstream::error::{Error, Kind, Result};
 use millstream::query::Query;
@@ -169,33 +170,48 @@ async fn settled(reader: &impl Source) -> millstream::connector::Extent {
     }
 }
 
+const DELIVERY: &str = "sink.delivery-guarantee";
+
+async fn keeps_the_contract(queues: u32, delivery: &str) {
+    let topic = new_topic("sink-contract", queues, &[]);
+    let mut definition = table(&topic, &[(DELIVERY, delivery)]).as_ref().clone();
+    definition.columns.truncate(2);
+    let definition = Arc::new(definition);
+    let ids = Int64Array::from_iter_values(0..40);
+    let text = StringViewArray::from_iter((0..40).map(|id| (id % 3 > 0).then(|| format!("row {id}"))));
+    let columns: [(&str, ArrayRef, bool); 2] = [("id", Arc::new(ids), true), ("text", Arc::new(text), true)];
+    let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    let reader = source(&topic, &[]);
+    let visible = async || {
+        let mut seen = vec![];
+        for (partition, bounds) in settled(&reader).await.partitions {
+            let span = Span::new(partition, bounds.earliest, bounds.latest);
+            seen.extend(contract::lines(&read(&reader, span, &[0, 1]).await.unwrap().0));
+        }
+        Some(seen)
+    };
+    let owner = owner();
+    let make = async || {
+        Arc::new(RocketmqSink::try_new(Arc::clone(&definition), &Clock::system(), &owner).unwrap()) as Arc<dyn Sink>
+    };
+    contract::sink(&SinkCase { rows, ordered: queues == 1, fences: false }, make, visible).await;
+    reader.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sink_keeps_the_contract() {
     for queues in [1, 3] {
-        let topic = new_topic("sink-contract", queues, &[]);
-        let mut definition = table(&topic, &[]).as_ref().clone();
-        definition.columns.truncate(2);
-        let definition = Arc::new(definition);
-        let ids = Int64Array::from_iter_values(0..40);
-        let text = StringViewArray::from_iter((0..40).map(|id| (id % 3 > 0).then(|| format!("row {id}"))));
-        let columns: [(&str, ArrayRef, bool); 2] = [("id", Arc::new(ids), true), ("text", Arc::new(text), true)];
-        let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
-        let reader = source(&topic, &[]);
-        let visible = async || {
-            let mut seen = vec![];
-            for (partition, bounds) in settled(&reader).await.partitions {
-                let span = Span::new(partition, bounds.earliest, bounds.latest);
-                seen.extend(contract::lines(&read(&reader, span, &[0, 1]).await.unwrap().0));
-            }
-            Some(seen)
-        };
-        let owner = owner();
-        let make = async || {
-            Arc::new(RocketmqSink::try_new(Arc::clone(&definition), &Clock::system(), &owner).unwrap()) as Arc<dyn Sink>
-        };
-        contract::sink(&SinkCase { rows, ordered: queues == 1, fences: false }, make, visible).await;
-        reader.close().await;
+        keeps_the_contract(queues, "at-least-once").await;
     }
+}
+
+/// Each of the two new runs in it waits until nothing of an earlier one can be stored any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sink_keeps_the_contract_effectively_once() {
+    tokio::join!(
+        Box::pin(keeps_the_contract(1, "effectively-once")),
+        Box::pin(keeps_the_contract(3, "effectively-once")),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -492,6 +508,174 @@ async fn rows_without_keys_are_dealt_out_and_redone_epochs_are_there_twice() {
         assert_eq!(ids(&source, number, 0, 20).await.unwrap(), [expected.clone(), expected].concat());
     }
     source.close().await;
+}
+
+/// Stages `tasks`, and publishes them by a pin that was made before.
+async fn publish(sink: &RocketmqSink, epoch: u64, pin: &Pin, tasks: &[RecordBatch]) -> Result<Published> {
+    for (task, batch) in tasks.iter().enumerate() {
+        let rows = RecordBatchStreamAdapter::new(batch.schema(), stream::iter([Ok(batch.clone())]));
+        sink.stage(epoch, task as u32, pin, Box::pin(rows)).await?;
+    }
+    sink.publish(epoch, pin).await
+}
+
+/// By queue, the ids and keys of all messages.
+async fn everything(topic: &str) -> BTreeMap<u32, Vec<(i64, String)>> {
+    let reader = source(topic, &[]);
+    let mut all = BTreeMap::new();
+    for (partition, bounds) in settled(&reader).await.partitions {
+        let number = partition.number;
+        let (rows, _) = read(&reader, Span::new(partition, bounds.earliest, bounds.latest), &[0, 10]).await.unwrap();
+        let (ids, keys) = (rows.column(0).as_primitive::<Int64Type>(), rows.column(1).as_string_view());
+        let keys = keys.iter().map(|key| key.unwrap_or_default().to_string());
+        all.insert(number, ids.values().iter().copied().zip(keys).collect());
+    }
+    reader.close().await;
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_run_may_have_sent_is_looked_for_and_the_rest_is_sent() {
+    const EACH: i64 = 2500;
+    let topic = new_topic("effectively", 3, &[]);
+    let table = table(&topic, &[(DELIVERY, "effectively-once")]);
+    RocketmqConnector.check(&table, Role::Sink).unwrap();
+    let owner = owner();
+    let new_run = async |run: u64| {
+        let sink = RocketmqSink::try_new(Arc::clone(&table), &Clock::system(), &owner).unwrap();
+        sink.open(run).await.unwrap();
+        sink
+    };
+    // Every tenth row has no key.
+    let key = |id: i64| (id % 10 > 0).then(|| format!("key-{}", id % 37));
+    let task = |number: i64| {
+        let ids: Vec<i64> = (number * EACH..(number + 1) * EACH).collect();
+        rows(&table, &ids, "some text", key)
+    };
+
+    // The commit of a whole epoch is lost.
+    let first = new_run(1).await;
+    let pin = first.prepare(1).await.unwrap();
+    assert_eq!(pin["ends"], serde_json::json!({ "broker-a:0": 0, "broker-a:1": 0, "broker-a:2": 0 }));
+    let once = publish(&first, 1, &pin, &[task(0), task(1)]).await.unwrap();
+    first.close().await;
+    let second = new_run(2).await;
+    let again = publish(&second, 1, &pin, &[task(0), task(1)]).await.unwrap();
+    assert_eq!((once.rows, &again), (2 * EACH as u64, &once), "rows, bytes and where it ends");
+
+    // Of the next only a part was sent, in between another producer's messages.
+    let pin = second.prepare(2).await.unwrap();
+    assert_eq!(pin["ends"], once.position);
+    (0..3).for_each(|queue| produce(&topic, queue, 900_000 + i64::from(queue), 1, &[]));
+    publish(&second, 2, &pin, &[task(2)]).await.unwrap();
+    second.close().await;
+    (0..3).for_each(|queue| produce(&topic, queue, 900_010 + i64::from(queue), 1, &[]));
+    let third = new_run(3).await;
+    assert_eq!(publish(&third, 2, &pin, &[task(2), task(3)]).await.unwrap().rows, 2 * EACH as u64);
+    // Who has sent an epoch knows that nothing of it is on its way any more.
+    let began = Instant::now();
+    assert_eq!(publish(&third, 2, &pin, &[task(2), task(3)]).await.unwrap().rows, 2 * EACH as u64);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    third.close().await;
+
+    let all = everything(&topic).await;
+    let mut ids: Vec<i64> = all.values().flatten().map(|(id, _)| *id).filter(|id| *id < 900_000).collect();
+    let mut last_of_key = BTreeMap::new();
+    for (queue, messages) in &all {
+        assert_eq!(messages.iter().filter(|(id, _)| *id >= 900_000).count(), 2);
+        for (id, key) in messages.iter().filter(|(_, key)| !key.is_empty()) {
+            let (home, before) = last_of_key.insert(key.clone(), (*queue, *id)).unwrap_or((*queue, -1));
+            assert!(home == *queue && before < *id, "{key}: {before} in queue {home}, then {id} in {queue}");
+        }
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, (0..4 * EACH).collect::<Vec<_>>(), "each row once");
+
+    // Java sees which row a message is; here it is no property of the user's.
+    let java = tool(&["consume", &name_server(), &topic], "");
+    for message in &java {
+        let message: serde_json::Value = serde_json::from_str(message).unwrap();
+        let body: serde_json::Value = serde_json::from_str(message["body"].as_str().unwrap()).unwrap();
+        let id = body["id"].as_i64().unwrap();
+        let mark = format!("{}-{}-{}", owner.id, 1 + id / (2 * EACH), id % (2 * EACH));
+        assert_eq!(message["properties"]["millstream"].as_str(), (id < 900_000).then_some(&*mark));
+    }
+    let reader = source(&topic, &[]);
+    let (some, _) = read(&reader, Span::new(queue(0), 0, 100), &[11]).await.unwrap();
+    let properties = some.column(0).as_map();
+    assert!((0..100).all(|row| properties.value(row).column(0).as_string_view().iter().eq([Some("id")])));
+    reader.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_looked_at_any_more_is_an_error() {
+    let topic = new_topic("unsettled", 1, &[]);
+    let table = table(&topic, &[(DELIVERY, "effectively-once")]);
+    let owner = owner();
+    let new_sink = || RocketmqSink::try_new(Arc::clone(&table), &Clock::system(), &owner).unwrap();
+    let batch = rows(&table, &(0..10).collect::<Vec<_>>(), "x", |_| None);
+    let first = new_sink();
+    first.open(1).await.unwrap();
+    write(&first, 1, vec![vec![batch.clone()]]).await.unwrap();
+    let pin = first.prepare(2).await.unwrap();
+    first.close().await;
+
+    tool(&["delete", &name_server(), &topic], "");
+    tool(&["create", &name_server(), &topic, "1"], "");
+    produce(&topic, 0, 100, 3, &[]);
+    let second = new_sink();
+    second.open(2).await.unwrap();
+    let error = publish(&second, 2, &pin, &[batch]).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::DataLoss, "{error}");
+    let part = format!("topic {topic} broker-a:0: it cannot be settled which rows of epoch 2 are there");
+    assert!(error.to_string().contains(&part), "{error}");
+    second.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delayed_messages_are_readable_when_they_are_due() {
+    let topic = new_topic("delayed", 1, &[]);
+    let mut definition = table(&topic, &[]).as_ref().clone();
+    definition.columns.truncate(1);
+    definition.columns.push(metadata("level", DataType::Int32, "delay-level", false));
+    let time = DataType::Timestamp(TimeUnit::Millisecond, None);
+    definition.columns.push(metadata("due", time, "delivery-time", false));
+    RocketmqConnector.check(&definition, Role::Sink).unwrap();
+    let definition = Arc::new(definition);
+    let now = Clock::system().now_ms();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(0..6)),
+        Arc::new(Int32Array::from(vec![None, Some(1), Some(0), None, None, Some(2)])),
+        Arc::new(TimestampMillisecondArray::from_iter([None, None, None, Some(now + 3000), Some(now - 3000), None])),
+    ];
+    let rows = RecordBatch::try_new(definition.writable_schema(), columns).unwrap();
+    let sink = RocketmqSink::try_new(Arc::clone(&definition), &Clock::system(), &owner()).unwrap();
+    sink.open(1).await.unwrap();
+    assert_eq!(write(&sink, 1, vec![vec![rows]]).await.unwrap().rows, 6);
+    sink.close().await;
+
+    let reader = source(&topic, &[]);
+    let began = Instant::now();
+    loop {
+        let latest = settled(&reader).await.partitions[&queue(0)].latest;
+        if latest == 6 {
+            break;
+        }
+        assert!(began.elapsed() < HANGS, "{latest} of 6 messages are there");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let mut found = ids(&reader, 0, 0, 6).await.unwrap();
+    let at_once: Vec<i64> = found.iter().copied().filter(|id| id % 2 == 0).collect();
+    assert_eq!(at_once, [0, 2, 4], "what is not delayed is in order");
+    found.sort_unstable();
+    assert_eq!(found, (0..6).collect::<Vec<_>>());
+    reader.close().await;
+
+    let mut both = definition.as_ref().clone();
+    both.options.insert(DELIVERY.into(), "effectively-once".into());
+    let error = RocketmqConnector.check(&both, Role::Sink).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(error.to_string().contains("metadata 'delay-level' does not go with"), "{error}");
 }
 
 /// Groups come, change, go and come again: whoever keeps the newest message of each key has the batch answer.

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use rocketmq_client_rust::{ConsumerAdmin, DefaultMQAdminExt, TopicAdmin};
+use rocketmq_client_rust::{ConsumerAdmin, DefaultMQAdminExt, OffsetAdmin, TopicAdmin};
+use rocketmq_model::common::message::message_queue::MessageQueue;
 use rocketmq_protocol::protocol::route::topic_route_data::TopicRouteData;
 use rocketmq_protocol::protocol::subscription::subscription_group_config::SubscriptionGroupConfig;
 use tokio::sync::{RwLock, RwLockReadGuard};
@@ -96,6 +97,15 @@ impl Admin {
         let asked = TopicAdmin::examine_topic_route_info(&*client, topic.into());
         let what = format!("asking name server {} for topic {topic}", self.name_server);
         Ok(call(&what, ANSWER, asked).await?.map(|data| Route::of(&data)))
+    }
+
+    /// Where a queue of `topic` ends now, as the broker at `master` has it.
+    pub(super) async fn end(&self, topic: &str, queue: &Partition, master: &str) -> Result<u64> {
+        let client = self.client().await?;
+        let at = MessageQueue::from_parts(topic, &*queue.name, queue.number as i32);
+        let asked = OffsetAdmin::max_offset(&*client, master.into(), at, ANSWER.as_millis() as u64);
+        let end = call(format!("asking for the end of topic {topic} {queue}"), ANSWER, asked).await?;
+        Ok(end.max(0) as u64)
     }
 
     /// Every topic that the name server knows.

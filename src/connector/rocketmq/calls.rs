@@ -47,7 +47,9 @@ pub(super) fn explained(what: impl Display, error: ClientError) -> Error {
             (Kind::Usage, "the broker does not have the topic; create it, or correct 'topic'")
         }
         (Some(13), _) | (None, "broker.message.invalid" | "broker.message.too_large") => {
-            (Kind::Data, "the broker refuses a message, most likely for its size; look at its maxMessageSize")
+            let advice = "the broker refuses a message, most likely for its size (look at its maxMessageSize), or for \
+                          a delivery-time that is too far off (timerMaxDelaySec)";
+            (Kind::Data, advice)
         }
         (Some(26), _) | (None, "broker.subscription_group.not_found") => {
             (Kind::Refused, "the consumer group does not exist, and the broker creates none by itself")

@@ -3,17 +3,25 @@
 //! What the broker or the client would refuse, or worse, would store cut short, is found while rows are staged: bodies
 //! that are empty or too large, and properties that are reserved, empty, too long, or hold the two control characters
 //! that divide properties on the wire. A row without a payload is a tombstone, which is written as a body and a property.
+//!
+//! What it does not promise: that the broker has the level, or takes the time, of a message that is to be delivered
+//! later. It takes its last level for one that it does not have, and refuses a time that is too far off.
 
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, MapArray, RecordBatch, StringArray};
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Int32Array, MapArray, RecordBatch, StringArray, TimestampMillisecondArray,
+};
+use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::datatypes::{DataType, Int32Type, TimestampMillisecondType};
 use rocketmq_model::common::message::message_client_id_setter::MessageClientIDSetter;
 use rocketmq_model::common::message::message_single::Message;
 use twox_hash::XxHash64;
 
-use super::metadata::{KEYS, PROPERTIES, TAGS, is_reserved, properties_type};
+use super::mark;
+use super::metadata::{
+    DELAY_LEVEL, DELIVERY_TIME, Delay, KEYS, MARK, PROPERTIES, TAGS, is_reserved, properties_type, time_type,
+};
 use crate::connector::outgoing::PAYLOAD;
 use crate::error::{Error, Result};
 
@@ -45,6 +53,10 @@ pub(super) struct Messages {
     tags: Option<StringArray>,
     keys: Option<StringArray>,
     properties: Option<MapArray>,
+    levels: Option<Int32Array>,
+    times: Option<TimestampMillisecondArray>,
+    /// What the properties that are not the user's may take in each message.
+    room: usize,
 }
 
 impl Messages {
@@ -54,12 +66,32 @@ impl Messages {
             let column = encoded.column_by_name(&format!("metadata.{key}"));
             Ok(column.map(|column| cast(column, data_type)).transpose()?)
         };
+        // What is no number or time must not count as "at once".
+        let strict = CastOptions { safe: false, ..CastOptions::default() };
+        let delays = |key: &str, data_type: &DataType| -> Result<Option<ArrayRef>> {
+            let column = encoded.column_by_name(&format!("metadata.{key}"));
+            let cast = column.map(|column| cast_with_options(column, data_type, &strict)).transpose();
+            cast.map_err(|e| Error::data(format!("a value cannot be the {key} of a message")).caused_by(e))
+        };
+        let levels = delays(DELAY_LEVEL, &DataType::Int32)?.map(|levels| levels.as_primitive::<Int32Type>().clone());
+        let times =
+            delays(DELIVERY_TIME, &time_type())?.map(|times| times.as_primitive::<TimestampMillisecondType>().clone());
+        let room = if levels.is_some() || times.is_some() { Delay::LONGEST } else { 0 };
         Ok(Self {
             payloads: encoded.column(PAYLOAD).as_binary::<i32>().clone(),
             tags: column(TAGS, &DataType::Utf8)?.map(|tags| tags.as_string::<i32>().clone()),
             keys: column(KEYS, &DataType::Utf8)?.map(|keys| keys.as_string::<i32>().clone()),
             properties: column(PROPERTIES, &properties_type())?.map(|properties| properties.as_map().clone()),
+            levels,
+            times,
+            room,
         })
+    }
+
+    /// The same messages, each with room for a [`Mark`](super::mark::Mark).
+    pub(super) fn marked(mut self) -> Self {
+        self.room += mark::LONGEST;
+        self
     }
 
     /// How many there are.
@@ -79,7 +111,8 @@ impl Messages {
         if body.is_empty() {
             return Err("its body is empty, which RocketMQ refuses; write at least one column".into());
         }
-        let mut properties = 0;
+        self.delay(row)?;
+        let mut properties = self.room;
         for (name, text) in [(TAGS, self.tags(row)), (KEYS, self.keys(row))] {
             let Some(text) = text else { continue };
             check_text(name, text)?;
@@ -90,7 +123,8 @@ impl Messages {
                 return Err("a property has an empty name".into());
             }
             if is_reserved(name) {
-                return Err(format!("RocketMQ keeps the property '{name}' for itself; call it otherwise"));
+                let owner = if name == MARK { "Millstream" } else { "RocketMQ" };
+                return Err(format!("{owner} keeps the property '{name}' for itself; call it otherwise"));
             }
             check_text(name, name)?;
             check_text(name, value)?;
@@ -117,7 +151,12 @@ impl Messages {
         let text = |text: Option<&str>| text.map_or(0, |text| text.len() + 6);
         let properties: usize =
             self.properties(row).unwrap_or_default().iter().map(|(name, value)| name.len() + value.len() + 2).sum();
-        self.body(row).len() + text(self.tags(row)) + text(self.keys(row)) + properties + OVERHEAD
+        self.body(row).len() + text(self.tags(row)) + text(self.keys(row)) + properties + self.room + OVERHEAD
+    }
+
+    /// Whether message `row` is to be delivered later.
+    pub(super) fn is_delayed(&self, row: usize) -> bool {
+        matches!(self.delay(row), Ok(Some(_)))
     }
 
     /// Which of `queues` message `row` goes to: by its keys, as one text, or else by its ordinal.
@@ -126,8 +165,8 @@ impl Messages {
         (spread % queues.max(1) as u64) as usize
     }
 
-    /// Message `row`, with an id of its own that it keeps however often it is sent.
-    pub(super) fn message(&self, row: usize, topic: &str) -> Result<Message> {
+    /// Message `row`, with an id of its own that it keeps however often it is sent, and with its mark, if it gets one.
+    pub(super) fn message(&self, row: usize, topic: &str, mark: Option<&str>) -> Result<Message> {
         let failed = |reason: String| Error::internal(format!("topic {topic}: a checked message is refused: {reason}"));
         let mut message = Message::builder().topic(topic).body_slice(self.body(row));
         if let Some(tags) = self.tags(row) {
@@ -136,7 +175,13 @@ impl Messages {
         if let Some(keys) = self.keys(row) {
             message = message.key(keys);
         }
-        for (name, value) in self.properties(row).map_err(failed)? {
+        message = match self.delay(row).map_err(failed)? {
+            Some(Delay::Level(level)) => message.delay_level(level),
+            Some(Delay::Until(time)) => message.deliver_time_ms(time),
+            None => message,
+        };
+        let properties = self.properties(row).map_err(failed)?;
+        for (name, value) in properties.into_iter().chain(mark.map(|text| (MARK, text))) {
             message = message.raw_property(name, value).map_err(|e| failed(e.to_string()))?;
         }
         let mut message = message.build().map_err(|e| failed(e.to_string()))?;
@@ -154,6 +199,12 @@ impl Messages {
 
     fn keys(&self, row: usize) -> Option<&str> {
         self.keys.as_ref().filter(|keys| keys.is_valid(row)).map(|keys| keys.value(row))
+    }
+
+    fn delay(&self, row: usize) -> Result<Option<Delay>, String> {
+        let level = self.levels.as_ref().filter(|levels| levels.is_valid(row)).map(|levels| levels.value(row));
+        let time = self.times.as_ref().filter(|times| times.is_valid(row)).map(|times| times.value(row));
+        Delay::of(level, time)
     }
 
     fn properties(&self, row: usize) -> Result<BTreeMap<&str, &str>, String> {
@@ -194,6 +245,7 @@ mod tests {
     use arrow::datatypes::{Field, Schema};
 
     use super::*;
+    use crate::connector::rocketmq::mark::Mark;
 
     fn messages(
         body: &[u8],
@@ -227,7 +279,7 @@ mod tests {
     fn a_message_carries_what_the_row_says() {
         let messages = messages(b"{}", Some("new"), Some("k1 k2"), Some(("region", Some("eu"))));
         messages.check(0).unwrap();
-        let message = messages.message(0, "t").unwrap();
+        let message = messages.message(0, "t", None).unwrap();
         assert_eq!(message.body_slice(), b"{}");
         assert_eq!((message.tags(), message.property("KEYS")), (Some("new"), Some("k1 k2")));
         assert_eq!(message.property("region"), Some("eu"));
@@ -244,7 +296,7 @@ mod tests {
         let columns = [("payload", payloads, true), ("metadata.keys", keys, true)];
         let messages = Messages::try_new(&RecordBatch::try_from_iter_with_nullable(columns).unwrap()).unwrap();
         messages.check(1).unwrap();
-        let (row, gone) = (messages.message(0, "t").unwrap(), messages.message(1, "t").unwrap());
+        let (row, gone) = (messages.message(0, "t", None).unwrap(), messages.message(1, "t", None).unwrap());
         assert_eq!((gone.body_slice(), gone.property("KEYS")), (&b"null"[..], Some("a")));
         assert_eq!((gone.property("tombstone"), row.property("tombstone")), (Some("true"), None));
         assert_eq!((messages.bytes(), messages.queue(0, 0, 8)), (6, messages.queue(1, 1, 8)));
@@ -261,11 +313,66 @@ mod tests {
         refused(messages(b"", None, None, None), "body is empty");
         refused(messages(b"x", Some(""), None, None), "'tags' is an empty text");
         refused(messages(b"x", None, Some("a\u{1}b"), None), "'keys' holds the control character");
-        refused(messages(b"x", None, None, Some(("KEYS", Some("x")))), "keeps the property 'KEYS'");
+        refused(messages(b"x", None, None, Some(("KEYS", Some("x")))), "RocketMQ keeps the property 'KEYS'");
+        refused(messages(b"x", None, None, Some((MARK, Some("x")))), "Millstream keeps the property 'millstream'");
         refused(messages(b"x", None, None, Some(("a\u{2}", Some("x")))), "control character");
         refused(messages(b"x", None, None, Some(("a", None))), "'a' is NULL");
         refused(messages(b"x", None, None, Some(("a", Some(&"x".repeat(32_000))))), "32000 is the most");
         refused(messages(&vec![b'x'; 4 << 20], None, None, None), "is the most that RocketMQ stores");
+    }
+
+    #[test]
+    fn a_mark_has_room_in_every_message() {
+        let marked = messages(b"{}", Some("new"), None, Some(("region", Some("eu")))).marked();
+        marked.check(0).unwrap();
+        let mark = Mark::new("00c0ffee00c0ffee", u64::MAX).text(u64::MAX);
+        let message = marked.message(0, "t", Some(&mark)).unwrap();
+        assert_eq!((message.property(MARK), message.property("region")), (Some(&*mark), Some("eu")));
+        let encoded = rocketmq_protocol::common::message::message_decoder::encode_message(&message);
+        assert!(encoded.len() <= marked.size(0), "{} {}", encoded.len(), marked.size(0));
+        // Just small enough without one.
+        let body = vec![b'x'; LARGEST_MESSAGE - OVERHEAD];
+        messages(&body, None, None, None).check(0).unwrap();
+        assert!(messages(&body, None, None, None).marked().check(0).unwrap_err().contains("is the most"));
+    }
+
+    /// Messages with these levels and times.
+    fn delayed(levels: ArrayRef, times: ArrayRef) -> Result<Messages> {
+        let payloads = Arc::new(BinaryArray::from_iter_values((0..levels.len()).map(|_| b"{}"))) as ArrayRef;
+        let columns = [
+            ("payload", payloads, true),
+            ("metadata.delay-level", levels, true),
+            ("metadata.delivery-time", times, true),
+        ];
+        Messages::try_new(&RecordBatch::try_from_iter_with_nullable(columns).unwrap())
+    }
+
+    #[test]
+    fn a_message_says_when_it_is_to_be_delivered() {
+        let levels = Arc::new(Int32Array::from(vec![None, Some(0), Some(3), None, Some(-1), Some(1)]));
+        let times: [Option<i64>; 6] = [None, None, None, Some(1_700_000_000_123), None, Some(5)];
+        let messages = delayed(levels, Arc::new(TimestampMillisecondArray::from_iter(times))).unwrap();
+        let is_delayed: Vec<bool> = (0..4).map(|row| messages.is_delayed(row)).collect();
+        assert_eq!(is_delayed, [false, false, true, true]);
+        for (row, (level, time)) in
+            [(None, None), (None, None), (Some("3"), None), (None, Some("1700000000123"))].into_iter().enumerate()
+        {
+            messages.check(row).unwrap();
+            let message = messages.message(row, "t", None).unwrap();
+            assert_eq!((message.property("DELAY"), message.property("TIMER_DELIVER_MS")), (level, time), "{row}");
+            let encoded = rocketmq_protocol::common::message::message_decoder::encode_message(&message);
+            assert!(encoded.len() <= messages.size(row), "{} {}", encoded.len(), messages.size(row));
+        }
+        assert!(messages.check(4).unwrap_err().starts_with("its delay-level is -1"));
+        assert!(messages.check(5).unwrap_err().starts_with("it has a delay-level and a delivery-time"));
+    }
+
+    #[test]
+    fn what_is_no_number_does_not_delay_by_nothing() {
+        let times = TimestampMillisecondArray::from_iter([None::<i64>]);
+        let error = delayed(Arc::new(StringArray::from(vec!["soon"])), Arc::new(times)).unwrap_err();
+        assert_eq!(error.kind(), crate::error::Kind::Data);
+        assert!(error.to_string().contains("the delay-level of a message"), "{error}");
     }
 
     #[test]

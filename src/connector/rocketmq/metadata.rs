@@ -1,9 +1,14 @@
 //! The metadata of a message as columns.
 //!
-//! Properties are the user's own: every name that the broker keeps for itself is left out when a message is read, and
-//! refused when one is written, so that what was read can be written again. Tags and keys have their own columns.
+//! Properties are the user's own: every name that the broker keeps for itself, and the one in which a sink of ours says
+//! which row a message is ([`MARK`]), is left out when a message is read, and refused when one is written, so that what
+//! was read can be written again. Tags, keys and delays have their own columns.
+//!
+//! What it does not promise: that a message that was delayed still says so when it is read. Brokers take off what they
+//! have acted on.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,16 +18,22 @@ use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 use rocketmq_model::common::message::message_ext::MessageExt;
 use rocketmq_model::common::message::{MessageConst, STRING_HASH_SET};
 
+use crate::catalog::{ColumnKind, TableDefinition};
 use crate::connector::{MetadataKey, Partition};
+use crate::error::{Error, Result};
 
 /// Names of metadata that a sink writes.
 pub(super) const TAGS: &str = "tags";
 pub(super) const KEYS: &str = "keys";
 pub(super) const PROPERTIES: &str = "properties";
+pub(super) const DELAY_LEVEL: &str = "delay-level";
+pub(super) const DELIVERY_TIME: &str = "delivery-time";
+
+/// The property that says which row of which epoch of which query a message is: see [`Mark`](super::mark::Mark).
+pub(super) const MARK: &str = "millstream";
 
 /// Every metadata column of a RocketMQ table.
 pub(super) fn offered() -> Vec<MetadataKey> {
-    let time = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
     let read = |key, data_type| MetadataKey { key, data_type, writable: false };
     let written = |key, data_type| MetadataKey { key, data_type, writable: true };
     vec![
@@ -30,13 +41,20 @@ pub(super) fn offered() -> Vec<MetadataKey> {
         read("broker", DataType::Utf8),
         read("queue", DataType::Int32),
         read("offset", DataType::Int64),
-        read("born-timestamp", time.clone()),
-        read("store-timestamp", time),
+        read("born-timestamp", time_type()),
+        read("store-timestamp", time_type()),
         written(TAGS, DataType::Utf8),
         written(KEYS, DataType::Utf8),
         read("message-id", DataType::Utf8),
         written(PROPERTIES, properties_type()),
+        written(DELAY_LEVEL, DataType::Int32),
+        written(DELIVERY_TIME, time_type()),
     ]
+}
+
+/// A moment, in milliseconds.
+pub(super) fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
 }
 
 /// `MAP<STRING, STRING>`.
@@ -45,9 +63,59 @@ pub(super) fn properties_type() -> DataType {
     DataType::Map(Arc::new(Field::new("entries", DataType::Struct(Fields::from_iter(fields)), false)), false)
 }
 
-/// Whether the broker or the client keeps this property's name for itself.
+/// Whether the broker, the client or Millstream keeps this property's name for itself.
 pub(super) fn is_reserved(property: &str) -> bool {
-    STRING_HASH_SET.contains(property)
+    property == MARK || STRING_HASH_SET.contains(property)
+}
+
+/// When a message is to be delivered, if not at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delay {
+    /// After the time that the broker has for this level, from 1.
+    Level(i32),
+    /// At this time, in milliseconds since 1970.
+    Until(u64),
+}
+
+impl Delay {
+    /// The longest property that says it: its name, a number, and what divides them.
+    pub(super) const LONGEST: usize = 40;
+
+    /// Of a message with this level and time; in words, what is wrong with them.
+    pub(super) fn of(level: Option<i32>, time: Option<i64>) -> Result<Option<Self>, String> {
+        match (level.unwrap_or(0), time) {
+            (level, _) if level < 0 => {
+                Err(format!("its delay-level is {level}; levels begin at 1, and 0 or NULL is without delay"))
+            }
+            (0, None) => Ok(None),
+            // Before 1970 is as good as any other time that is past: the broker delivers at once.
+            (0, Some(time)) => Ok(Some(Self::Until(time.max(0) as u64))),
+            (level, None) => Ok(Some(Self::Level(level))),
+            (_, Some(_)) => Err("it has a delay-level and a delivery-time; make one of them NULL".into()),
+        }
+    }
+}
+
+/// Refuses a table that writes when messages are delivered, for a sink that must find what it has sent.
+pub(super) fn refuse_delays(table: &TableDefinition) -> Result<()> {
+    for column in &table.columns {
+        if let ColumnKind::Metadata { key, is_virtual: false } = &column.kind
+            && [DELAY_LEVEL, DELIVERY_TIME].contains(&key.as_str())
+        {
+            return Err(Error::usage(format!(
+                "table {}: column {}: metadata '{key}' does not go with 'sink.delivery-guarantee' = \
+                 'effectively-once', as a message that is delayed waits in another topic, where it cannot be looked \
+                 for; leave the column out, declare it VIRTUAL, or say 'at-least-once'",
+                table.name, column.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What a property says, if it is there and well-formed.
+fn stated<T: FromStr>(message: &MessageExt, property: &str) -> Option<T> {
+    message.properties().get(property)?.as_str().parse().ok()
 }
 
 /// The id that the producer gave the message, or else the broker's.
@@ -65,8 +133,10 @@ pub(super) enum Column {
     Queue(u32),
     /// The offsets, known at the end.
     Offset,
-    /// Milliseconds since 1970.
-    Time(fn(&MessageExt) -> i64, Vec<i64>),
+    /// Milliseconds since 1970, where the message says any.
+    Time(fn(&MessageExt) -> Option<i64>, Vec<Option<i64>>),
+    /// A number, where the message says one.
+    Number(fn(&MessageExt) -> Option<i32>, Vec<Option<i32>>),
     /// A text of the message.
     Text(fn(&MessageExt) -> Option<&str>, StringBuilder),
     /// The user's properties, ordered by name.
@@ -82,8 +152,10 @@ impl Column {
             "broker" => Self::Same(Arc::clone(&queue.name)),
             "queue" => Self::Queue(queue.number),
             "offset" => Self::Offset,
-            "born-timestamp" => Self::Time(MessageExt::born_timestamp, Vec::new()),
-            "store-timestamp" => Self::Time(MessageExt::store_timestamp, Vec::new()),
+            "born-timestamp" => Self::Time(|message| Some(message.born_timestamp()), Vec::new()),
+            "store-timestamp" => Self::Time(|message| Some(message.store_timestamp()), Vec::new()),
+            DELAY_LEVEL => Self::Number(|m| stated(m, MessageConst::PROPERTY_DELAY_TIME_LEVEL), Vec::new()),
+            DELIVERY_TIME => Self::Time(|m| stated(m, MessageConst::PROPERTY_TIMER_DELIVER_MS), Vec::new()),
             TAGS => property(|m| m.properties().get(MessageConst::PROPERTY_TAGS).map(|tags| tags.as_str())),
             KEYS => property(|m| m.properties().get(MessageConst::PROPERTY_KEYS).map(|keys| keys.as_str())),
             "message-id" => property(|message| Some(message_id(message))),
@@ -101,6 +173,7 @@ impl Column {
         match self {
             Self::Same(_) | Self::Queue(_) | Self::Offset => {}
             Self::Time(read, times) => times.push(read(message)),
+            Self::Number(read, numbers) => numbers.push(read(message)),
             Self::Text(read, texts) => texts.append_option(read(message)),
             Self::Properties(builder) => {
                 let all = message.properties().iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -121,8 +194,9 @@ impl Column {
             Self::Queue(number) => Arc::new(Int32Array::from_value(*number as i32, offsets.len())),
             Self::Offset => Arc::new(Int64Array::from_iter_values(offsets.iter().map(|offset| *offset as i64))),
             Self::Time(_, times) => {
-                Arc::new(TimestampMillisecondArray::from(std::mem::take(times)).with_timezone("UTC"))
+                Arc::new(TimestampMillisecondArray::from_iter(std::mem::take(times)).with_timezone("UTC"))
             }
+            Self::Number(_, numbers) => Arc::new(Int32Array::from(std::mem::take(numbers))),
             Self::Text(_, texts) => Arc::new(texts.finish()),
             Self::Properties(builder) => Arc::new(builder.finish()),
         }
@@ -131,9 +205,23 @@ impl Column {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::Array;
+    use std::collections::HashMap;
+
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::{Int32Type, TimestampMillisecondType};
 
     use super::*;
+    use crate::catalog::Column as TableColumn;
+    use crate::connector::contract::fixture;
+
+    /// A message with these properties.
+    fn message(properties: &[(&str, &str)]) -> MessageExt {
+        let properties: HashMap<_, _> =
+            properties.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let mut message = MessageExt::default();
+        message.message.set_properties(properties);
+        message
+    }
 
     #[test]
     fn every_offered_key_has_a_column_of_its_type() {
@@ -156,5 +244,47 @@ mod tests {
         assert!(hidden.iter().all(|name| is_reserved(name)));
         assert!(["TAGS", "KEYS", "REAL_TOPIC", "REAL_QID"].iter().all(|name| is_reserved(name)));
         assert!(!is_reserved("amount"));
+    }
+
+    #[test]
+    fn the_mark_of_a_row_is_no_property_of_the_users() {
+        let marked = message(&[("region", "eu"), (MARK, "00c0ffee00c0ffee-7-41"), ("UNIQ_KEY", "7F")]);
+        let mut column = Column::new(PROPERTIES, "t", &Partition::new("broker-a", 0)).unwrap();
+        column.append(&marked).unwrap();
+        let properties = column.finish(&[0]).as_map().value(0);
+        assert_eq!(properties.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["region"]);
+    }
+
+    #[test]
+    fn delays_are_read_where_a_message_still_says_them() {
+        let queue = Partition::new("broker-a", 0);
+        let delayed = message(&[("DELAY", "3"), ("TIMER_DELIVER_MS", "1700000000123")]);
+        let finished = |key: &str| {
+            let mut column = Column::new(key, "t", &queue).unwrap();
+            column.append(&delayed).unwrap();
+            column.append(&message(&[("DELAY", "soon")])).unwrap();
+            column.finish(&[0, 1])
+        };
+        let levels = finished(DELAY_LEVEL);
+        assert_eq!(levels.as_primitive::<Int32Type>().iter().collect::<Vec<_>>(), [Some(3), None]);
+        let times = finished(DELIVERY_TIME);
+        let times = times.as_primitive::<TimestampMillisecondType>();
+        assert_eq!(times.iter().collect::<Vec<_>>(), [Some(1_700_000_000_123), None]);
+    }
+
+    #[test]
+    fn a_sink_that_looks_for_its_messages_delays_none() {
+        let mut table = (*fixture::table_of("orders", &arrow::datatypes::Schema::empty(), &[])).clone();
+        let column = |is_virtual| TableColumn {
+            kind: ColumnKind::Metadata { key: DELAY_LEVEL.into(), is_virtual },
+            ..TableColumn::physical("level", DataType::Int32)
+        };
+        table.columns = vec![column(true)];
+        refuse_delays(&table).unwrap();
+        table.columns = vec![column(false)];
+        let error = refuse_delays(&table).unwrap_err().to_string();
+        let expected = "table orders: column level: metadata 'delay-level' does not go with \
+                        'sink.delivery-guarantee' = 'effectively-once'";
+        assert!(error.starts_with(expected), "{error}");
     }
 }

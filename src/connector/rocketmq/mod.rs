@@ -1,4 +1,4 @@
-//! RocketMQ topics: read from exact offsets, written at least once.
+//! RocketMQ topics: read from exact offsets, written at least once or, on request, effectively once.
 //!
 //! A source's partition is a queue of a broker, `broker:queue`, whose offsets are dense; see [`source`] for
 //! reading and [`sink`] for writing. The client library's quirks end here: `calls` bounds and explains what it
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::messages::check_metadata;
-use super::{Connector, Environment, Guarantee, MetadataKey, Owner, Role, ScanOptions, Sink, Source};
+use super::{Connector, Delivery, Environment, Guarantee, MetadataKey, Owner, Role, ScanOptions, Sink, Source};
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
 
@@ -32,11 +32,13 @@ mod calls;
 mod compression;
 mod connection;
 mod consumer;
+mod mark;
 mod message;
 mod metadata;
 mod producer;
 mod reader;
 mod rows;
+mod settle;
 
 /// `'connector' = 'rocketmq'`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,7 +65,12 @@ impl Connector for RocketmqConnector {
                 table.name
             ))),
             Role::Source => Ok(()),
-            Role::Sink => rows::Rows::try_new(table, &options.format).map(drop),
+            Role::Sink => {
+                if options.delivery == Delivery::EffectivelyOnce {
+                    metadata::refuse_delays(table)?;
+                }
+                rows::Rows::try_new(table, &options.format).map(drop)
+            }
         }
     }
 
@@ -72,8 +79,7 @@ impl Connector for RocketmqConnector {
     }
 
     fn guarantee(&self, table: &TableDefinition) -> Result<Guarantee> {
-        RocketmqOptions::take(table)?;
-        Ok(sink::guarantee())
+        Ok(sink::guarantee(RocketmqOptions::take(table)?.delivery))
     }
 
     fn is_operational(&self, option: &str) -> bool {

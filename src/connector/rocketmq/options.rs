@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rocketmq_client_rust::{AclClientRPCHook, SessionCredentials};
 
 use crate::catalog::TableDefinition;
-use crate::connector::{Partition, ScanOptions};
+use crate::connector::{Delivery, Partition, ScanOptions};
 use crate::error::{Error, Result};
 use crate::format::FormatOptions;
 use crate::sql::options::OptionReader;
@@ -66,6 +66,8 @@ pub struct RocketmqOptions {
     pub startup: Startup,
     /// How payloads are read and written.
     pub format: FormatOptions,
+    /// How often a written row can be seen.
+    pub delivery: Delivery,
 }
 
 impl RocketmqOptions {
@@ -95,10 +97,10 @@ impl RocketmqOptions {
             }
         }
         let delivery = reader.text("sink.delivery-guarantee")?;
-        check_delivery(delivery.as_deref()).map_err(|e| reader.blame(e))?;
+        let delivery = delivery_of(delivery.as_deref()).map_err(|e| reader.blame(e))?;
         let format = FormatOptions::take(&mut reader)?;
         reader.finish()?;
-        Ok(Self { name_server, topic, group, credentials, startup, format })
+        Ok(Self { name_server, topic, group, credentials, startup, format, delivery })
     }
 }
 
@@ -151,15 +153,20 @@ fn parse_offsets(text: &str) -> Option<BTreeMap<Partition, u64>> {
     (!offsets.is_empty()).then_some(offsets)
 }
 
-fn check_delivery(guarantee: Option<&str>) -> Result<()> {
+fn delivery_of(guarantee: Option<&str>) -> Result<Delivery> {
     match guarantee {
-        None | Some("at-least-once") => Ok(()),
-        Some(known @ ("effectively-once" | "exactly-once")) => Err(Error::usage(format!(
-            "'sink.delivery-guarantee' = '{known}' is not supported yet for RocketMQ; at-least-once is"
-        ))),
+        None | Some("at-least-once") => Ok(Delivery::AtLeastOnce),
+        Some("effectively-once") => Ok(Delivery::EffectivelyOnce),
+        Some("exactly-once") => Err(Error::usage(
+            "'sink.delivery-guarantee' = 'exactly-once' cannot be had from RocketMQ, which has no transaction over \
+             several messages; 'effectively-once' is the nearest",
+        )),
+        Some("none") => Err(Error::usage(
+            "'sink.delivery-guarantee' = 'none' is not supported, as every message is acknowledged; say \
+             'at-least-once'",
+        )),
         Some(other) => {
-            let known = ["at-least-once", "effectively-once", "exactly-once"].into_iter();
-            let hint = crate::sql::options::did_you_mean(other, known);
+            let hint = crate::sql::options::did_you_mean(other, ["at-least-once", "effectively-once"].into_iter());
             Err(Error::usage(format!("option 'sink.delivery-guarantee': '{other}' is no choice{hint}")))
         }
     }
@@ -223,9 +230,17 @@ mod tests {
     }
 
     #[test]
-    fn stronger_guarantees_are_refused_by_name() {
-        let error = check_delivery(Some("exactly-once")).unwrap_err().to_string();
-        assert!(error.contains("'exactly-once' is not supported yet"), "{error}");
-        assert!(check_delivery(Some("at-most-once")).is_err());
+    fn guarantees_that_cannot_be_had_are_refused_by_name() {
+        assert_eq!(delivery_of(None).unwrap(), Delivery::AtLeastOnce);
+        assert_eq!(delivery_of(Some("at-least-once")).unwrap(), Delivery::AtLeastOnce);
+        assert_eq!(delivery_of(Some("effectively-once")).unwrap(), Delivery::EffectivelyOnce);
+        for (refused, parts) in [
+            ("exactly-once", ["'exactly-once' cannot be had", "'effectively-once' is the nearest"]),
+            ("none", ["'none' is not supported", "say 'at-least-once'"]),
+            ("efectively-once", ["'efectively-once' is no choice", "'effectively-once'"]),
+        ] {
+            let error = delivery_of(Some(refused)).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
     }
 }

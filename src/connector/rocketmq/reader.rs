@@ -35,7 +35,7 @@ const BATCH_BYTES: usize = 4 << 20;
 const AHEAD: usize = 2;
 
 /// How long the end of a queue may look too low before it is believed.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
+pub(super) const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// The bits of a message that shares its offset with others (a batch consume queue).
 const INNER_BATCH: i32 = 0xC0;
@@ -90,16 +90,12 @@ impl SpanReader {
         // Trouble with a connection that worked is waited for; a first one that fails says so at once.
         let mut consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
         let mut gathered = Gathered::new(self)?;
-        let mut patience = Patience::new();
         let mut at = span.from;
         while at < span.to {
-            match self.pull(&consumer, at, &mut gathered).await {
-                Ok(next) => {
-                    at = next;
-                    patience = Patience::new();
-                }
-                Err(error) => consumer = self.connection.again(consumer, &mut patience, error).await?,
-            }
+            at = {
+                let pulled = self.pull(&mut consumer, at).await?;
+                self.take(at, &pulled, |message| gathered.append(message, self))?
+            };
             if gathered.is_full() || at >= span.to {
                 let Some(batch) = gathered.finish() else { continue };
                 if sender.send(batch).await.is_err() {
@@ -110,15 +106,24 @@ impl SpanReader {
         Ok(())
     }
 
-    /// Pulls once, takes what belongs to the span, and returns the next offset; without progress, it is an error.
-    async fn pull(&self, consumer: &Consumer, at: u64, gathered: &mut Gathered) -> Result<u64> {
+    /// What the broker has at `at`, with patience for trouble and for a replica that lags; what comes is for
+    /// [`take`](Self::take).
+    pub(super) async fn pull(&self, consumer: &mut Arc<Consumer>, at: u64) -> Result<PullResult> {
+        let mut patience = Patience::new();
+        loop {
+            match self.pull_once(consumer, at).await {
+                Ok(pulled) => return Ok(pulled),
+                Err(error) => *consumer = self.connection.again(Arc::clone(consumer), &mut patience, error).await?,
+            }
+        }
+    }
+
+    /// Pulls once; without progress, it is an error.
+    async fn pull_once(&self, consumer: &Consumer, at: u64) -> Result<PullResult> {
         let queue = &self.span.partition;
         let pulled = consumer.pull(queue, at, self.span.to - at).await.map_err(|e| self.blame(e))?;
-        if *pulled.pull_status() == PullStatus::Found {
-            let next = self.take(at, &pulled, gathered)?;
-            if next > at {
-                return Ok(next);
-            }
+        if *pulled.pull_status() == PullStatus::Found && self.leads_on(at, &pulled) {
+            return Ok(pulled);
         }
         let mut bounds = consumer.bounds(queue).await.map_err(|e| self.blame(e))?;
         if self.span.to > bounds.latest {
@@ -129,7 +134,19 @@ impl SpanReader {
         Err(self.nothing(at, *pulled.pull_status(), bounds))
     }
 
-    fn take(&self, at: u64, pulled: &PullResult, gathered: &mut Gathered) -> Result<u64> {
+    /// Whether a response brings a message of the span, or passes over some.
+    fn leads_on(&self, at: u64, pulled: &PullResult) -> bool {
+        let first = pulled.msg_found_list().unwrap_or_default().first();
+        pulled.next_begin_offset() > at || first.is_some_and(|first| (first.queue_offset as u64) < self.span.to)
+    }
+
+    /// Hands the messages of the span in a response from `at` on to `each`, in offset order; the next offset.
+    pub(super) fn take(
+        &self,
+        at: u64,
+        pulled: &PullResult,
+        mut each: impl FnMut(&MessageExt) -> Result<()>,
+    ) -> Result<u64> {
         let mut expected = at;
         let end = pulled.next_begin_offset().min(self.span.to);
         for message in pulled.msg_found_list().unwrap_or_default() {
@@ -147,7 +164,7 @@ impl SpanReader {
             if offset != expected {
                 return Err(self.hole(expected, offset));
             }
-            gathered.append(message, self)?;
+            each(message)?;
             expected += 1;
         }
         if expected < end { Err(self.hole(expected, end)) } else { Ok(expected) }
@@ -295,12 +312,26 @@ mod tests {
     #[test]
     fn a_response_must_be_dense() {
         let reader = reader(10, 20);
-        let take = |pulled: PullResult| reader.take(10, &pulled, &mut Gathered::new(&reader).unwrap());
+        let take = |pulled: PullResult| {
+            let mut gathered = Gathered::new(&reader).unwrap();
+            let next = reader.take(10, &pulled, |message| gathered.append(message, &reader));
+            assert!(next.is_err() || gathered.offsets.len() as u64 == next.as_ref().unwrap() - 10);
+            next
+        };
         assert_eq!(take(pulled(10..15, 15)).unwrap(), 15);
         assert_eq!(take(pulled(10..25, 25)).unwrap(), 20);
         for lost in [pulled([10, 12], 13), pulled(10..13, 23), pulled([11], 12), pulled([], 15), pulled([10, 10], 12)] {
             assert_eq!(take(lost).unwrap_err().kind(), Kind::DataLoss);
         }
+    }
+
+    #[test]
+    fn a_response_without_a_message_of_the_span_does_not_lead_on() {
+        let reader = reader(10, 20);
+        assert!(reader.leads_on(10, &pulled([10], 11)));
+        assert!(reader.leads_on(10, &pulled([], 11)), "what was passed over is found out by taking it");
+        assert!(!reader.leads_on(10, &pulled([], 10)));
+        assert!(!reader.leads_on(10, &pulled([25], 10)));
     }
 
     #[test]
