@@ -202,6 +202,8 @@ pub enum Delivery {
     EffectivelyOnce,
     /// Once or, after trouble, more often.
     AtLeastOnce,
+    /// Any number of times, also never.
+    None,
 }
 
 impl Display for Delivery {
@@ -210,6 +212,7 @@ impl Display for Delivery {
             Delivery::ExactlyOnce => "exactly-once",
             Delivery::EffectivelyOnce => "effectively-once",
             Delivery::AtLeastOnce => "at-least-once",
+            Delivery::None => "none",
         })
     }
 }
@@ -411,6 +414,7 @@ impl Connectors {
             .with(Arc::new(datagen::DatagenConnector))
             .with(Arc::new(files::FilesConnector))
             .with(Arc::new(kafka::KafkaConnector))
+            .with(Arc::new(kafka::UpsertKafkaConnector))
             .with(Arc::new(rocketmq::RocketmqConnector))
     }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{
-    Array, AsArray, BinaryArray, Int8Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+    Array, AsArray, BinaryArray, Int8Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, TimeUnit, TimestampMillisecondType};
@@ -26,7 +26,8 @@ use millstream::clock::Clock;
 use millstream::connector::contract::{self, SinkCase, SourceCase};
 use millstream::connector::kafka::KafkaConnector;
 use millstream::connector::{
-    Bounds, Connector, Delivery, Environment, Owner, Partition, Pin, Progress, ReadReport, Role, Sink, Source, Span,
+    Bounds, Connector, Delivery, Environment, Owner, Partition, Pin, Progress, Published, ReadReport, Role, Sink,
+    Source, Span,
 };
 use millstream::error::{Error, Kind};
 use millstream::plan::changes::{RowKind, with_kind};
@@ -45,6 +46,8 @@ use crate::harness::{World, finish, variable};
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// What takes longer never ends.
 const HANGS: Duration = Duration::from_secs(60);
+/// Within this time a transaction that was ended has its markers; one without them is open.
+const MARKERS: Duration = Duration::from_secs(2);
 
 fn servers() -> String {
     std::env::var("MILLSTREAM_TEST_KAFKA")
@@ -262,15 +265,18 @@ async fn the_sink_keeps_the_contract() {
         let rows = rows(&definition, 0..40).project(&[0, 1, 2]).unwrap();
         // No headers and NULL headers are the same message, so they would not be read as they were written.
         definition.columns.retain(|column| column.name != "headers");
-        let case = SinkCase { rows, ordered: partitions == 1, fences: delivery == "exactly-once" };
+        // Rows enter a transaction when they come, whichever task is first.
+        let ordered = partitions == 1 && delivery == "at-least-once";
+        let case = SinkCase { rows, ordered, fences: delivery == "exactly-once" };
         let source = open(definition.clone(), 2).await;
         let mut uncommitted = definition.clone();
         uncommitted.options.insert("properties.isolation.level".into(), "read_uncommitted".into());
         let all = open(uncommitted, 2).await;
         let visible = async || {
             let mut seen = vec![];
-            // The markers of a transaction are written after its commit returns.
-            while source.extent().await.unwrap() != all.extent().await.unwrap() {
+            // The markers of a transaction are written after its commit returns; one that is open has none.
+            let begin = Instant::now();
+            while source.extent().await.unwrap() != all.extent().await.unwrap() && begin.elapsed() < MARKERS {
                 tokio::time::sleep(Duration::from_millis(25)).await;
             }
             for (partition, bounds) in source.extent().await.unwrap().partitions {
@@ -656,6 +662,12 @@ fn stream(batch: RecordBatch) -> SendableRecordBatchStream {
     Box::pin(RecordBatchStreamAdapter::new(batch.schema(), futures::stream::iter([Ok(batch)])))
 }
 
+/// Stages a task and publishes the epoch.
+async fn write(sink: &Arc<dyn Sink>, epoch: u64, rows: RecordBatch) -> Result<Published, Error> {
+    sink.stage(epoch, 0, &Pin::Null, stream(rows)).await?;
+    sink.publish(epoch, &Pin::Null).await
+}
+
 /// A sink's table `id BIGINT, name STRING` with writable metadata, and its rows.
 fn outgoing(topic: &Topic, more: &[(&str, &str)]) -> TableDefinition {
     let columns = vec![
@@ -808,33 +820,93 @@ async fn a_row_too_large_is_named_and_the_sink_goes_on() {
             RecordBatch::try_new(definition.writable_schema(), vec![Arc::new(Int64Array::from(vec![1, 2, 3])), names]);
         let batch = batch.unwrap();
         sink.open(1).await.unwrap();
-        sink.stage(7, 0, &Pin::Null, stream(batch.clone())).await.unwrap();
-        let error = sink.publish(7, &Pin::Null).await.unwrap_err();
+        let error = write(&sink, 7, batch.clone()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Data, "{}", error.chain());
         let text = error.to_string();
         for part in ["table orders", "of epoch 7", &topic.0, "properties.message.max.bytes"] {
             assert!(text.contains(part), "{part}: {text}");
         }
         sink.discard(7).await;
-        sink.stage(7, 0, &Pin::Null, stream(batch.slice(2, 1))).await.unwrap();
-        assert_eq!(sink.publish(7, &Pin::Null).await.unwrap().rows, 1);
+        assert_eq!(write(&sink, 7, batch.slice(2, 1)).await.unwrap().rows, 1);
         sink.close().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_without_a_broker_fails_and_loses_nothing() {
-    let mut definition = outgoing(&Topic("anything".into()), &[("properties.delivery.timeout.ms", "2000")]);
-    definition.options.insert("properties.bootstrap.servers".into(), "127.0.0.1:1".into());
-    let sink = open_sink(definition.clone()).await;
-    sink.stage(1, 0, &Pin::Null, stream(rows(&definition, 0..10))).await.unwrap();
-    for _ in 0..2 {
-        let error = sink.publish(1, &Pin::Null).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Transient, "{}", error.chain());
+    for delivery in ["at-least-once", "exactly-once"] {
+        let options = [("properties.delivery.timeout.ms", "2000"), ("sink.delivery-guarantee", delivery)];
+        let mut definition = outgoing(&Topic("anything".into()), &options);
+        definition.options.insert("properties.bootstrap.servers".into(), "127.0.0.1:1".into());
+        let sink = open_sink(definition.clone()).await;
+        let staged = sink.stage(1, 0, &Pin::Null, stream(rows(&definition, 0..10))).await;
+        match delivery {
+            "at-least-once" => assert_eq!(staged.unwrap().rows, 10),
+            _ => assert_eq!(staged.unwrap_err().kind(), Kind::Transient),
+        }
+        for _ in 0..2 {
+            let again = match delivery {
+                "at-least-once" => sink.publish(1, &Pin::Null).await,
+                _ => write(&sink, 1, rows(&definition, 0..10)).await,
+            };
+            let error = again.unwrap_err();
+            assert_eq!(error.kind(), Kind::Transient, "{}", error.chain());
+        }
+        let begin = Instant::now();
+        sink.close().await;
+        assert!(begin.elapsed() < HANGS, "{:?}", begin.elapsed());
     }
+}
+
+/// The brokers end a transaction that is open for too long; the epoch is staged again, by a producer with more time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_that_outlives_its_transaction_is_written_once() {
+    let topic = Topic::create(1, &[]).await;
+    let definition = outgoing(&topic, &[("properties.transaction.timeout.ms", "2000")]);
+    let sink = open_sink(definition.clone()).await;
+    sink.open(1).await.unwrap();
+    assert_eq!(sink.progress(0, &serde_json::Value::Null).await.unwrap(), Progress::UpTo(0));
+    sink.stage(1, 0, &Pin::Null, stream(rows(&definition, 0..10))).await.unwrap();
+    let source = topic.source(&[]).await;
+    assert_eq!(bounds(&source, &topic.partition(0)).await.1, 0, "staged rows are readable");
+    // Ten rows and the marker that ends them; brokers look for such transactions every ten seconds.
     let begin = Instant::now();
+    while bounds(&source, &topic.partition(0)).await.1 < 11 {
+        assert!(begin.elapsed() < HANGS, "the brokers did not end the transaction");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let error = sink.publish(1, &Pin::Null).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Transient, "{}", error.chain());
+    let text = error.to_string();
+    assert!(text.contains("open for longer than transaction.timeout.ms = 2000"), "{text}");
+    assert!(text.contains("written again with 4000"), "{text}");
+
+    sink.discard(1).await;
+    sink.open(1).await.unwrap();
+    assert_eq!(sink.progress(0, &serde_json::Value::Null).await.unwrap(), Progress::UpTo(0));
+    assert_eq!(write(&sink, 1, rows(&definition, 0..10)).await.unwrap().rows, 10);
+    ends_at(&source, &topic.partition(0), 22).await;
+    assert_eq!(ids(&source, &topic.span(0, 0, 22)).await, (0..10).collect::<Vec<_>>());
     sink.close().await;
-    assert!(begin.elapsed() < HANGS, "{:?}", begin.elapsed());
+}
+
+/// Who asks what is written waits for a transaction whose outcome is not known, and no longer than anybody listens.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_transaction_in_the_progress_topic_is_waited_for() {
+    let (topic, progress) = (Topic::create(1, &[]).await, Topic::create(1, &[("cleanup.policy", "compact")]).await);
+    let definition = outgoing(&topic, &[("sink.progress-topic", progress.0.as_str())]);
+    let sink = open_sink(definition.clone()).await;
+    sink.open(1).await.unwrap();
+    let written = write(&sink, 1, rows(&definition, 0..3)).await.unwrap();
+    let hanging = transactional();
+    hanging.begin_transaction().unwrap();
+    hanging.send(BaseRecord::to(&progress.0).partition(0).key("another").payload("{}")).unwrap();
+    hanging.flush(TIMEOUT).unwrap();
+    let asked = tokio::time::timeout(Duration::from_secs(1), sink.progress(1, &written.position)).await;
+    assert!(asked.is_err(), "{asked:?}");
+    hanging.abort_transaction(TIMEOUT).unwrap();
+    assert_eq!(sink.progress(1, &written.position).await.unwrap(), Progress::UpTo(1));
+    sink.close().await;
 }
 
 /// Every message of a topic as Kafka's own Java client sees it, partition by partition in order.
@@ -948,4 +1020,162 @@ async fn upserts_are_keyed_by_a_key_column_that_must_have_a_value() {
     assert_eq!(error.kind(), Kind::Data);
     assert!(error.to_string().contains("table orders: a row of a result that changes has no key"), "{error}");
     sink.close().await;
+}
+
+/// What Java's client sees of a topic: each message's partition, key and value.
+fn messages(topic: &Topic) -> Vec<(i64, Option<String>, Option<String>)> {
+    let text = |message: &serde_json::Value, name: &str| message[name].as_str().map(str::to_string);
+    let messages = seen_by_java(&topic.0).into_iter();
+    messages.map(|m| (m["partition"].as_i64().unwrap(), text(&m, "key"), text(&m, "value"))).collect()
+}
+
+/// The ids by partition, in order.
+fn placed(topic: &Topic) -> BTreeMap<i64, Vec<i64>> {
+    let mut placed: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for (partition, _, value) in messages(topic) {
+        let row: serde_json::Value = serde_json::from_str(&value.unwrap()).unwrap();
+        placed.entry(partition).or_default().push(row["id"].as_i64().unwrap());
+    }
+    placed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_may_name_its_topic_and_partition() {
+    let (topic, other) = (Topic::create(3, &[]).await, Topic::create(2, &[]).await);
+    let columns = vec![
+        Column::physical("id", DataType::Int64),
+        metadata("part", "partition", DataType::Int32, false),
+        metadata("dest", "topic", DataType::Utf8View, false),
+    ];
+    for delivery in ["exactly-once", "at-least-once"] {
+        let definition = table(columns.clone(), topic.options(&[("sink.delivery-guarantee", delivery)]));
+        let sink = open_sink(definition.clone()).await;
+        let batch = |rows: &[(i64, Option<i32>, Option<&str>)]| {
+            let topics = StringArray::from_iter(rows.iter().map(|row| row.2));
+            let columns: Vec<Arc<dyn Array>> = vec![
+                Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0))),
+                Arc::new(Int32Array::from_iter(rows.iter().map(|row| row.1))),
+                cast(&topics, &DataType::Utf8View).unwrap(),
+            ];
+            RecordBatch::try_new(definition.writable_schema(), columns).unwrap()
+        };
+        sink.open(1).await.unwrap();
+        if delivery == "exactly-once" {
+            let rows =
+                [(1, Some(2), None), (2, Some(1), Some(other.0.as_str())), (3, Some(0), None), (4, Some(2), None)];
+            assert_eq!(write(&sink, 1, batch(&rows)).await.unwrap().rows, 4);
+            assert_eq!(placed(&topic), BTreeMap::from([(0, vec![3]), (2, vec![1, 4])]));
+            assert_eq!(placed(&other), BTreeMap::from([(1, vec![2])]));
+        }
+        for wrong in [9, -1] {
+            let rows = batch(&[(5, Some(0), None), (6, Some(wrong), None)]);
+            let error = write(&sink, 2, rows).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Data, "{}", error.chain());
+            let row = format!("row 2 of epoch 2 for topic {} partition {wrong} cannot be written", topic.0);
+            assert!(error.to_string().contains(&row), "{error}");
+            sink.discard(2).await;
+        }
+        let error = write(&sink, 2, batch(&[(7, None, Some("no topic"))])).await.unwrap_err();
+        assert!(error.kind() == Kind::Data && error.to_string().contains("to the topic 'no topic'"), "{error}");
+        sink.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partitioner_places_rows_by_task_or_one_after_the_other() {
+    for partitioner in ["fixed", "round-robin"] {
+        let topic = Topic::create(3, &[]).await;
+        let definition = outgoing(&topic, &[("sink.partitioner", partitioner)]);
+        let sink = open_sink(definition.clone()).await;
+        sink.open(1).await.unwrap();
+        for (task, ids) in [(0, 0..4), (1, 4..6), (4, 6..7)] {
+            sink.stage(1, task, &Pin::Null, stream(rows(&definition, ids))).await.unwrap();
+        }
+        sink.publish(1, &Pin::Null).await.unwrap();
+        let expected = match partitioner {
+            "fixed" => BTreeMap::from([(0, vec![0, 1, 2, 3]), (1, vec![4, 5, 6])]),
+            _ => BTreeMap::from([(0, vec![0, 3]), (1, vec![1, 4, 6]), (2, vec![2, 5])]),
+        };
+        assert_eq!(placed(&topic), expected, "{partitioner}");
+        sink.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_may_be_raw_and_is_left_out_of_the_value_on_request() {
+    let topic = Topic::create(1, &[]).await;
+    let options = [("key.fields", "name"), ("key.format", "raw"), ("value.fields-include", "EXCEPT_KEY")];
+    let definition = outgoing(&topic, &options);
+    let error = KafkaConnector.check(&definition, Role::Source).unwrap_err();
+    assert!(error.to_string().contains("which are not read as columns yet"), "{error}");
+    let sink = open_sink(definition.clone()).await;
+    sink.open(1).await.unwrap();
+    write(&sink, 1, rows(&definition, 3..5)).await.unwrap();
+    let message = |key: &str, value: &str| (0i64, Some(key.to_string()), Some(value.to_string()));
+    assert_eq!(messages(&topic), [message("n3", "{\"id\":3}"), message("n4", "{\"id\":4}")]);
+    sink.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_guarantee_a_row_that_is_refused_is_left_out() {
+    let topic = Topic::create(1, &[]).await;
+    let columns = vec![
+        Column::physical("id", DataType::Int64),
+        Column::physical("name", DataType::Utf8View),
+        metadata("part", "partition", DataType::Int32, false),
+    ];
+    let options = [("sink.delivery-guarantee", "none"), ("properties.message.max.bytes", "10000")];
+    let definition = table(columns, topic.options(&options));
+    let sink = open_sink(definition.clone()).await;
+    assert_eq!(sink.guarantee().delivery, Delivery::None);
+    sink.open(1).await.unwrap();
+    let batch = |ids: [i64; 3], long: usize, part: Option<i32>| {
+        let names = StringArray::from(vec!["short".to_string(), "x".repeat(long), "short".to_string()]);
+        let columns: Vec<Arc<dyn Array>> = vec![
+            Arc::new(Int64Array::from_iter_values(ids)),
+            cast(&names, &DataType::Utf8View).unwrap(),
+            Arc::new(Int32Array::from(vec![Some(0), part, None])),
+        ];
+        RecordBatch::try_new(definition.writable_schema(), columns).unwrap()
+    };
+    // One that is too large is refused at once, one for no partition when the topic is known.
+    assert_eq!(write(&sink, 1, batch([1, 2, 3], 50_000, None)).await.unwrap().rows, 2);
+    assert_eq!(write(&sink, 2, batch([4, 5, 6], 5, Some(9))).await.unwrap().rows, 2);
+    assert_eq!(write(&sink, 3, batch([7, 8, 9], 5, None)).await.unwrap().rows, 3);
+    sink.close().await;
+    assert_eq!(placed(&topic), BTreeMap::from([(0, vec![1, 3, 4, 6, 7, 8, 9])]));
+}
+
+/// The same as a `kafka` table with a PRIMARY KEY, as Flink spells it.
+#[tokio::test(flavor = "multi_thread")]
+async fn upsert_kafka_is_written_and_folded() {
+    let topic = Topic::create(2, &[("cleanup.policy", "compact")]).await;
+    let script = format!(
+        "SET 'checkpoint.location' = 'memory://ck';
+         CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'memory', 'topic' = 'numbers');
+         CREATE TABLE totals (k STRING, many BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+           WITH ('connector' = 'upsert-kafka', 'topic' = '{}', 'properties.bootstrap.servers' = '{}',
+                 'key.format' = 'raw', 'value.format' = 'json', 'value.fields-include' = 'EXCEPT_KEY');
+         INSERT INTO totals
+           SELECT CAST(n % 3 AS STRING) AS k, count(*) AS many FROM numbers GROUP BY n % 3 HAVING count(*) <> 4;",
+        topic.0,
+        servers()
+    );
+    let world = World::new();
+    let mut query = Query::open(world.plan(&script, None).await, Reporter::silent()).await.unwrap();
+    for ends in [0, 4, 8, 10].windows(2) {
+        world.append("numbers", 0, ends[0]..ends[1]);
+        finish(&mut query).await.unwrap();
+    }
+    query.close().await;
+    let mut kept = BTreeMap::new();
+    for (_, key, value) in messages(&topic) {
+        match value {
+            Some(value) => drop(kept.insert(key.unwrap(), value)),
+            None => assert!(kept.remove(&key.unwrap()).is_some(), "a tombstone of nothing"),
+        }
+    }
+    // Four of ten numbers leave no rest, which HAVING takes back.
+    let expected = ["1", "2"].map(|key| (key.to_string(), "{\"many\":3}".to_string()));
+    assert_eq!(kept, BTreeMap::from(expected));
 }

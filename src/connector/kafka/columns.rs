@@ -43,8 +43,8 @@ impl Column {
     /// Its name, type, and whether a sink writes it.
     pub(super) fn describe(self) -> MetadataKey {
         let (key, data_type, writable) = match self {
-            Column::Topic => ("topic", DataType::Utf8, false),
-            Column::Partition => ("partition", DataType::Int32, false),
+            Column::Topic => ("topic", DataType::Utf8, true),
+            Column::Partition => ("partition", DataType::Int32, true),
             Column::Offset => ("offset", DataType::Int64, false),
             Column::Timestamp => ("timestamp", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), true),
             Column::TimestampType => ("timestamp-type", DataType::Utf8, false),

@@ -5,12 +5,13 @@
 //! group is joined.
 //!
 //! What it guarantees: exact spans when reading, also of topics written in transactions. Writing is exactly-once, a
-//! transaction an epoch, for readers of committed messages; or at-least-once. A table with a PRIMARY KEY takes results that
-//! change, as upserts and tombstones.
+//! transaction an epoch, for readers of committed messages; or at-least-once; or with no promise at all. A table with a
+//! PRIMARY KEY takes results that change, as upserts and tombstones, by this name or by `upsert-kafka`, which is
+//! another spelling of the same.
 //!
-//! What it does not promise yet: several topics in one table, reading upserts.
+//! What it does not promise yet: reading several topics in one table, reading upserts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
@@ -20,9 +21,13 @@ use self::sink::KafkaSink;
 use self::source::KafkaSource;
 use super::messages::{Decoding, check_metadata};
 use super::upserts::Key;
-use super::{Connector, Delivery, Environment, Guarantee, MetadataKey, Owner, Role, ScanOptions, Sink, Source};
+use super::{
+    Connector, Delivery, Environment, Guarantee, MetadataKey, Owner, Published, Role, ScanOptions, Sink, Source, Staged,
+};
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
+
+pub use upsert::UpsertKafkaConnector;
 
 pub mod options;
 pub mod properties;
@@ -33,9 +38,13 @@ mod producer;
 mod progress;
 mod queue;
 mod reader;
+mod receipts;
 mod rows;
 mod sink;
 mod source;
+mod spools;
+mod transactions;
+mod upsert;
 
 /// The connector `kafka`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,6 +72,10 @@ impl Connector for KafkaConnector {
                 "a PRIMARY KEY makes the messages of a topic updates of rows, which is not supported yet; leave it out to \
                  read every message as a row",
             ),
+            Role::Source if !options.is_key_in_payload => refuse(
+                "'value.fields-include' = 'EXCEPT_KEY' leaves columns to the messages' keys, which are not read as columns \
+                 yet; read the topic by a table without them, and the key by METADATA FROM 'key'",
+            ),
             Role::Source => {
                 let all: Vec<usize> = (0..table.stored_columns().count()).collect();
                 Decoding::try_new(table, &options.format, &all).map(drop).map_err(|e| blame(table, e))
@@ -70,7 +83,7 @@ impl Connector for KafkaConnector {
             Role::Sink if table.options.contains_key("key.fields") && matches!(options.key, Key::Given(_)) => {
                 refuse("the message's key is given twice: by 'key.fields' and by the metadata column 'key'; drop one")
             }
-            Role::Sink => rows::Rows::try_new(table, &options).map(drop).map_err(|e| blame(table, e)),
+            Role::Sink => rows::Rows::try_new(table, &options, 0, 1).map(drop).map_err(|e| blame(table, e)),
         }
     }
 
@@ -104,11 +117,12 @@ impl Connector for KafkaConnector {
     async fn sink(
         &self,
         table: Arc<TableDefinition>,
-        _environment: &Environment,
+        environment: &Environment,
         owner: &Owner,
     ) -> Result<Arc<dyn Sink>> {
         let options = KafkaOptions::take(&table)?;
-        Ok(Arc::new(KafkaSink::new(table, options, owner)))
+        let sink = KafkaSink::try_new(Arc::clone(&table), options, owner, environment.clock.clone());
+        Ok(Arc::new(sink.map_err(|e| blame(&table, e))?))
     }
 }
 
@@ -120,7 +134,11 @@ fn guarantee(delivery: Delivery) -> Guarantee {
     let reason = match delivery {
         Delivery::ExactlyOnce => {
             "an epoch's rows and the record of the epoch are one transaction, for readers of committed messages \
-             (isolation.level=read_committed); rows with the same key keep their order"
+             (isolation.level=read_committed); rows of a task with the same key keep their order"
+        }
+        Delivery::None => {
+            "rows are sent when their epoch is published, and what the brokers do not take is left out, with a warning that \
+             counts it; the rows of an epoch that is run again are written again"
         }
         _ => {
             "every row is acknowledged by all replicas in sync before its epoch counts, and the rows of an epoch that \
@@ -128,4 +146,18 @@ fn guarantee(delivery: Delivery) -> Guarantee {
         }
     };
     Guarantee { delivery, reason: reason.into() }
+}
+
+/// The lock, also if whoever had it panicked.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How much several tasks have staged.
+fn total<'a>(tasks: impl Iterator<Item = &'a Staged>) -> Published {
+    tasks.fold(Published::default(), |mut published, staged| {
+        published.rows += staged.rows;
+        published.bytes += staged.bytes;
+        published
+    })
 }

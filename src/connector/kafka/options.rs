@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use arrow::datatypes::DataType;
+
 use super::properties::Properties;
 use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::connector::upserts::Key;
@@ -25,6 +27,26 @@ pub enum Startup {
     Specific(BTreeMap<u32, u64>),
 }
 
+/// How a key that is made of columns is written: `key.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFormat {
+    /// As a JSON object of them.
+    Json,
+    /// As the bytes of the only one, which is STRING or BYTES.
+    Raw,
+}
+
+/// Where a row goes that names no partition: `sink.partitioner`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partitioner {
+    /// Where Java's client would send its key; anywhere, without one.
+    Hash,
+    /// All of a task to one partition.
+    Fixed,
+    /// To one partition after the other.
+    RoundRobin,
+}
+
 /// All options of a Kafka table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KafkaOptions {
@@ -42,6 +64,12 @@ pub struct KafkaOptions {
     pub progress_topic: String,
     /// The key of a written message: the metadata column `key`, or made of `key.fields`, or else of the primary key.
     pub key: Key,
+    /// `key.format`.
+    pub key_format: KeyFormat,
+    /// `value.fields-include`: whether columns of the key are also in the payload.
+    pub is_key_in_payload: bool,
+    /// `sink.partitioner`.
+    pub partitioner: Partitioner,
 }
 
 impl KafkaOptions {
@@ -58,9 +86,10 @@ impl KafkaOptions {
                 "a list such as 'partition:0,offset:42;partition:1,offset:300'",
                 offsets,
             )?,
-            key_format: reader.text("key.format")?,
+            key_format: reader.choice("key.format", &[("json", KeyFormat::Json), ("raw", KeyFormat::Raw)])?,
             key_fields: reader.text("key.fields")?,
-            partitioner: reader.text("sink.partitioner")?,
+            is_key_in_payload: reader.choice("value.fields-include", &[("ALL", true), ("EXCEPT_KEY", false)])?,
+            partitioner: reader.choice("sink.partitioner", &PARTITIONERS)?,
             guarantee: reader.text("sink.delivery-guarantee")?,
             progress_topic: reader.text("sink.progress-topic")?,
             properties: reader.prefixed("properties.")?,
@@ -74,15 +103,19 @@ impl KafkaOptions {
 
 const STARTUP_OFFSETS: &str = "scan.startup.specific-offsets";
 
+const PARTITIONERS: [(&str, Partitioner); 3] =
+    [("default", Partitioner::Hash), ("fixed", Partitioner::Fixed), ("round-robin", Partitioner::RoundRobin)];
+
 /// What was written, before it is judged.
 struct Given {
     topic: Option<String>,
     topic_pattern: Option<String>,
     startup_mode: Option<String>,
     startup_offsets: Option<BTreeMap<u32, u64>>,
-    key_format: Option<String>,
+    key_format: Option<KeyFormat>,
     key_fields: Option<String>,
-    partitioner: Option<String>,
+    is_key_in_payload: Option<bool>,
+    partitioner: Option<Partitioner>,
     guarantee: Option<String>,
     progress_topic: Option<String>,
     properties: BTreeMap<String, String>,
@@ -90,15 +123,8 @@ struct Given {
 
 impl Given {
     fn judge(self, table: &TableDefinition, format: FormatOptions) -> Result<KafkaOptions> {
-        let unsupported = [
-            (&self.topic_pattern, "topic-pattern", "name one topic with 'topic'"),
-            (&self.key_format, "key.format", "without it, keys are written as JSON objects"),
-            (&self.partitioner, "sink.partitioner", "without it, the hash of a key decides, as with Java's client"),
-        ];
-        for (given, key, instead) in unsupported {
-            if given.is_some() {
-                return Err(Error::usage(format!("option '{key}' is not supported yet; {instead}")));
-            }
+        if self.topic_pattern.is_some() {
+            return Err(Error::usage("option 'topic-pattern' is not supported yet; name one topic with 'topic'"));
         }
         let topic = topic(self.topic)?;
         let progress_topic = self.progress_topic.unwrap_or_else(|| "millstream-progress".into());
@@ -107,6 +133,16 @@ impl Given {
                 "option 'sink.progress-topic': '{progress_topic}' cannot be a topic of its own"
             )));
         }
+        let key = Key::of(table, "key", &key_fields(table, self.key_fields.as_deref())?)?;
+        let is_key_in_payload = self.is_key_in_payload.unwrap_or(true);
+        check_made_key(table, &key, self.key_format, is_key_in_payload)?;
+        let partitioner = self.partitioner.unwrap_or(Partitioner::Hash);
+        if partitioner != Partitioner::Hash && !table.primary_key.is_empty() {
+            return Err(Error::usage(
+                "option 'sink.partitioner': rows with the same PRIMARY KEY must be in one partition, or their order is lost; \
+                 say 'default'",
+            ));
+        }
         Ok(KafkaOptions {
             topic,
             delivery: delivery(self.guarantee.as_deref())?,
@@ -114,7 +150,10 @@ impl Given {
             properties: Properties::try_new(self.properties)?,
             format,
             startup: startup(self.startup_mode.as_deref(), self.startup_offsets)?,
-            key: Key::of(table, "key", &key_fields(table, self.key_fields.as_deref())?)?,
+            key,
+            key_format: self.key_format.unwrap_or(KeyFormat::Json),
+            is_key_in_payload,
+            partitioner,
         })
     }
 }
@@ -132,7 +171,8 @@ fn topic(given: Option<String>) -> Result<String> {
     Ok(topic)
 }
 
-fn is_legal(topic: &str) -> bool {
+/// Whether a topic can have this name.
+pub(super) fn is_legal(topic: &str) -> bool {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !topic.is_empty() && topic.len() <= 249 && topic.chars().all(legal) && !matches!(topic, "." | "..")
 }
@@ -142,9 +182,9 @@ fn delivery(given: Option<&str>) -> Result<Delivery> {
     match given {
         None | Some("exactly-once") => Ok(Delivery::ExactlyOnce),
         Some("at-least-once") => Ok(Delivery::AtLeastOnce),
-        Some("none") => Err(Error::usage(format!("option '{key}': 'none' is not supported yet; say 'at-least-once'"))),
+        Some("none") => Ok(Delivery::None),
         Some(word) => {
-            let hint = did_you_mean(word, ["exactly-once", "at-least-once"].into_iter());
+            let hint = did_you_mean(word, ["exactly-once", "at-least-once", "none"].into_iter());
             Err(Error::usage(format!("option '{key}': '{word}' is no choice{hint}")))
         }
     }
@@ -210,93 +250,39 @@ fn key_fields(table: &TableDefinition, given: Option<&str>) -> Result<Vec<String
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use arrow::datatypes::DataType;
-
-    use super::*;
-
-    fn take(options: &[(&str, &str)]) -> Result<KafkaOptions> {
-        take_keyed(&[], options)
+/// Checks what only a key of columns can have.
+fn check_made_key(table: &TableDefinition, key: &Key, format: Option<KeyFormat>, is_in_payload: bool) -> Result<()> {
+    let made: &[usize] = match key {
+        Key::Made(columns) => columns,
+        Key::Given(_) => &[],
+    };
+    let option = match (format, is_in_payload) {
+        (Some(_), _) => "key.format",
+        (None, false) => "value.fields-include",
+        (None, true) => return Ok(()),
+    };
+    if made.is_empty() {
+        return Err(Error::usage(format!(
+            "option '{option}' is for a key that is made of columns; name them with 'key.fields' or a PRIMARY KEY, or leave \
+             it out"
+        )));
     }
-
-    fn take_keyed(primary_key: &[&str], options: &[(&str, &str)]) -> Result<KafkaOptions> {
-        let base = [("connector", "kafka"), ("format", "json"), ("properties.bootstrap.servers", "a:1")];
-        let all = base.iter().chain([("topic", "t")].iter()).chain(options);
-        KafkaOptions::take(&TableDefinition {
-            name: "orders".into(),
-            columns: ["id", "item"].map(|name| Column::physical(name, DataType::Int64)).into(),
-            primary_key: primary_key.iter().map(|name| name.to_string()).collect(),
-            watermark: None,
-            partitioned_by: vec![],
-            options: all.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-        })
-    }
-
-    fn refusal(options: &[(&str, &str)]) -> String {
-        take(options).unwrap_err().chain()
-    }
-
-    #[test]
-    fn offsets_are_listed_as_in_flink() {
-        let options = [
-            ("scan.startup.mode", "specific-offsets"),
-            ("scan.startup.specific-offsets", "partition:0,offset:42; partition:1,offset:300"),
-        ];
-        assert_eq!(take(&options).unwrap().startup, Startup::Specific(BTreeMap::from([(0, 42), (1, 300)])));
-        assert!(refusal(&options[1..]).contains("needs 'scan.startup.mode' = 'specific-offsets'"));
-        for wrong in ["", "0:42", "partition:0,offset:-1", "partition:0,offset:1;partition:0,offset:2"] {
-            assert!(offsets(wrong).is_none(), "{wrong}");
+    let columns: Vec<&Column> = made.iter().filter_map(|place| table.writable_columns().nth(*place)).collect();
+    let is_bytes = |column: &Column| matches!(column.data_type, DataType::Utf8 | DataType::Utf8View | DataType::Binary);
+    match (format, columns.as_slice()) {
+        (Some(KeyFormat::Raw), [only]) if is_bytes(only) => Ok(()),
+        (Some(KeyFormat::Raw), columns) => {
+            let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+            Err(Error::usage(format!(
+                "option 'key.format': 'raw' is the bytes of one STRING or BYTES column, and the key is made of ({}); say \
+                 'json'",
+                names.join(", ")
+            )))
         }
-    }
-
-    #[test]
-    fn what_is_not_supported_yet_is_refused_by_name() {
-        for (key, value) in [
-            ("topic", "a;b"),
-            ("topic-pattern", "t.*"),
-            ("key.format", "json"),
-            ("sink.partitioner", "fixed"),
-            ("sink.delivery-guarantee", "none"),
-            ("scan.startup.mode", "group-offsets"),
-        ] {
-            let text = refusal(&[(key, value)]);
-            assert!(text.starts_with("table orders: option") && text.contains("not supported yet"), "{text}");
-        }
-    }
-
-    #[test]
-    fn properties_are_checked_and_their_values_kept_secret() {
-        let text = refusal(&[("properties.enable.auto.commit", "true")]);
-        assert!(text.contains("'properties.enable.auto.commit' is not yours to set"), "{text}");
-        let text = refusal(&[("properties.max.poll.records", "5")]);
-        assert!(text.contains("'properties.max.poll.records': librdkafka has no such property"), "{text}");
-        let text = refusal(&[("properties.linger.ms", "soon")]);
-        assert!(text.starts_with("table orders: option 'properties.linger.ms'"), "{text}");
-        let options = take(&[("properties.sasl.password", "hunter2"), ("properties.group.id", "g")]).unwrap();
-        assert!(!format!("{options:?}").contains("hunter2"), "{options:?}");
-        assert!(options.properties.consumer().get("group.id").is_none());
-        // What is not committed must never count as written.
-        let uncommitted = take(&[("properties.isolation.level", "read_uncommitted")]).unwrap();
-        assert_eq!(uncommitted.properties.committed().get("isolation.level"), Some("read_committed"));
-    }
-
-    #[test]
-    fn keys_are_physical_columns() {
-        assert_eq!(take(&[("key.fields", "item")]).unwrap().key, Key::Made(vec![1]));
-        assert!(refusal(&[("key.fields", "id;ID")]).contains("no physical column 'ID'"));
-    }
-
-    #[test]
-    fn a_primary_key_is_the_key() {
-        assert_eq!(take_keyed(&["item"], &[]).unwrap().key, Key::Made(vec![1]));
-        let both = take_keyed(&["id", "item"], &[("key.fields", "item;id")]).unwrap();
-        assert_eq!(both.key, Key::Made(vec![1, 0]));
-        for other in ["id", "item;id"] {
-            let error = take_keyed(&["item"], &[("key.fields", other)]).unwrap_err();
-            assert_eq!(error.kind(), crate::error::Kind::Usage);
-            let text = error.to_string();
-            assert!(text.contains("PRIMARY KEY, which is (item)") && text.contains(other), "{text}");
-        }
+        _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "options_tests.rs"]
+mod tests;

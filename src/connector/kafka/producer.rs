@@ -1,26 +1,23 @@
 //! Sends messages and waits for their receipts.
 //!
 //! The idea: librdkafka batches, compresses and retries in its own threads, in order (idempotently); here is only the
-//! count of what was sent and what came back. One failed message fails the epoch.
+//! count of what was sent and what came back. One failed message fails the epoch, unless losses are tolerated: then
+//! they are counted.
 //!
-//! Guarantee: [`finish`](Producer::finish) returns when every message since [`begin`](Producer::begin) is acknowledged.
+//! Guarantee: [`finish`](Producer::finish) returns when every message since [`begin`](Producer::begin) is acknowledged,
+//! or, where losses are tolerated, given up. An error says what is behind it: of messages that were thrown away because
+//! their transaction had failed, why it had.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 
-use super::client::{Events, is_refusal, unusable};
+use super::client::{is_refusal, unusable};
+use super::receipts::{Failure, Receipts, State};
 use super::rows::Messages;
 use crate::error::{Error, Result};
-
-/// How long to wait for receipts before looking around.
-const WAIT: Duration = Duration::from_millis(50);
 
 /// How long the steps of a transaction may take.
 const TRANSACTION: Duration = Duration::from_secs(60);
@@ -34,97 +31,24 @@ const STRIDE: usize = 1024;
 
 /// Whether another producer has the transactional id now, or this one was too slow.
 fn is_fenced(code: Code) -> bool {
-    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
+    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::InvalidTransactionalState)
 }
 
-/// Counts receipts.
-#[derive(Debug, Default)]
-struct Receipts {
-    events: Events,
-    state: Mutex<State>,
-    changed: Condvar,
+/// Whether this only says that something else went wrong before.
+fn is_consequence(code: Code) -> bool {
+    matches!(code, Code::PurgeQueue | Code::PurgeInflight | Code::State | Code::Fatal | Code::Inconsistent)
 }
 
-#[derive(Debug, Default)]
-struct State {
-    received: usize,
-    /// Whoever waits wants to know at this count.
-    awaited: usize,
-    failure: Option<Failure>,
-    /// The last message so far, and its offset.
-    last: (usize, i64),
-}
-
-/// A message that did not arrive.
-#[derive(Debug, Clone)]
-struct Failure {
-    code: Option<Code>,
-    text: String,
-    row: usize,
-    partition: Option<i32>,
-    size: usize,
-}
-
-impl Receipts {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for `awaited` receipts, a failure, or the time to pass.
-    fn wait(&self, awaited: usize) -> MutexGuard<'_, State> {
-        let mut state = self.state();
-        if state.received < awaited && state.failure.is_none() {
-            state.awaited = awaited;
-            state = self.changed.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        state
-    }
-}
-
-impl ClientContext for Receipts {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        self.events.log(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.events.error(error, reason);
-    }
-}
-
-impl ProducerContext for Receipts {
-    /// The message's ordinal in its epoch.
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, receipt: &DeliveryResult<'_>, row: usize) {
-        let mut state = self.state();
-        state.received += 1;
-        if let Ok(message) = receipt
-            && row >= state.last.0
-        {
-            state.last = (row, message.offset());
-        }
-        if let Err((error, message)) = receipt {
-            state.failure.get_or_insert_with(|| Failure {
-                code: error.rdkafka_error_code(),
-                text: error.to_string(),
-                row,
-                partition: (message.partition() >= 0).then(|| message.partition()),
-                size: message.payload_len() + message.key_len(),
-            });
-        }
-        if state.failure.is_some() || state.received >= state.awaited {
-            self.changed.notify_one();
-        }
-    }
-}
-
-/// A producer for one topic.
+/// A producer for one topic, and for others that rows name.
 pub(super) struct Producer {
     inner: ThreadedProducer<Receipts>,
     topic: String,
     limit: String,
+    is_transactional: bool,
     epoch: u64,
     sent: usize,
+    /// Which message of the epoch is its record, once that was sent.
+    record: Option<usize>,
 }
 
 impl std::fmt::Debug for Producer {
@@ -135,10 +59,11 @@ impl std::fmt::Debug for Producer {
 
 impl Producer {
     /// A producer of this configuration. It connects when it has something to send.
-    pub(super) fn try_new(config: &ClientConfig, topic: &str) -> Result<Self> {
+    pub(super) fn try_new(config: &ClientConfig, topic: &str, tolerates_losses: bool) -> Result<Self> {
         let limit = config.create_native_config().and_then(|c| c.get("message.max.bytes")).map_err(unusable)?;
-        let inner = config.create_with_context(Receipts::default()).map_err(unusable)?;
-        Ok(Self { inner, topic: topic.to_string(), limit, epoch: 0, sent: 0 })
+        let inner = config.create_with_context(Receipts::new(tolerates_losses)).map_err(unusable)?;
+        let is_transactional = config.get("transactional.id").is_some();
+        Ok(Self { inner, topic: topic.to_string(), limit, is_transactional, epoch: 0, sent: 0, record: None })
     }
 
     fn receipts(&self) -> &Receipts {
@@ -147,21 +72,39 @@ impl Producer {
 
     /// Begins an epoch. Everything of the last one has come back, or this would be another producer.
     pub(super) fn begin(&mut self, epoch: u64) {
-        self.epoch = epoch;
-        self.sent = 0;
+        (self.epoch, self.sent, self.record) = (epoch, 0, None);
         *self.receipts().state() = State::default();
     }
 
-    /// Sends these messages, waiting where the queue is full.
-    pub(super) fn send(&mut self, messages: &Messages<'_>) -> Result<()> {
+    /// How many messages were sent since it began.
+    pub(super) fn sent(&self) -> usize {
+        self.sent
+    }
+
+    /// Sends these messages, waiting where the queue is full, as long as they are `wanted`.
+    pub(super) fn send(&mut self, messages: &Messages<'_>, wanted: &dyn Fn() -> bool) -> Result<()> {
         for row in 0..messages.len() {
-            let mut record = BaseRecord::with_opaque_to(&self.topic, self.sent);
+            let topic = messages.topic(row).unwrap_or(self.topic.as_str());
+            let mut record = BaseRecord::with_opaque_to(topic, self.sent);
             (record.payload, record.key) = (messages.payload(row), messages.key(row));
             (record.timestamp, record.headers) = (messages.timestamp(row), messages.headers(row));
-            self.enqueue(record, |producer, error, size| {
-                let (code, text) = (error.rdkafka_error_code(), error.to_string());
-                producer.explain(Failure { code, text, row: producer.sent, partition: None, size })
-            })?;
+            record.partition = messages.partition(row);
+            let refused = match record.partition {
+                // librdkafka would take it for none.
+                Some(number) if number < 0 => {
+                    Some(Failure::of(&record, &KafkaError::MessageProduction(Code::UnknownPartition)))
+                }
+                _ => self.enqueue(record, wanted)?,
+            };
+            match refused {
+                None => {}
+                Some(failure) if self.receipts().tolerates_losses => {
+                    let mut state = self.receipts().state();
+                    state.received += 1;
+                    state.lose(|| failure);
+                }
+                Some(failure) => return Err(self.explain(failure)),
+            }
             self.sent += 1;
             if self.sent.is_multiple_of(STRIDE) {
                 self.check(0)?;
@@ -170,9 +113,14 @@ impl Producer {
         Ok(())
     }
 
-    /// Shuts out whoever wrote with this transactional id before, and ends what they left open.
-    pub(super) fn init_transactions(&self) -> Result<()> {
-        self.inner.init_transactions(COORDINATOR).map_err(|error| self.explain_transaction("beginning to write", error))
+    /// Shuts out whoever wrote with this transactional id before, and ends what they left open; false if the brokers
+    /// take no transaction timeout as long as the configuration's.
+    pub(super) fn init_transactions(&self) -> Result<bool> {
+        match self.inner.init_transactions(COORDINATOR) {
+            Ok(()) => Ok(true),
+            Err(error) if error.rdkafka_error_code() == Some(Code::InvalidTransactionTimeout) => Ok(false),
+            Err(error) => Err(self.explain_transaction("beginning to write", error)),
+        }
     }
 
     /// Begins the epoch's transaction.
@@ -180,32 +128,41 @@ impl Producer {
         self.inner.begin_transaction().map_err(|error| self.explain_transaction("beginning a transaction", error))
     }
 
-    /// Sends one message to another topic.
-    pub(super) fn send_record(&mut self, topic: &str, key: &[u8], payload: &[u8]) -> Result<()> {
+    /// Sends the record of the epoch to another topic.
+    pub(super) fn send_record(
+        &mut self,
+        topic: &str,
+        key: &[u8],
+        payload: &[u8],
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<()> {
         let record = BaseRecord::with_opaque_to(topic, self.sent).key(key).payload(payload).partition(0);
-        self.enqueue(record, |producer, error, _| {
-            producer.explain_transaction("sending to the progress topic", error)
-        })?;
-        self.sent += 1;
+        self.record = Some(self.sent);
+        match self.enqueue(record, wanted)? {
+            None => self.sent += 1,
+            Some(failure) => return Err(self.explain(failure)),
+        }
         Ok(())
     }
 
-    /// Hands one message over, waiting where the queue is full; `explain` gets the error, and the message's size.
+    /// Hands one message over, waiting where the queue is full; what is wrong with one that is not taken.
     fn enqueue(
         &self,
         mut record: BaseRecord<'_, [u8], [u8], usize>,
-        explain: impl FnOnce(&Self, KafkaError, usize) -> Error,
-    ) -> Result<()> {
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Option<Failure>> {
         while let Err((error, refused)) = self.inner.send(record) {
             if error.rdkafka_error_code() != Some(Code::QueueFull) {
-                let size = refused.payload.map_or(0, <[u8]>::len) + refused.key.map_or(0, <[u8]>::len);
-                return Err(explain(self, error, size));
+                return Ok(Some(Failure::of(&refused, &error)));
+            }
+            if !wanted() {
+                return Err(self.abandoned());
             }
             let received = self.receipts().state().received;
             self.check(received + 1)?;
             record = refused;
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Commits the transaction, when all its messages have arrived; the offset of the last one.
@@ -217,12 +174,9 @@ impl Producer {
         Ok(u64::try_from(self.receipts().state().last.1).unwrap_or_default())
     }
 
-    /// Ends the transaction without a trace, so that readers need not wait for what will never be; who begins next does it
-    /// otherwise.
-    pub(super) fn abort_transaction(&self) {
-        if let Err(error) = self.inner.abort_transaction(ABORT) {
-            tracing::debug!(target: "kafka", "a transaction was not aborted: {error}");
-        }
+    /// Ends the transaction without a trace, so that readers need not wait for what will never be.
+    pub(super) fn abort_transaction(&self) -> Result<()> {
+        self.inner.abort_transaction(ABORT).map_err(|error| self.explain_transaction("aborting a transaction", error))
     }
 
     /// Whether another producer has taken over, for good.
@@ -230,19 +184,29 @@ impl Producer {
         self.inner.client().fatal_error().is_some_and(|(code, _)| is_fenced(code))
     }
 
+    /// Why the transaction under way has failed, if it has: librdkafka tells whoever asks for another one.
+    fn cause(&self) -> Option<KafkaError> {
+        if !self.is_transactional {
+            return None;
+        }
+        let is_answer = |code: Code| !matches!(code, Code::State | Code::Conflict | Code::PreviousInProgress);
+        self.inner.begin_transaction().err().filter(|error| error.rdkafka_error_code().is_some_and(is_answer))
+    }
+
     fn explain_transaction(&self, what: &str, error: KafkaError) -> Error {
+        let error = match error.rdkafka_error_code() {
+            Some(code) if is_consequence(code) => self.cause().unwrap_or(error),
+            _ => error,
+        };
         let (topic, reason) = (&self.topic, self.receipts().events.reason());
         match error.rdkafka_error_code() {
             Some(code) if is_fenced(code) || self.is_shut_out() => Error::fenced(format!(
-                "topic {topic}: {what}: another producer has taken over the query's transactions, or this one's has timed out"
-            )),
-            Some(Code::InvalidTransactionTimeout) => Error::usage(format!(
-                "topic {topic}: 'properties.transaction.timeout.ms' is longer than the brokers' transaction.max.timeout.ms; \
-                 make it shorter, or theirs longer"
+                "topic {topic}: {what}: another producer has taken over the query's transactions, or the brokers gave this \
+                 one up"
             )),
             Some(code) if is_refusal(code) => Error::refused(format!(
-                "topic {topic}: {what}: {code}; check the cluster's access lists, or write at least once \
-                 ('sink.delivery-guarantee')"
+                "topic {topic}: {what}: {code}; check the cluster's access lists, also those of the progress topic and of \
+                 transactional ids, or write at least once ('sink.delivery-guarantee')"
             )),
             _ => match self.receipts().events.refusal() {
                 Some(refusal) => refusal,
@@ -251,20 +215,33 @@ impl Producer {
         }
     }
 
-    /// Waits until all messages are acknowledged, or `wanted` says that nobody cares any more.
-    pub(super) fn finish(&self, wanted: impl Fn() -> bool) -> Result<()> {
+    fn abandoned(&self) -> Error {
+        Error::transient(format!("epoch {} was abandoned", self.epoch))
+    }
+
+    /// Waits until all messages are acknowledged, or they are no longer `wanted`.
+    pub(super) fn finish(&self, wanted: &dyn Fn() -> bool) -> Result<()> {
         while self.check(self.sent)? < self.sent {
             if !wanted() {
-                return Err(Error::transient(format!("epoch {} was abandoned", self.epoch)));
+                return Err(self.abandoned());
             }
         }
         Ok(())
     }
 
+    /// How many messages were lost since it began, and why the first one was.
+    pub(super) fn losses(&self) -> Option<(usize, Error)> {
+        let (lost, failure) = {
+            let state = self.receipts().state();
+            (state.lost, state.failure.clone())
+        };
+        failure.map(|failure| (lost, self.explain(failure)))
+    }
+
     /// How many were received, after waiting a moment for `awaited` of them.
     fn check(&self, awaited: usize) -> Result<usize> {
         let state = self.receipts().wait(awaited);
-        match state.failure.clone() {
+        match state.failure.clone().filter(|_| !self.receipts().tolerates_losses) {
             None => Ok(state.received),
             Some(failure) => {
                 drop(state);
@@ -274,11 +251,20 @@ impl Producer {
     }
 
     fn explain(&self, failure: Failure) -> Error {
-        let Failure { code, text, row, partition, size } = failure;
-        let partition = partition.map(|number| format!(" partition {number}")).unwrap_or_default();
-        let row = format!("row {} of epoch {} for topic {}{partition}", row + 1, self.epoch, self.topic);
+        let Failure { mut code, mut text, row, topic, partition, size } = failure;
+        if code.is_some_and(is_consequence)
+            && let Some(cause) = self.cause()
+        {
+            (code, text) = (cause.rdkafka_error_code(), cause.to_string());
+        }
+        let is_record = self.record == Some(row);
+        let what = if is_record { "the record".to_string() } else { format!("row {}", row + 1) };
+        let place = partition.map(|number| format!(" partition {number}")).unwrap_or_default();
+        let row = format!("{what} of epoch {} for topic {topic}{place}", self.epoch);
         match code {
-            _ if self.is_shut_out() => Error::fenced(format!("{row} was refused: {text}")),
+            _ if self.is_shut_out() || code.is_some_and(is_fenced) => {
+                Error::fenced(format!("{row} was refused: {text}"))
+            }
             Some(Code::MessageSizeTooLarge) => Error::data(format!(
                 "{row} is too large: it has {size} bytes, and a message may have {} with 'properties.message.max.bytes' \
                  unless the topic's own max.message.bytes is smaller; raise both, or leave such rows out",
@@ -288,9 +274,22 @@ impl Producer {
                 "{row} was refused: {text}; a compacted topic needs a key, and timestamps must be within the topic's \
                  limits"
             )),
-            Some(code) if is_refusal(code) => {
-                Error::refused(format!("{row} was refused: {text}; check the cluster's access lists"))
+            Some(Code::UnknownPartition) if partition.is_some() && !is_record => Error::data(format!(
+                "{row} cannot be written: the topic has no such partition; let the metadata column 'partition' be one that \
+                 it has, or NULL"
+            )),
+            Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::InvalidTopic)
+                if topic != self.topic && !is_record =>
+            {
+                Error::data(format!(
+                    "{row} cannot be written: there is no such topic; create it first, or let the metadata column 'topic' \
+                     be one that is there, or NULL"
+                ))
             }
+            Some(code) if is_refusal(code) => Error::refused(format!(
+                "{row} was refused: {text}; check the cluster's access lists of topic {topic}{}",
+                if self.is_transactional { " and of the progress topic" } else { "" }
+            )),
             _ => match self.receipts().events.refusal() {
                 Some(refusal) => refusal,
                 None => {

@@ -26,6 +26,8 @@ use crate::error::{Error, Kind, Result};
 const WAIT: Duration = Duration::from_millis(100);
 /// How often: longer than any transaction may be open by default.
 const WAITS: usize = 1_200;
+/// After how many it is said what is waited for.
+const LONG: usize = 50;
 /// How often a topic that was just created is looked at.
 const LEADER: usize = 50;
 /// Messages that are taken at a time.
@@ -149,10 +151,10 @@ impl ProgressTopic {
         }
     }
 
-    /// The newest record of our key at or behind `from`, if there is one.
+    /// The newest record of our key at or behind `from`, if there is one, as long as it is `wanted`.
     ///
     /// Errors: a topic that ends before `from`, so that it is another one than it was.
-    pub(super) fn newest(&self, from: Option<u64>) -> Result<Option<Position>> {
+    pub(super) fn newest(&self, from: Option<u64>, wanted: &dyn Fn() -> bool) -> Result<Option<Position>> {
         let client = Arc::new(Client::try_new(&self.properties.committed())?);
         let all = Client::try_new(&self.properties.uncommitted())?;
         let bounds = |client: &Client| -> Result<Bounds> {
@@ -170,15 +172,26 @@ impl ProgressTopic {
         }
         // What lies before that is decided: no transaction that may still be committed began before it.
         let mut waits = 0;
-        while bounds(&client)?.latest < end {
-            waits += 1;
-            if waits > WAITS {
-                return Err(Error::transient(format!(
-                    "the progress topic {} has a transaction that is neither committed nor aborted",
-                    self.name
-                )));
+        loop {
+            let Bounds { latest: decided, .. } = bounds(&client)?;
+            if decided >= end {
+                break;
             }
-            std::thread::sleep(WAIT);
+            waits += 1;
+            if waits == LONG || waits > WAITS {
+                let (name, servers) = (&self.name, self.properties.servers());
+                let hanging = format!(
+                    "the progress topic {name} has a transaction that began at offset {decided} and is neither committed \
+                     nor aborted; it ends within its producer's transaction.timeout.ms, else look for it with \
+                     'kafka-transactions.sh --bootstrap-server {servers} find-hanging --topic {name} --partition 0', and \
+                     abort it"
+                );
+                if waits > WAITS {
+                    return Err(Error::transient(hanging));
+                }
+                tracing::warn!(target: "kafka", "still waiting: {hanging}");
+            }
+            self.rest(wanted)?;
         }
         let topic = Topic::new(client, &self.name);
         let topic = topic.ok_or_else(|| Error::internal(format!("{} is no name of a topic", self.name)))?;
@@ -187,6 +200,9 @@ impl ProgressTopic {
         queue.start(from.unwrap_or(earliest).max(earliest)).map_err(|code| broken(code.to_string()))?;
         let (mut newest, mut waits) = (None, 0);
         while queue.reached() < end {
+            if !wanted() {
+                return Err(self.unwanted());
+            }
             let (is_progress, trouble) = queue.poll(MESSAGES, WAIT);
             for message in queue.taken().filter(|message| message.key() == Some(self.key.as_bytes())) {
                 let written = message.payload().and_then(|value| serde_json::from_slice::<Written>(value).ok());
@@ -208,5 +224,18 @@ impl ProgressTopic {
             }
         }
         Ok(newest)
+    }
+
+    /// Waits a moment, unless nobody listens any more.
+    fn rest(&self, wanted: &dyn Fn() -> bool) -> Result<()> {
+        if !wanted() {
+            return Err(self.unwanted());
+        }
+        std::thread::sleep(WAIT);
+        Ok(())
+    }
+
+    fn unwanted(&self) -> Error {
+        Error::transient(format!("progress topic {}: looking for the newest record was given up", self.name))
     }
 }

@@ -23,6 +23,9 @@ impl fmt::Debug for Properties {
     }
 }
 
+/// How long a message may wait for its receipt, unless the user says otherwise.
+const MESSAGE_TIMEOUT_MS: u32 = 60_000;
+
 /// Properties that Millstream decides, and what to do instead.
 const OWNED: [(&str, &str); 12] = [
     ("enable.auto.commit", "offsets are kept in the query's checkpoint"),
@@ -87,19 +90,38 @@ impl Properties {
 
     /// How to write: nothing is lost, a key's rows keep their order, and a key goes where Java's client would send it.
     pub(super) fn producer(&self) -> ClientConfig {
-        let mut defaults = vec![("linger.ms", "20"), ("queue.buffering.max.kbytes", "65536")];
-        if !self.0.contains_key("delivery.timeout.ms") {
-            defaults.push(("message.timeout.ms", "60000"));
-        }
-        defaults.push(("partitioner", "murmur2_random"));
-        self.config(&defaults, &[("enable.idempotence", "true"), ("acks", "all")])
+        let defaults =
+            [("linger.ms", "20"), ("queue.buffering.max.kbytes", "65536"), ("partitioner", "murmur2_random")];
+        let mut config = self.config(&defaults, &[("enable.idempotence", "true"), ("acks", "all")]);
+        self.limit_messages(&mut config, MESSAGE_TIMEOUT_MS);
+        config
     }
 
-    /// How to write in transactions of this id, which shuts out whoever had it before.
-    pub(super) fn transactional(&self, id: &str) -> ClientConfig {
+    /// How to write in transactions of this id, which shuts out whoever had it before. They may be open for
+    /// `timeout_ms`.
+    pub(super) fn transactional(&self, id: &str, timeout_ms: u32) -> ClientConfig {
         let mut config = self.producer();
-        config.set("transactional.id", id);
+        config.set("transactional.id", id).set("transaction.timeout.ms", timeout_ms.to_string());
+        // librdkafka wants no message to wait for longer than its transaction may be open.
+        self.limit_messages(&mut config, MESSAGE_TIMEOUT_MS.min(timeout_ms));
         config
+    }
+
+    /// How long a message may wait for its receipt. librdkafka has two names for it.
+    fn limit_messages(&self, config: &mut ClientConfig, timeout_ms: u32) {
+        if !["delivery.timeout.ms", "message.timeout.ms"].iter().any(|name| self.0.contains_key(*name)) {
+            config.set("message.timeout.ms", timeout_ms.to_string());
+        }
+    }
+
+    /// How long a transaction may be open: the user's `transaction.timeout.ms`, or librdkafka's.
+    pub(super) fn transaction_timeout_ms(&self) -> Result<u32> {
+        let key = "transaction.timeout.ms";
+        let config: ClientConfig = self.0.clone().into_iter().collect();
+        let timeout = config.create_native_config().and_then(|config| config.get(key)).map_err(refused_property)?;
+        timeout
+            .parse::<u32>()
+            .map_err(|e| Error::internal(format!("{key} is '{timeout}', which is no number")).caused_by(e))
     }
 
     /// How to see only what is committed, whatever the table's own readers see.
@@ -142,5 +164,34 @@ fn refused_property(error: KafkaError) -> Error {
             Error::usage(format!("option 'properties.{key}': librdkafka does not take this value"))
         }
         other => Error::usage(format!("the 'properties.*' options are not a configuration: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn properties(more: &[(&str, &str)]) -> Properties {
+        let given = [("bootstrap.servers", "a:1")].iter().chain(more);
+        Properties::try_new(given.map(|(key, value)| (key.to_string(), value.to_string())).collect()).unwrap()
+    }
+
+    #[test]
+    fn no_message_waits_for_longer_than_its_transaction_may_be_open() {
+        let waits = |properties: &Properties, timeout_ms: u32| {
+            let config = properties.transactional("x", timeout_ms);
+            assert_eq!(config.get("transaction.timeout.ms"), Some(timeout_ms.to_string().as_str()));
+            config.get("message.timeout.ms").map(str::to_string)
+        };
+        let plain = properties(&[]);
+        assert_eq!(plain.transaction_timeout_ms().unwrap(), 60_000);
+        assert_eq!(plain.producer().get("message.timeout.ms"), Some("60000"));
+        assert_eq!(waits(&plain, 60_000).as_deref(), Some("60000"));
+        assert_eq!(waits(&plain, 120_000).as_deref(), Some("60000"));
+        assert_eq!(waits(&plain, 2_000).as_deref(), Some("2000"));
+        let short = properties(&[("transaction.timeout.ms", "2000"), ("message.timeout.ms", "1500")]);
+        assert_eq!(short.transaction_timeout_ms().unwrap(), 2_000);
+        assert_eq!(waits(&short, 4_000).as_deref(), Some("1500"));
+        assert_eq!(waits(&properties(&[("delivery.timeout.ms", "1500")]), 2_000), None);
     }
 }
