@@ -67,6 +67,8 @@ enum Filled {
 pub struct Unreadable {
     /// Their offsets.
     pub offsets: UInt64Array,
+    /// Which each is of those at its offset: lines of a file share one.
+    pub ordinals: UInt64Array,
     /// Their payloads.
     pub payloads: BinaryArray,
     /// What is wrong with each.
@@ -128,7 +130,7 @@ impl DeadLetters {
         }
     }
 
-    /// Messages as rows of the table, and their offsets.
+    /// Messages as rows of the table, and their places.
     fn rows(&self, messages: &Unreadable) -> Result<RecordBatch> {
         let rows = messages.offsets.len();
         let mut columns: Vec<ArrayRef> = vec![];
@@ -146,9 +148,9 @@ impl DeadLetters {
             };
             columns.push(cast(&column, field.data_type())?);
         }
-        columns.push(Arc::new(messages.offsets.clone()));
-        let offset = Arc::new(Field::new("$offset", DataType::UInt64, false));
-        let fields = self.schema.fields().iter().cloned().chain([offset]).collect::<Vec<_>>();
+        columns.extend([&messages.offsets, &messages.ordinals].map(|column| Arc::new(column.clone()) as ArrayRef));
+        let place = ["$offset", "$ordinal"].map(|name| Arc::new(Field::new(name, DataType::UInt64, false)));
+        let fields = self.schema.fields().iter().cloned().chain(place).collect::<Vec<_>>();
         Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
     }
 
@@ -160,12 +162,14 @@ impl DeadLetters {
             let rows = spool.finish()?.into_batches()?;
             batches.push(rows.map(move |batch| Ok::<_, Error>((partition.clone(), batch?))));
         }
-        let mut seen: HashMap<Partition, HashSet<u64>> = HashMap::new();
+        let mut seen: HashMap<Partition, HashSet<(u64, u64)>> = HashMap::new();
         Ok(batches.into_iter().flatten().map(move |next| {
             let (partition, mut batch) = next?;
             let seen = seen.entry(partition).or_default();
-            let offsets = batch.remove_column(batch.num_columns() - 1);
-            let is_new = offsets.as_primitive::<UInt64Type>().values().iter().map(|offset| Some(seen.insert(*offset)));
+            let mut place = || batch.remove_column(batch.num_columns() - 1).as_primitive::<UInt64Type>().clone();
+            let (ordinals, offsets) = (place(), place());
+            let places = offsets.values().iter().copied().zip(ordinals.values().iter().copied());
+            let is_new = places.map(|place| Some(seen.insert(place)));
             Ok(filter_record_batch(&batch, &is_new.collect::<BooleanArray>())?)
         }))
     }
@@ -214,6 +218,7 @@ mod tests {
         let number = Arc::new(arrow::array::Int64Array::from_iter_values(offsets.iter().map(|o| *o as i64)));
         Unreadable {
             offsets: UInt64Array::from(offsets.to_vec()),
+            ordinals: UInt64Array::from(vec![1; offsets.len()]),
             payloads: BinaryArray::from(payloads),
             reasons: StringArray::from_iter_values(offsets.iter().map(|_| "odd")),
             metadata: vec![Arc::clone(&number) as ArrayRef, number],
@@ -242,7 +247,8 @@ mod tests {
         let rows: Vec<RecordBatch> = letters.take().unwrap().collect::<Result<_>>().unwrap();
         let text = pretty_format_batches(&rows).unwrap().to_string();
         let lines: Vec<&str> = text.lines().filter(|line| line.contains("odd")).collect();
-        let line = |offset: u64| format!("| odd   | {offset}      | a\u{fffd}      | bad          | {offset}              |");
+        let line =
+            |offset: u64| format!("| odd   | {offset}      | a\u{fffd}      | bad          | {offset}              |");
         assert_eq!(lines, [3, 3, 7, 9, 5].map(line));
         assert_eq!(letters.take().unwrap().count(), 0);
     }

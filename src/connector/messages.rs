@@ -2,26 +2,32 @@
 //!
 //! A reader hands over messages as columns, a [`MessageBatch`] at a time; [`decoded`] turns a stream of them into the
 //! rows of the table, applies `format.on-error`, and reports what it saw. Only columns that were asked for are decoded.
+//! A message may hold several rows, or none; metadata are then those of each row's message.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::{cast, filter};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow::compute::{cast, filter, filter_record_batch, take};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{Stream, StreamExt};
 
+use super::dead_letters::{self, Unreadable};
 use super::{Fingerprint, MetadataKey, Partition, PartitionReport, ReadReport, SkippedSample};
-use crate::catalog::{ColumnKind, TableDefinition};
+use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::error::{Error, Result};
-use crate::format::{BadPayload, Decoder, FormatOptions, OnError};
+use crate::format::{BadPayload, Decoded, Decoder, FormatOptions, OnError, Wanted};
+use crate::plan::changes::with_kind;
 
 /// Consecutive messages of one partition, as columns of equal length.
 #[derive(Debug, Clone)]
 pub struct MessageBatch {
     /// The payloads; NULL for a message without one.
     pub payloads: BinaryArray,
+    /// Messages whose payload could not be had, and stands in `payloads` as it came; in order.
+    pub broken: Vec<BadPayload>,
     /// Their offsets.
     pub offsets: Vec<u64>,
     /// A column for each of [`Decoding::metadata`], in that order; cast to the declared type when it differs.
@@ -37,15 +43,30 @@ pub struct Decoding {
     schema: SchemaRef,
     decoder: Box<dyn Decoder>,
     on_error: OnError,
+    report: ReadReport,
+    /// What is read of each message, by key; those of dead letters last.
     metadata: Vec<String>,
-    /// For each column of `schema`: its index among the decoded (false) or the metadata columns (true).
+    /// For each column of the table in `schema`: its index among the decoded (false) or the metadata columns (true).
     columns: Vec<(bool, usize)>,
+    /// The columns that the scan wants.
+    projection: Vec<usize>,
+    /// The last offset, and how many messages had it: those of a file share one.
+    place: (u64, u64),
 }
 
 impl Decoding {
-    /// For the columns `projection` of the table's stored schema.
-    pub fn try_new(table: &TableDefinition, format: &FormatOptions, projection: &[usize]) -> Result<Self> {
+    /// For the columns `projection` of the table's stored schema; what is seen goes to `report`.
+    pub fn try_new(
+        table: &TableDefinition,
+        format: &FormatOptions,
+        projection: &[usize],
+        report: &ReadReport,
+    ) -> Result<Self> {
         let stored: Vec<_> = table.stored_columns().collect();
+        // Some formats know columns by their position among all that a payload holds.
+        let is_physical = |column: &&&Column| column.kind == ColumnKind::Physical;
+        let all: Vec<_> = stored.iter().filter(is_physical).map(|column| column.field()).collect();
+        let position = |index: usize| stored[..index].iter().filter(is_physical).count();
         let (mut payload, mut metadata, mut columns, mut fields) = (vec![], vec![], vec![], vec![]);
         for &index in projection {
             let column = stored[index];
@@ -57,13 +78,26 @@ impl Decoding {
                 }
                 _ => {
                     columns.push((false, payload.len()));
-                    payload.push(column.field());
+                    payload.push(position(index));
                 }
             }
         }
-        let decoder = format.decoder(Arc::new(Schema::new(payload)))?;
+        if let (OnError::DeadLetter, Some(letters)) = (format.on_error, report.dead_letters()) {
+            metadata.extend(letters.metadata().iter().cloned());
+        }
+        let decoder = format.decoder(&Wanted { all: Arc::new(Schema::new(all)), projection: payload })?;
         let schema = Arc::new(Schema::new(fields));
-        Ok(Self { table: table.name.clone(), schema, decoder, on_error: format.on_error, metadata, columns })
+        Ok(Self {
+            table: table.name.clone(),
+            schema: if format.is_changelog() { with_kind(&schema) } else { schema },
+            decoder,
+            on_error: format.on_error,
+            report: report.clone(),
+            metadata,
+            columns,
+            projection: projection.to_vec(),
+            place: (0, 0),
+        })
     }
 
     /// The metadata keys that a [`MessageBatch`] must bring, in order.
@@ -71,64 +105,168 @@ impl Decoding {
         &self.metadata
     }
 
-    /// The schema of the rows.
+    /// The schema of the rows; of a changelog the kind of each is the last column.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
     /// The rows of one batch of messages of `partition`.
-    pub fn decode(&mut self, partition: &Partition, batch: MessageBatch, report: &ReadReport) -> Result<RecordBatch> {
-        let messages = batch.payloads.len();
-        let decoded = self.decoder.decode(&batch.payloads)?;
-        let mut seen = PartitionReport {
-            messages: messages as u64,
+    pub fn decode(&mut self, partition: &Partition, batch: MessageBatch) -> Result<RecordBatch> {
+        let mut found = self.read(&batch)?;
+        let mut columns = self.columns_of(&batch, &found)?;
+        if let Some(missing) = self.missing(&columns) {
+            (found, columns) = without(found, columns, batch.payloads.len(), missing)?;
+        }
+        let seen = PartitionReport {
+            messages: batch.payloads.len() as u64,
             bytes: batch.payloads.value_data().len() as u64,
-            last: Some(batch.last),
+            last: Some(batch.last.clone()),
             ..PartitionReport::default()
         };
-        if let Some(BadPayload { index, reason }) = decoded.bad.first() {
-            let offset = batch.offsets[*index];
-            if self.on_error == OnError::Fail {
-                return Err(Error::data(format!(
-                    "table {}: the message at {partition} offset {offset} cannot be read: {reason}; correct it, or set \
-                     'format.on-error' = 'skip' to leave such messages out",
-                    self.table
-                )));
-            }
-            seen.skipped = decoded.bad.len() as u64;
-            seen.sample = Some(SkippedSample { offset, reason: reason.clone() });
-        }
-        report.add(partition, seen);
-
-        let good = (!decoded.bad.is_empty()).then(|| {
-            let mut good = vec![true; messages];
-            decoded.bad.iter().for_each(|bad| good[bad.index] = false);
-            BooleanArray::from(good)
-        });
-        let mut columns = Vec::with_capacity(self.columns.len());
-        for (&(is_metadata, index), field) in self.columns.iter().zip(self.schema.fields()) {
-            let column = if is_metadata {
-                let column = cast(&batch.metadata[index], field.data_type())?;
-                match &good {
-                    Some(good) => filter(&column, good)?,
-                    None => column,
-                }
-            } else {
-                Arc::clone(decoded.rows.column(index))
-            };
-            if !field.is_nullable() && column.null_count() > 0 {
-                return Err(Error::data(format!(
-                    "table {}: a message of {partition} at or after offset {} has no value for {}, which is NOT NULL",
-                    self.table,
-                    batch.offsets.first().copied().unwrap_or_default(),
-                    field.name()
-                )));
-            }
-            columns.push(column);
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(messages - decoded.bad.len()));
+        let seen = self.judge(partition, &batch, &found.bad, seen)?;
+        self.report.add(partition, seen);
+        let rows = found.rows.num_rows();
+        columns.extend(found.kinds.map(|kinds| Arc::new(kinds) as ArrayRef));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
         Ok(RecordBatch::try_new_with_options(self.schema(), columns, &options)?)
     }
+
+    /// Decodes what can be decoded; places are those in the batch.
+    fn read(&mut self, batch: &MessageBatch) -> Result<Decoded> {
+        if batch.broken.is_empty() {
+            return self.decoder.decode(&batch.payloads);
+        }
+        let whole = mask(batch.payloads.len(), batch.broken.iter().map(|broken| broken.index));
+        let places: Vec<usize> = whole.values().set_indices().collect();
+        let mut decoded = self.decoder.decode(filter(&batch.payloads, &whole)?.as_binary())?;
+        decoded.bad.iter_mut().for_each(|bad| bad.index = places[bad.index]);
+        decoded.origins.iter_mut().flatten().for_each(|origin| *origin = places[*origin]);
+        decoded.bad.extend(batch.broken.iter().cloned());
+        decoded.bad.sort_by_key(|bad| bad.index);
+        Ok(decoded)
+    }
+
+    /// The columns of the table for the rows that were found.
+    fn columns_of(&self, batch: &MessageBatch, found: &Decoded) -> Result<Vec<ArrayRef>> {
+        let of_rows = |origins: &Vec<usize>| origins.iter().map(|origin| *origin as u64).collect::<UInt64Array>();
+        let origins = found.origins.as_ref().map(of_rows);
+        let good = (!found.bad.is_empty()).then(|| mask(batch.payloads.len(), found.bad.iter().map(|bad| bad.index)));
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
+        for (&(is_metadata, index), field) in self.columns.iter().zip(self.schema.fields()) {
+            columns.push(if is_metadata {
+                let column = cast(&batch.metadata[index], field.data_type())?;
+                match (&origins, &good) {
+                    (Some(origins), _) => take(&column, origins, None)?,
+                    (None, Some(good)) => filter(&column, good)?,
+                    (None, None) => column,
+                }
+            } else {
+                Arc::clone(found.rows.column(index))
+            });
+        }
+        Ok(columns)
+    }
+
+    /// The rows that lack what must be there, and the first column that each lacks.
+    fn missing(&self, columns: &[ArrayRef]) -> Option<BTreeMap<usize, String>> {
+        let mut missing = BTreeMap::new();
+        for (column, field) in columns.iter().zip(self.schema.fields()) {
+            if field.is_nullable() || column.null_count() == 0 {
+                continue;
+            }
+            for row in (0..column.len()).filter(|row| column.is_null(*row)) {
+                missing
+                    .entry(row)
+                    .or_insert_with(|| format!("it has no value for {}, which is NOT NULL", field.name()));
+            }
+        }
+        (!missing.is_empty()).then_some(missing)
+    }
+
+    /// What becomes of messages that cannot be read.
+    fn judge(
+        &mut self,
+        partition: &Partition,
+        batch: &MessageBatch,
+        bad: &[BadPayload],
+        seen: PartitionReport,
+    ) -> Result<PartitionReport> {
+        let letters = self.report.dead_letters().filter(|_| self.on_error == OnError::DeadLetter).cloned();
+        let ordinals = letters.is_some().then(|| self.ordinals(&batch.offsets));
+        let Some(BadPayload { index, reason }) = bad.first() else { return Ok(seen) };
+        let offset = batch.offsets[*index];
+        if self.on_error == OnError::Fail {
+            return Err(Error::data(format!(
+                "table {}: the message at {partition} offset {offset} cannot be read: {reason}; correct it, or set \
+                 'format.on-error' = 'skip' to leave such messages out, or '{}' to keep them",
+                self.table,
+                dead_letters::OPTION
+            )));
+        }
+        let (count, sample) = (bad.len() as u64, Some(SkippedSample { offset, reason: reason.clone() }));
+        let (Some(letters), Some(ordinals)) = (letters, ordinals) else {
+            return Ok(PartitionReport { skipped: count, sample, ..seen });
+        };
+        let places: UInt64Array = bad.iter().map(|bad| bad.index as u64).collect();
+        let of_bad = |values: &[u64]| bad.iter().map(|bad| values[bad.index]).collect::<UInt64Array>();
+        let metadata = &batch.metadata[self.metadata.len() - letters.metadata().len()..];
+        letters.keep(
+            partition,
+            &self.projection,
+            &Unreadable {
+                offsets: of_bad(&batch.offsets),
+                ordinals: of_bad(&ordinals),
+                payloads: take(&batch.payloads, &places, None)?.as_binary().clone(),
+                reasons: bad.iter().map(|bad| Some(bad.reason.as_str())).collect(),
+                metadata: metadata.iter().map(|column| take(column, &places, None)).collect::<Result<_, _>>()?,
+            },
+        )?;
+        Ok(PartitionReport { dead_letters: count, sample, ..seen })
+    }
+
+    /// Which each message is of those at its offset.
+    fn ordinals(&mut self, offsets: &[u64]) -> Vec<u64> {
+        let ordinal = |offset: &u64| {
+            self.place = if self.place.0 == *offset { (*offset, self.place.1 + 1) } else { (*offset, 1) };
+            self.place.1
+        };
+        offsets.iter().map(ordinal).collect()
+    }
+}
+
+/// Not these of so many.
+fn mask(length: usize, without: impl Iterator<Item = usize>) -> BooleanArray {
+    let mut kept = vec![true; length];
+    without.for_each(|index| kept[index] = false);
+    BooleanArray::from(kept)
+}
+
+/// What was found of `messages` messages, without those that have one of these rows.
+fn without(
+    found: Decoded,
+    columns: Vec<ArrayRef>,
+    messages: usize,
+    missing: BTreeMap<usize, String>,
+) -> Result<(Decoded, Vec<ArrayRef>)> {
+    let Decoded { rows, origins, kinds, mut bad } = found;
+    let good = || mask(messages, bad.iter().map(|bad| bad.index)).values().set_indices().collect();
+    let from: Vec<usize> = origins.clone().unwrap_or_else(good);
+    for (row, reason) in missing {
+        if bad.iter().all(|bad| bad.index != from[row]) {
+            bad.push(BadPayload { index: from[row], reason });
+        }
+    }
+    bad.sort_by_key(|bad| bad.index);
+    let is_bad: BTreeSet<usize> = bad.iter().map(|bad| bad.index).collect();
+    let kept: BooleanArray = from.iter().map(|message| Some(!is_bad.contains(message))).collect();
+    let columns = columns.iter().map(|column| filter(column, &kept)).collect::<Result<_, _>>()?;
+    let decoded = Decoded {
+        rows: filter_record_batch(&rows, &kept)?,
+        origins: origins.map(|origins| origins.into_iter().filter(|message| !is_bad.contains(message)).collect()),
+        kinds: kinds.map(|kinds| Ok::<_, Error>(filter(&kinds, &kept)?.as_primitive().clone())).transpose()?,
+        bad,
+    };
+    Ok((decoded, columns))
 }
 
 /// The rows of a stream of messages of one partition.
@@ -136,10 +274,9 @@ pub fn decoded(
     mut decoding: Decoding,
     partition: Partition,
     messages: impl Stream<Item = Result<MessageBatch>> + Send + 'static,
-    report: ReadReport,
 ) -> SendableRecordBatchStream {
     let schema = decoding.schema();
-    let rows = messages.map(move |batch| Ok(decoding.decode(&partition, batch?, &report)?));
+    let rows = messages.map(move |batch| Ok(decoding.decode(&partition, batch?)?));
     Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }
 
@@ -180,4 +317,79 @@ pub fn refuse_layout(table: &TableDefinition) -> Result<()> {
         "table {}: PARTITIONED BY means nothing to '{connector}', only to 'filesystem'; leave it out",
         table.name
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field};
+    use arrow::util::pretty::pretty_format_batches;
+
+    use super::*;
+    use crate::connector::contract::fixture;
+    use crate::sql::options::OptionReader;
+
+    /// The rows in some payloads of a table `id BIGINT, at BIGINT METADATA, name STRING` with offsets from 10 on.
+    fn rows(options: &[(&str, &str)], projection: &[usize], payloads: &[Option<&str>]) -> (Vec<String>, u64) {
+        let field = |name, data_type| Field::new(name, data_type, true);
+        let fields = [("id", DataType::Int64), ("at", DataType::Int64), ("name", DataType::Utf8View)];
+        let schema = Schema::new(fields.map(|(name, data_type)| field(name, data_type)).to_vec());
+        let mut table = (*fixture::table_of("t", &schema, options)).clone();
+        table.columns[1].kind = ColumnKind::Metadata { key: "offset".into(), is_virtual: true };
+        let format = FormatOptions::take(&mut OptionReader::new(&table)).unwrap();
+        let report = ReadReport::default();
+        let mut decoding = Decoding::try_new(&table, &format, projection, &report).unwrap();
+        let offsets: Vec<u64> = (10..10 + payloads.len() as u64).collect();
+        let metadata = Arc::new(Int64Array::from_iter_values(offsets.iter().map(|offset| *offset as i64)));
+        let batch = MessageBatch {
+            payloads: payloads.iter().map(|payload| payload.map(str::as_bytes)).collect(),
+            broken: vec![],
+            metadata: decoding.metadata().iter().map(|_| Arc::clone(&metadata) as ArrayRef).collect(),
+            last: Fingerprint { offset: offsets[offsets.len() - 1], timestamp: None, id: None },
+            offsets,
+        };
+        let partition = Partition::new("p", 0);
+        let rows = decoding.decode(&partition, batch).unwrap();
+        assert_eq!(rows.schema(), decoding.schema());
+        let table = pretty_format_batches(std::slice::from_ref(&rows)).unwrap().to_string();
+        let lines = table.lines().skip(3).take(rows.num_rows());
+        let lines = lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        (lines.collect(), report.take()[&partition].skipped)
+    }
+
+    #[test]
+    fn a_row_has_the_metadata_of_its_message() {
+        let created = r#"{"after":{"id":1,"name":"a"},"op":"c"}"#;
+        let updated = r#"{"before":{"id":1,"name":"a"},"after":{"id":1,"name":"b"},"op":"u"}"#;
+        let options = [("format", "debezium-json"), ("format.on-error", "skip")];
+        let found = rows(&options, &[0, 1, 2], &[Some("{"), Some(created), None, Some(updated)]);
+        let expected = ["| 1 | 11 | a | 0 |", "| 1 | 13 | a | 1 |", "| 1 | 13 | b | 2 |"];
+        assert_eq!(found, (expected.map(String::from).to_vec(), 1));
+        let (only_metadata, _) = rows(&options, &[1], &[Some(updated), None, Some(created)]);
+        assert_eq!(only_metadata, ["| 10 | 1 |", "| 10 | 2 |", "| 12 | 0 |"]);
+    }
+
+    #[test]
+    fn positions_are_those_among_the_physical_columns() {
+        let options = [("format", "csv"), ("format.on-error", "skip")];
+        let found = rows(&options, &[1, 2], &[Some("1,a"), Some("1"), Some("3,c")]);
+        assert_eq!(found, (vec!["| 10 | a |".to_string(), "| 12 | c |".to_string()], 1));
+    }
+
+    #[test]
+    fn a_message_without_payload_is_a_raw_null() {
+        let mut table = (*fixture::table_of("t", &Schema::empty(), &[("format", "raw")])).clone();
+        table.columns.push(Column::physical("text", DataType::Utf8View));
+        let format = FormatOptions::take(&mut OptionReader::new(&table)).unwrap();
+        let mut decoding = Decoding::try_new(&table, &format, &[0], &ReadReport::default()).unwrap();
+        let batch = MessageBatch {
+            payloads: BinaryArray::from(vec![None, Some(&b"a"[..])]),
+            broken: vec![],
+            offsets: vec![0, 1],
+            metadata: vec![],
+            last: Fingerprint { offset: 1, timestamp: None, id: None },
+        };
+        let rows = decoding.decode(&Partition::new("p", 0), batch).unwrap();
+        assert_eq!((rows.num_rows(), rows.column(0).null_count()), (2, 1));
+    }
 }

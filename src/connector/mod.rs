@@ -374,6 +374,12 @@ pub trait Connector: Debug + Send + Sync {
         false
     }
 
+    /// Whether what is read from a table are changes of rows: with [`ROW_KIND`](crate::plan::changes::ROW_KIND) as one more
+    /// column, the last.
+    fn is_changelog(&self, _table: &TableDefinition) -> bool {
+        false
+    }
+
     /// Whether a new epoch should start as soon as there is input (topics, consoles), or every 10 s (files).
     fn prefers_continuous(&self) -> bool {
         true

@@ -15,7 +15,7 @@ use crate::catalog::{ColumnKind, TableDefinition};
 use crate::error::Result;
 use crate::format::{Encoder, FormatOptions};
 
-/// The column that holds the payload in an encoded batch; NULL for a tombstone.
+/// The column that holds the payload in an encoded batch; NULL for a tombstone, and for a raw NULL.
 pub const PAYLOAD: usize = 0;
 
 /// Encodes the rows of a table.
@@ -51,8 +51,9 @@ impl Encoding {
     /// Encodes a batch of rows; those without a value have no payload.
     pub fn encode(&mut self, upserts: &Upserts) -> Result<RecordBatch> {
         let rows = upserts.rows.project(&self.physical)?;
-        let payload: ArrayRef = match &upserts.valued {
-            Some(valued) if valued.has_false() => {
+        let payload: ArrayRef = match (&upserts.kinds, &upserts.valued) {
+            (Some(kinds), _) => Arc::new(self.encoder.encode_changes(&rows, kinds)?),
+            (None, Some(valued)) if valued.has_false() => {
                 let payload = self.encoder.encode(&filter_record_batch(&rows, valued)?)?;
                 merge(valued, &payload, &Scalar::new(BinaryArray::new_null(1)))?
             }
@@ -65,10 +66,11 @@ impl Encoding {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Array, AsArray, BooleanArray, Int64Array};
+    use arrow::array::{Array, AsArray, BooleanArray, Int8Array, Int64Array};
 
     use super::*;
     use crate::connector::contract::fixture;
+    use crate::plan::changes::RowKind;
     use crate::sql::options::OptionReader;
 
     #[test]
@@ -81,7 +83,7 @@ mod tests {
         let mut encoding = Encoding::try_new(&table, &format).unwrap();
         let mut payloads = |valued: Option<Vec<bool>>| {
             let valued = valued.map(BooleanArray::from);
-            let encoded = encoding.encode(&Upserts { rows: rows.clone(), valued }).unwrap();
+            let encoded = encoding.encode(&Upserts { rows: rows.clone(), valued, kinds: None }).unwrap();
             assert_eq!(encoded.column_by_name("metadata.timestamp").unwrap(), &ids);
             encoded.column(PAYLOAD).as_binary::<i32>().clone()
         };
@@ -93,5 +95,18 @@ mod tests {
         assert_eq!(some.iter().collect::<Vec<_>>(), expected);
         assert_eq!(some.value_data().len(), 16, "what is not there takes no place");
         assert_eq!(payloads(Some(vec![false; 4])).null_count(), 4);
+    }
+
+    #[test]
+    fn a_change_of_a_changelog_has_a_payload_of_its_own() {
+        let rows = RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(vec![1, 1])) as ArrayRef)]).unwrap();
+        let table = fixture::table_of("t", &rows.schema(), &[("format", "canal-json")]);
+        let format = FormatOptions::take(&mut OptionReader::new(&table)).unwrap();
+        let kinds = Some(Int8Array::from(vec![RowKind::UpdateBefore as i8, RowKind::UpdateAfter as i8]));
+        let mut encoding = Encoding::try_new(&table, &format).unwrap();
+        let encoded = encoding.encode(&Upserts { rows, valued: None, kinds }).unwrap();
+        let payloads = encoded.column(PAYLOAD).as_binary::<i32>();
+        assert_eq!(payloads.value(0), br#"{"data":[{"id":1}],"type":"DELETE"}"#);
+        assert_eq!(payloads.value(1), br#"{"data":[{"id":1}],"type":"INSERT"}"#);
     }
 }

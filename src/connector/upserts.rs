@@ -5,13 +5,16 @@
 //! else it becomes a *tombstone*: a message with its key and no value. One that is taken back at the end of a batch waits
 //! for the next batch, so that it does not matter where a result is cut into batches.
 //!
+//! A format that is a changelog has a place for the kind of a row. There each change is a message of its own, without
+//! tombstones, and it needs no key.
+//!
 //! Guarantee: whoever keeps the newest message of each key has the result, if its rows differ in the PRIMARY KEY. An
 //! epoch that is published again has the same messages.
 //!
 //! Not promised: that they differ. Whether the PRIMARY KEY holds all that a result is grouped by is checked where it is
 //! planned.
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int8Array, RecordBatch};
 use arrow::compute::{concat_batches, filter, filter_record_batch, or, partition};
 use arrow::datatypes::Int8Type;
 use datafusion::error::DataFusionError;
@@ -21,6 +24,7 @@ use futures::{Stream, StreamExt, stream};
 
 use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::error::{Error, Result};
+use crate::format::FormatOptions;
 use crate::plan::changes::{RowKind, is_updating};
 
 /// What the key of a message is, as places among the table's writable columns.
@@ -60,13 +64,31 @@ impl Key {
     }
 }
 
+/// How a result that changes is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// As upserts and tombstones, by this key.
+    Upserts(Key),
+    /// Change by change: payloads say what happened.
+    Changelog,
+}
+
+impl Mode {
+    /// What payloads of this format need, in messages with this key.
+    pub fn of(format: &FormatOptions, key: &Key) -> Self {
+        if format.is_changelog() { Self::Changelog } else { Self::Upserts(key.clone()) }
+    }
+}
+
 /// Rows that are written, a message each.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Upserts {
     /// The rows, in the table's [`writable_schema`](TableDefinition::writable_schema).
     pub rows: RecordBatch,
-    /// Of a result that changes: which of them have a value. The others are tombstones.
+    /// Of a result that changes, as upserts: which of them have a value. The others are tombstones.
     pub valued: Option<BooleanArray>,
+    /// Of a result that changes, as a changelog: the number of each row's [`RowKind`].
+    pub kinds: Option<Int8Array>,
 }
 
 impl Upserts {
@@ -82,22 +104,40 @@ impl Upserts {
     }
 }
 
-/// The rows of a sink's task as what is written of them, by their `key`: all of them, unless the result changes.
+/// The rows of a sink's task as what is written of them: all of them, unless the result changes and becomes upserts.
 pub fn upserts(
     rows: SendableRecordBatchStream,
-    key: Key,
+    mode: Mode,
 ) -> impl Stream<Item = Result<Upserts>> + Send + Unpin + 'static {
-    let mut pairing = is_updating(&rows.schema()).then_some(Pairing { key, held: None });
+    let mut writing = match mode {
+        _ if !is_updating(&rows.schema()) => Writing::Rows,
+        Mode::Upserts(key) => Writing::Pairs(Pairing { key, held: None }),
+        Mode::Changelog => Writing::Changes,
+    };
     let end = stream::iter([None]);
-    rows.map(Some).chain(end).filter_map(move |batch| ready(next(pairing.as_mut(), batch).transpose()))
+    rows.map(Some).chain(end).filter_map(move |batch| ready(writing.next(batch).transpose()))
 }
 
-/// What is written of a batch, or at the end, where there is none.
-fn next(pairing: Option<&mut Pairing>, batch: Option<Result<RecordBatch, DataFusionError>>) -> Result<Option<Upserts>> {
-    let batch = batch.transpose()?;
-    match pairing {
-        Some(pairing) => pairing.next(batch),
-        None => Ok(batch.map(|rows| Upserts { rows, valued: None })),
+/// How the rows of a task are written.
+#[derive(Debug)]
+enum Writing {
+    Rows,
+    Changes,
+    Pairs(Pairing),
+}
+
+impl Writing {
+    /// What is written of a batch, or at the end, where there is none.
+    fn next(&mut self, batch: Option<Result<RecordBatch, DataFusionError>>) -> Result<Option<Upserts>> {
+        let batch = batch.transpose()?;
+        match self {
+            Self::Rows => Ok(batch.map(|rows| Upserts { rows, valued: None, kinds: None })),
+            Self::Changes => Ok(batch.map(|mut rows| {
+                let kinds = rows.remove_column(rows.num_columns() - 1).as_primitive::<Int8Type>().clone();
+                Upserts { rows, valued: None, kinds: Some(kinds) }
+            })),
+            Self::Pairs(pairing) => pairing.next(batch),
+        }
     }
 }
 
@@ -118,7 +158,7 @@ impl Pairing {
             (None, None) => return Ok(None),
         };
         let kinds = changes.column(changes.num_columns() - 1).as_primitive::<Int8Type>();
-        let is_valued = |kind| matches!(RowKind::of(kind), RowKind::Insert | RowKind::UpdateAfter);
+        let is_valued = |kind| RowKind::of(kind).is_there();
         let mut valued = BooleanArray::from_unary(kinds, is_valued);
         let last = valued.len().checked_sub(1).filter(|last| !is_end && !valued.value(*last));
         if let Some(last) = last {
@@ -135,7 +175,8 @@ impl Pairing {
         partition(key.columns())?.ranges().iter().for_each(|same| is_last_of_key[same.end - 1] = true);
         let written = or(&valued, &BooleanArray::from(is_last_of_key))?;
         let rows = filter_record_batch(&changes, &written)?;
-        Ok(Some(Upserts { rows, valued: Some(filter(&valued, &written)?.as_boolean().clone()) }))
+        let valued = filter(&valued, &written)?.as_boolean().clone();
+        Ok(Some(Upserts { rows, valued: Some(valued), kinds: None }))
     }
 }
 
@@ -168,7 +209,7 @@ mod tests {
         };
         let changes = fixture::stream_of(&schema, batches.iter().map(batch).collect());
         let mut lines = vec![];
-        for batch in upserts(changes, Key::Made(vec![0])).try_collect::<Vec<_>>().await.unwrap() {
+        for batch in upserts(changes, Mode::Upserts(Key::Made(vec![0]))).try_collect::<Vec<_>>().await.unwrap() {
             assert_eq!(batch.rows.num_columns(), 2);
             assert!(batch.rows.num_rows() > 0);
             let (keys, values) = (batch.rows.column(0).as_string::<i32>(), batch.rows.column(1));
@@ -215,10 +256,30 @@ mod tests {
     async fn rows_that_stay_are_written_as_they_come() {
         let ids = Arc::new(Int64Array::from(vec![1, 1, 2])) as ArrayRef;
         let rows = RecordBatch::try_from_iter([("id", ids)]).unwrap();
-        let all: Vec<Upserts> = upserts(fixture::stream(&rows), Key::Made(vec![])).try_collect().await.unwrap();
-        assert_eq!(all.len(), 1);
-        assert_eq!((&all[0].rows, &all[0].valued), (&rows, &None));
-        assert!(all[0].check_keys(None).is_ok());
+        for mode in [Mode::Upserts(Key::Made(vec![])), Mode::Changelog] {
+            let all: Vec<Upserts> = upserts(fixture::stream(&rows), mode).try_collect().await.unwrap();
+            assert_eq!(all.len(), 1);
+            assert_eq!((&all[0].rows, &all[0].valued, &all[0].kinds), (&rows, &None, &None));
+            assert!(all[0].check_keys(None).is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn in_a_changelog_each_change_is_written_and_needs_no_key() {
+        let schema = with_kind(&Arc::new(Schema::new(vec![Field::new("value", DataType::Int64, true)])));
+        let batch = |rows: &[(RowKind, i64)]| {
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1))),
+                Arc::new(Int8Array::from_iter_values(rows.iter().map(|row| row.0 as i8))),
+            ];
+            Ok(RecordBatch::try_new(Arc::clone(&schema), columns).unwrap())
+        };
+        let batches = vec![batch(&[(Insert, 1), (UpdateBefore, 2)]), batch(&[(UpdateAfter, 3)])];
+        let changes = fixture::stream_of(&schema, batches);
+        let all: Vec<Upserts> = upserts(changes, Mode::Changelog).try_collect().await.unwrap();
+        let kinds: Vec<_> = all.iter().flat_map(|batch| batch.kinds.as_ref().unwrap().values().to_vec()).collect();
+        assert_eq!(kinds, [Insert as i8, UpdateBefore as i8, UpdateAfter as i8]);
+        assert!(all.iter().all(|batch| batch.rows.num_columns() == 1 && batch.check_keys(None).is_ok()));
     }
 
     #[test]
@@ -241,11 +302,11 @@ mod tests {
     fn what_can_be_replaced_has_a_key() {
         let keys = Arc::new(StringArray::from(vec![Some("a"), None])) as ArrayRef;
         let rows = RecordBatch::try_from_iter_with_nullable([("key", Arc::clone(&keys), true)]).unwrap();
-        let changing = Upserts { rows: rows.clone(), valued: Some(BooleanArray::from(vec![true, true])) };
+        let changing = Upserts { rows: rows.clone(), valued: Some(BooleanArray::from(vec![true, true])), kinds: None };
         let error = changing.check_keys(Some(&keys)).unwrap_err();
         assert_eq!(error.kind(), crate::error::Kind::Data);
         assert!(changing.check_keys(None).is_err());
         assert!(changing.check_keys(Some(&keys.slice(0, 1))).is_ok());
-        assert!(Upserts { rows, valued: None }.check_keys(Some(&keys)).is_ok());
+        assert!(Upserts { rows, valued: None, kinds: None }.check_keys(Some(&keys)).is_ok());
     }
 }

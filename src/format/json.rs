@@ -16,7 +16,6 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, RecordBatch, RecordBatchOptions, StructArray,
 };
-use arrow::buffer::OffsetBuffer;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow_json::ReaderBuilder;
@@ -25,7 +24,7 @@ use arrow_json::writer::{Encoder as ArrowEncoder, EncoderFactory, EncoderOptions
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::{BadPayload, Decoded, Decoder, Encoder};
+use super::{BadPayload, Decoded, Decoder, Encoder, NO_PAYLOAD, joined, nullable};
 use crate::error::{Error, Result};
 use crate::sql::options::OptionReader;
 
@@ -55,46 +54,64 @@ impl JsonOptions {
     /// Takes `json.timestamp-format.standard` (SQL, ISO-8601; when writing, reading takes both) and
     /// `json.encode.ignore-null-fields` (default false).
     pub fn take(options: &mut OptionReader<'_>) -> Result<Self> {
+        let timestamps = Self::with_timestamps(options, "json.timestamp-format.standard")?;
+        Ok(Self { ignore_null_fields: options.flag("json.encode.ignore-null-fields")?.unwrap_or(false), ..timestamps })
+    }
+
+    /// Takes only how timestamps are written, which is the option `key` of a format that holds JSON.
+    pub(super) fn with_timestamps(options: &mut OptionReader<'_>, key: &str) -> Result<Self> {
         let choices = [("SQL", TimestampFormat::Sql), ("ISO-8601", TimestampFormat::Iso)];
-        Ok(Self {
-            timestamps: options.choice("json.timestamp-format.standard", &choices)?.unwrap_or(TimestampFormat::Sql),
-            ignore_null_fields: options.flag("json.encode.ignore-null-fields")?.unwrap_or(false),
-        })
+        let timestamps = options.choice(key, &choices)?.unwrap_or(TimestampFormat::Sql);
+        Ok(Self { timestamps, ignore_null_fields: false })
     }
 }
 
-/// Payloads to rows.
+/// Payloads that are one JSON object each, as rows of what arrow-json reads.
 #[derive(Debug)]
-pub struct JsonDecoder {
-    schema: SchemaRef,
-    /// The schema with text in the place of bytes, as arrow-json is to read it.
+pub(super) struct Objects {
     wire: SchemaRef,
     decoder: ArrowDecoder,
 }
 
-impl JsonDecoder {
-    /// A decoder into `schema`, whose field names are the keys.
-    pub fn try_new(schema: SchemaRef, _options: &JsonOptions) -> Result<Self> {
-        let wire_field = |field: &FieldRef| -> Result<Field> {
-            let data_type = match field.data_type() {
-                DataType::Binary => DataType::Utf8View,
-                nested if has_bytes(nested) => {
-                    return Err(Error::usage(format!(
-                        "column {}: json cannot hold BYTES inside {nested}; use STRING there",
-                        field.name()
-                    )));
-                }
-                other => other.clone(),
-            };
-            // NOT NULL is checked where the message can be named.
-            Ok(Field::new(field.name(), data_type, true))
-        };
-        let wire = Arc::new(Schema::new(schema.fields().iter().map(wire_field).collect::<Result<Vec<_>>>()?));
-        let decoder = new_decoder(&wire)?;
-        Ok(Self { schema: nullable(&schema), wire, decoder })
+impl Objects {
+    /// Reads rows of `wire`, whose field names are the keys; see [`wire`].
+    pub(super) fn try_new(wire: SchemaRef) -> Result<Self> {
+        Ok(Self { decoder: new_decoder(&wire)?, wire })
     }
 
-    /// Decodes all of `chunk` at once; false if anything was wrong with it, and the decoder is then as new.
+    /// Reads `payloads`, a chunk together where nothing is wrong with it. `take` makes what is wanted of the rows of some
+    /// payloads, or says what is wrong with one of them. Each part comes with the index of its first payload.
+    pub(super) fn read<T>(
+        &mut self,
+        payloads: &BinaryArray,
+        bad: &mut Vec<BadPayload>,
+        mut take: impl FnMut(RecordBatch, &BinaryArray) -> Result<std::result::Result<T, String>>,
+    ) -> Result<Vec<(usize, T)>> {
+        let mut parts = vec![];
+        for offset in (0..payloads.len()).step_by(CHUNK) {
+            let chunk = payloads.slice(offset, CHUNK.min(payloads.len() - offset));
+            if let Some(rows) = self.decode_together(&chunk)?
+                && let Ok(part) = take(rows, &chunk)?
+            {
+                parts.push((offset, part));
+                continue;
+            }
+            for index in 0..chunk.len() {
+                let one = chunk.slice(index, 1);
+                let outcome = match self.decode_one(&one)? {
+                    Ok(row) => take(row, &one)?,
+                    Err(reason) => Err(reason),
+                };
+                match outcome {
+                    Ok(part) => parts.push((offset + index, part)),
+                    Err(reason) => bad.push(BadPayload { index: offset + index, reason }),
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Decodes all of `chunk` at once; nothing if anything was wrong with it, and the decoder is then as new.
     fn decode_together(&mut self, chunk: &BinaryArray) -> Result<Option<RecordBatch>> {
         for index in 0..chunk.len() {
             if chunk.is_null(index) || self.feed(chunk.value(index), index).is_err() {
@@ -125,8 +142,12 @@ impl JsonDecoder {
         }
     }
 
-    fn decode_one(&mut self, payload: &[u8]) -> Result<std::result::Result<RecordBatch, String>> {
-        let outcome = self.feed(payload, 0).and_then(|()| match self.decoder.flush() {
+    /// The row of the only payload in `one`, or what is wrong with it.
+    fn decode_one(&mut self, one: &BinaryArray) -> Result<std::result::Result<RecordBatch, String>> {
+        if one.is_null(0) {
+            return Ok(Err(NO_PAYLOAD.into()));
+        }
+        let outcome = self.feed(one.value(0), 0).and_then(|()| match self.decoder.flush() {
             Ok(Some(row)) => Ok(row),
             Ok(None) => Err("it is empty".into()),
             Err(e) => Err(reason(&e)),
@@ -136,77 +157,75 @@ impl JsonDecoder {
         }
         Ok(outcome)
     }
+}
 
-    /// Rows of the wire schema as rows of the schema; the index and reason of the first row that is not base64.
-    fn settle(&self, rows: RecordBatch) -> Result<std::result::Result<RecordBatch, (usize, String)>> {
-        let count = rows.num_rows();
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(rows.num_columns());
-        for (column, field) in rows.columns().iter().zip(self.schema.fields()) {
-            if field.data_type() != &DataType::Binary {
-                columns.push(Arc::clone(column));
-                continue;
+/// The schema with text in the place of bytes, as arrow-json is to read it.
+pub(super) fn wire(schema: &Schema) -> Result<SchemaRef> {
+    let wire_field = |field: &FieldRef| -> Result<Field> {
+        let data_type = match field.data_type() {
+            DataType::Binary => DataType::Utf8View,
+            nested if has_bytes(nested) => {
+                return Err(Error::usage(format!(
+                    "column {}: json cannot hold BYTES inside {nested}; use STRING there",
+                    field.name()
+                )));
             }
-            let mut bytes = BinaryBuilder::with_capacity(count, 0);
-            for (index, text) in column.as_string_view().iter().enumerate() {
-                match text.map(|text| BASE64_STANDARD.decode(text)).transpose() {
-                    Ok(value) => bytes.append_option(value),
-                    Err(e) => return Ok(Err((index, format!("{} is not base64: {e}", field.name())))),
-                }
-            }
-            columns.push(Arc::new(bytes.finish()));
+            other => other.clone(),
+        };
+        // NOT NULL is checked where the message can be named.
+        Ok(Field::new(field.name(), data_type, true))
+    };
+    Ok(Arc::new(Schema::new(schema.fields().iter().map(wire_field).collect::<Result<Vec<_>>>()?)))
+}
+
+/// Rows of the [`wire`] schema as rows of the schema; the reason why a row is not, if one holds what is not base64.
+pub(super) fn settle(schema: &SchemaRef, rows: RecordBatch) -> Result<std::result::Result<RecordBatch, String>> {
+    let count = rows.num_rows();
+    let mut columns: Vec<ArrayRef> = Vec::with_capacity(rows.num_columns());
+    for (column, field) in rows.columns().iter().zip(schema.fields()) {
+        if field.data_type() != &DataType::Binary {
+            columns.push(Arc::clone(column));
+            continue;
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(count));
-        Ok(Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?))
+        let mut bytes = BinaryBuilder::with_capacity(count, 0);
+        for text in column.as_string_view() {
+            match text.map(|text| BASE64_STANDARD.decode(text)).transpose() {
+                Ok(value) => bytes.append_option(value),
+                Err(e) => return Ok(Err(format!("{} is not base64: {e}", field.name()))),
+            }
+        }
+        columns.push(Arc::new(bytes.finish()));
     }
+    let options = RecordBatchOptions::new().with_row_count(Some(count));
+    Ok(Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?))
+}
 
-    fn decode_chunk(&mut self, chunk: &BinaryArray, offset: usize, bad: &mut Vec<BadPayload>) -> Result<RecordBatch> {
-        if let Some(rows) = self.decode_together(chunk)?
-            && let Ok(rows) = self.settle(rows)?
-        {
-            return Ok(rows);
-        }
-        let mut rows = Vec::with_capacity(chunk.len());
-        for index in 0..chunk.len() {
-            let outcome = if chunk.is_null(index) {
-                Err("it has no payload".to_string())
-            } else {
-                match self.decode_one(chunk.value(index))? {
-                    Ok(row) => self.settle(row)?.map_err(|(_, reason)| reason),
-                    Err(reason) => Err(reason),
-                }
-            };
-            match outcome {
-                Ok(row) => rows.push(row),
-                Err(reason) => bad.push(BadPayload { index: offset + index, reason }),
-            }
-        }
-        Ok(concat_batches(&self.schema, &rows)?)
+/// Payloads to rows.
+#[derive(Debug)]
+pub struct JsonDecoder {
+    schema: SchemaRef,
+    objects: Objects,
+}
+
+impl JsonDecoder {
+    /// A decoder into `schema`, whose field names are the keys.
+    pub fn try_new(schema: SchemaRef, _options: &JsonOptions) -> Result<Self> {
+        Ok(Self { objects: Objects::try_new(wire(&schema)?)?, schema: nullable(&schema) })
     }
 }
 
 impl Decoder for JsonDecoder {
     fn decode(&mut self, payloads: &BinaryArray) -> Result<Decoded> {
-        let (mut bad, mut chunks) = (vec![], vec![]);
-        for offset in (0..payloads.len()).step_by(CHUNK) {
-            let chunk = payloads.slice(offset, CHUNK.min(payloads.len() - offset));
-            chunks.push(self.decode_chunk(&chunk, offset, &mut bad)?);
-        }
-        let rows = match chunks.len() {
-            1 => chunks.swap_remove(0),
-            _ => concat_batches(&self.schema, &chunks)?,
-        };
-        Ok(Decoded { rows, bad })
+        let mut bad = vec![];
+        let parts = self.objects.read(payloads, &mut bad, |rows, _| settle(&self.schema, rows))?;
+        let rows = concat_batches(&self.schema, parts.iter().map(|(_, rows)| rows))?;
+        Ok(Decoded { rows, origins: None, kinds: None, bad })
     }
 }
 
 fn new_decoder(wire: &SchemaRef) -> Result<ArrowDecoder> {
     let builder = ReaderBuilder::new(Arc::clone(wire)).with_batch_size(CHUNK + 1).with_coerce_primitive(true);
     builder.build_decoder().map_err(|e| Error::usage("json cannot hold a column of this type").caused_by(e))
-}
-
-fn nullable(schema: &SchemaRef) -> SchemaRef {
-    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 fn has_bytes(data_type: &DataType) -> bool {
@@ -266,10 +285,7 @@ impl Encoder for JsonEncoder {
             encoder.encode(index, &mut values);
             lengths.push(values.len() - before);
         }
-        if i32::try_from(values.len()).is_err() {
-            return Err(Error::data(format!("{} rows are more than 2 GiB as json", rows.num_rows())));
-        }
-        Ok(BinaryArray::new(OffsetBuffer::from_lengths(lengths), values.into(), None))
+        joined(values, lengths, None, "json")
     }
 }
 

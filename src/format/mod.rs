@@ -1,21 +1,33 @@
 //! Formats: payload bytes to record batches and back, a column of payloads at a time.
 //!
-//! A decoder gives one row for each good payload, in order, and says which payloads are bad and why; one bad payload
-//! never costs its neighbours. An encoder gives one payload for each row.
+//! A decoder gives the rows of the good payloads, in order, and says which payloads are bad and why; one bad payload
+//! never costs its neighbours. As a rule a payload is one row. In a *changelog* it is any number of them, each with its
+//! kind, for such a payload says what happened to rows. An encoder gives one payload for each row.
 //!
 //! Formats know nothing of topics: who calls them names the message that was bad.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::array::{BinaryArray, RecordBatch};
+use arrow::array::{BinaryArray, Int8Array, RecordBatch};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::catalog::{Column, ColumnKind, TableDefinition};
+use crate::connector::dead_letters;
 use crate::error::{Error, Result};
 use crate::sql::options::{OptionReader, did_you_mean};
 
+pub mod canal;
+pub mod csv;
+pub mod debezium;
 pub mod json;
+pub mod raw;
+
+mod changelog;
+
+/// What is wrong with a payload that is NULL, where a format has no use for one.
+const NO_PAYLOAD: &str = "it has no payload";
 
 /// A payload that could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,22 +41,54 @@ pub struct BadPayload {
 /// What a decoder made of an array of payloads.
 #[derive(Debug)]
 pub struct Decoded {
-    /// One row for each good payload, in order.
+    /// The rows of the good payloads, in order.
     pub rows: RecordBatch,
-    /// The others, in order.
+    /// The index of the payload that each row is from, rising; without it each good payload is one row.
+    pub origins: Option<Vec<usize>>,
+    /// Of a changelog: the number of each row's [`RowKind`](crate::plan::changes::RowKind).
+    pub kinds: Option<Int8Array>,
+    /// The payloads that are bad, in order.
     pub bad: Vec<BadPayload>,
 }
 
 /// Turns payloads into rows of one schema.
 pub trait Decoder: Debug + Send {
-    /// Decodes every payload; a NULL payload is a bad one. Errors are internal ones only.
+    /// Decodes every payload; what a NULL payload means is the format's to say. Errors are internal ones only.
     fn decode(&mut self, payloads: &BinaryArray) -> Result<Decoded>;
 }
 
 /// Turns rows into payloads.
 pub trait Encoder: Debug + Send {
-    /// One payload for each row, in order. Errors name the row by its index.
+    /// One payload for each row, in order; in a changelog each row is a new one. NULL where a row has no payload.
+    /// Errors name the row by its index.
     fn encode(&mut self, rows: &RecordBatch) -> Result<BinaryArray>;
+
+    /// The same for rows of a result that changes, each with the number of its
+    /// [`RowKind`](crate::plan::changes::RowKind). Only changelogs have a place for it.
+    fn encode_changes(&mut self, _rows: &RecordBatch, _kinds: &Int8Array) -> Result<BinaryArray> {
+        Err(Error::internal("a format that is no changelog was given the kinds of rows"))
+    }
+}
+
+/// What a decoder is to read.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// All that a payload holds: the physical columns of the table, in order.
+    pub all: SchemaRef,
+    /// The columns that are asked for, as places in `all`.
+    pub projection: Vec<usize>,
+}
+
+impl Wanted {
+    /// All columns of `all`.
+    pub fn all(all: SchemaRef) -> Self {
+        Self { projection: (0..all.fields().len()).collect(), all }
+    }
+
+    /// The columns that are asked for.
+    pub fn schema(&self) -> Result<SchemaRef> {
+        Ok(Arc::new(self.all.project(&self.projection)?))
+    }
 }
 
 /// What to do with a payload that cannot be decoded.
@@ -54,6 +98,8 @@ pub enum OnError {
     Fail,
     /// Leave it out, and count it.
     Skip,
+    /// Leave it out, and write it to the table for dead letters.
+    DeadLetter,
 }
 
 /// The format of a table, from its options.
@@ -67,36 +113,81 @@ pub struct FormatOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum FormatKind {
     Json(json::JsonOptions),
+    Csv(csv::CsvOptions),
+    Raw(raw::RawOptions),
+    Debezium(debezium::DebeziumOptions),
+    Canal(canal::CanalOptions),
 }
 
+/// The formats of messages.
+const FORMATS: [&str; 5] = ["json", "csv", "raw", "debezium-json", "canal-json"];
+
 impl FormatOptions {
-    /// Takes `format`, `format.on-error` and the format's own options (`json.*`).
+    /// Options that say what to do with trouble: changes to them apply at once.
+    pub const OPERATIONAL: [&str; 2] = ["format.on-error", dead_letters::OPTION];
+
+    /// Takes `format`, `format.on-error`, `format.dead-letter-table` and the format's own options, which begin with its name (`json.*`).
     pub fn take(options: &mut OptionReader<'_>) -> Result<Self> {
         let name = options.required("format")?;
         let kind = match name.as_str() {
             "json" => FormatKind::Json(json::JsonOptions::take(options)?),
+            "csv" => FormatKind::Csv(csv::CsvOptions::take(options)?),
+            "raw" => FormatKind::Raw(raw::RawOptions::take(options)?),
+            "debezium-json" => FormatKind::Debezium(debezium::DebeziumOptions::take(options)?),
+            "canal-json" => FormatKind::Canal(canal::CanalOptions::take(options)?),
             other => {
-                let hint = did_you_mean(other, ["json"].into_iter());
+                let hint = did_you_mean(other, FORMATS.into_iter());
                 return Err(options.blame(Error::usage(format!("there is no format '{other}' for messages{hint}"))));
             }
         };
-        let on_error = options
-            .choice("format.on-error", &[("fail", OnError::Fail), ("skip", OnError::Skip)])?
-            .unwrap_or(OnError::Fail);
+        let choices = [("fail", OnError::Fail), ("skip", OnError::Skip), ("dead-letter", OnError::DeadLetter)];
+        let on_error = options.choice("format.on-error", &choices)?;
+        let table = options.text(dead_letters::OPTION)?;
+        let on_error = match (on_error, table) {
+            (Some(OnError::DeadLetter), None) => {
+                let advice = format!("'format.on-error' = 'dead-letter' needs the option '{}'", dead_letters::OPTION);
+                return Err(options.blame(Error::usage(advice)));
+            }
+            (None, Some(_)) => OnError::DeadLetter,
+            (on_error, _) => on_error.unwrap_or(OnError::Fail),
+        };
         Ok(Self { kind, on_error })
     }
 
-    /// A decoder into `schema`, whose names are the payload's fields.
-    pub fn decoder(&self, schema: SchemaRef) -> Result<Box<dyn Decoder>> {
-        match &self.kind {
-            FormatKind::Json(options) => Ok(Box::new(json::JsonDecoder::try_new(schema, options)?)),
-        }
+    /// Whether payloads say what happened to rows: decoded rows have kinds, and changes are written as they are.
+    pub fn is_changelog(&self) -> bool {
+        matches!(self.kind, FormatKind::Debezium(_) | FormatKind::Canal(_))
+    }
+
+    /// A decoder of the columns that are asked for, whose names are the payload's fields where these have names.
+    pub fn decoder(&self, wanted: &Wanted) -> Result<Box<dyn Decoder>> {
+        let decoder: Box<dyn Decoder> = match &self.kind {
+            FormatKind::Json(options) => Box::new(json::JsonDecoder::try_new(wanted.schema()?, options)?),
+            FormatKind::Csv(options) => Box::new(csv::CsvDecoder::try_new(wanted, options)?),
+            FormatKind::Raw(options) => Box::new(raw::RawDecoder::try_new(wanted, options)?),
+            FormatKind::Debezium(options) => Box::new(debezium::DebeziumDecoder::try_new(wanted.schema()?, options)?),
+            FormatKind::Canal(options) => Box::new(canal::CanalDecoder::try_new(wanted.schema()?, options)?),
+        };
+        Ok(decoder)
     }
 
     /// An encoder of rows of `schema`.
     pub fn encoder(&self, schema: SchemaRef) -> Result<Box<dyn Encoder>> {
+        let encoder: Box<dyn Encoder> = match &self.kind {
+            FormatKind::Json(options) => Box::new(json::JsonEncoder::try_new(schema, options)?),
+            FormatKind::Csv(options) => Box::new(csv::CsvEncoder::try_new(schema, options)?),
+            FormatKind::Raw(options) => Box::new(raw::RawEncoder::try_new(schema, options)?),
+            FormatKind::Debezium(options) => Box::new(debezium::encoder(schema, options)?),
+            FormatKind::Canal(options) => Box::new(canal::encoder(schema, options)?),
+        };
+        Ok(encoder)
+    }
+
+    /// An encoder of the columns of a message's key: JSON objects, whatever the payload is.
+    pub fn key_encoder(&self, schema: SchemaRef) -> Result<Box<dyn Encoder>> {
         match &self.kind {
-            FormatKind::Json(options) => Ok(Box::new(json::JsonEncoder::try_new(schema, options)?)),
+            FormatKind::Json(_) => self.encoder(schema),
+            _ => Self::json_encoder(schema),
         }
     }
 
@@ -109,6 +200,81 @@ impl FormatOptions {
     pub fn check(&self, table: &TableDefinition) -> Result<()> {
         let physical = table.columns.iter().filter(|column| column.kind == ColumnKind::Physical);
         let schema = Arc::new(Schema::new(physical.map(Column::field).collect::<Vec<_>>()));
-        self.decoder(schema).map(drop).map_err(|e| e.context(format_args!("table {}", table.name)))
+        self.decoder(&Wanted::all(schema)).map(drop).map_err(|e| e.context(format_args!("table {}", table.name)))
+    }
+}
+
+/// The schema with columns that may be NULL: NOT NULL is checked where the message can be named.
+fn nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Payloads that lie one behind the other in `values`, without those that are NULL.
+fn joined(values: Vec<u8>, lengths: Vec<usize>, nulls: Option<NullBuffer>, format: &str) -> Result<BinaryArray> {
+    if i32::try_from(values.len()).is_err() {
+        return Err(Error::data(format!("{} rows are more than 2 GiB as {format}", lengths.len())));
+    }
+    Ok(BinaryArray::try_new(OffsetBuffer::from_lengths(lengths), values.into(), nulls)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field};
+
+    use super::*;
+    use crate::connector::contract::fixture;
+
+    /// A table with these options, taken to the last one.
+    fn take(options: &[(&str, &str)]) -> Result<FormatOptions> {
+        let schema = Schema::new(vec![Field::new("id", DataType::Int64, true)]);
+        let table = fixture::table_of("t", &schema, options);
+        let mut reader = OptionReader::new(&table);
+        let format = FormatOptions::take(&mut reader)?;
+        reader.finish()?;
+        format.check(&table)?;
+        Ok(format)
+    }
+
+    #[test]
+    fn an_unknown_format_is_refused_with_the_nearest_one() {
+        let error = take(&[("format", "debezium")]).unwrap_err().to_string();
+        assert_eq!(error, "table t: there is no format 'debezium' for messages; did you mean 'debezium-json'?");
+        let error = take(&[("format", "protobuf")]).unwrap_err().to_string();
+        assert!(error.ends_with("known are json, csv, raw, debezium-json, canal-json"), "{error}");
+    }
+
+    #[test]
+    fn options_of_another_format_are_unknown() {
+        for format in FORMATS {
+            take(&[("format", format), ("format.on-error", "skip")]).unwrap();
+            let other = if format == "csv" { "raw.endianness" } else { "csv.field-delimiter" };
+            let error = take(&[("format", format), (other, ",")]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("table t: there is no option '{other}'")), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_changelogs_take_changes() {
+        let changelogs = FORMATS.map(|format| take(&[("format", format)]).unwrap().is_changelog());
+        assert_eq!(changelogs, [false, false, false, true, true]);
+        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
+        let rows = RecordBatch::new_empty(Arc::clone(&schema));
+        for format in FORMATS {
+            let format = take(&[("format", format)]).unwrap();
+            let encoded =
+                format.encoder(Arc::clone(&schema)).unwrap().encode_changes(&rows, &Int8Array::from(vec![0; 0]));
+            assert_eq!(encoded.is_ok(), format.is_changelog());
+        }
+    }
+
+    #[test]
+    fn keys_are_json_whatever_the_payload_is() {
+        let ids = arrow::array::Int64Array::from(vec![7]);
+        let rows = RecordBatch::try_from_iter([("id", Arc::new(ids) as arrow::array::ArrayRef)]).unwrap();
+        for format in FORMATS {
+            let mut encoder = take(&[("format", format)]).unwrap().key_encoder(rows.schema()).unwrap();
+            assert_eq!(encoder.encode(&rows).unwrap().value(0), b"{\"id\":7}", "{format}");
+        }
     }
 }

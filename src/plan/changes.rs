@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_plan::ExecutionPlan;
@@ -14,6 +14,7 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
 use super::aggregate::StatefulAggregateExec;
+use super::scan::ScanExec;
 
 /// The name of the column; no column of a user's can have it.
 pub const ROW_KIND: &str = "$row_kind";
@@ -28,6 +29,8 @@ pub enum RowKind {
     UpdateBefore = 1,
     /// It takes the place of another.
     UpdateAfter = 2,
+    /// It was there, and nothing takes its place.
+    Delete = 3,
 }
 
 impl RowKind {
@@ -36,8 +39,14 @@ impl RowKind {
         match number {
             1 => Self::UpdateBefore,
             2 => Self::UpdateAfter,
+            3 => Self::Delete,
             _ => Self::Insert,
         }
+    }
+
+    /// Whether the row is there from now on; else it is no more.
+    pub fn is_there(self) -> bool {
+        matches!(self, Self::Insert | Self::UpdateAfter)
     }
 
     /// As Flink prints it.
@@ -46,14 +55,19 @@ impl RowKind {
             Self::Insert => "+I",
             Self::UpdateBefore => "-U",
             Self::UpdateAfter => "+U",
+            Self::Delete => "-D",
         }
     }
 }
 
+/// The column.
+pub fn kind_field() -> FieldRef {
+    Arc::new(Field::new(ROW_KIND, DataType::Int8, false))
+}
+
 /// The schema with the kind of each row.
 pub fn with_kind(schema: &SchemaRef) -> SchemaRef {
-    let kind = Arc::new(Field::new(ROW_KIND, DataType::Int8, false));
-    Arc::new(Schema::new(schema.fields().iter().cloned().chain([kind]).collect::<Vec<_>>()))
+    Arc::new(Schema::new(schema.fields().iter().cloned().chain([kind_field()]).collect::<Vec<_>>()))
 }
 
 /// Whether rows of this schema are changes.
@@ -68,6 +82,9 @@ pub fn keys(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Vec<usize>>> {
         let shape = node.shape();
         let shown = if shape.is_one_group { 0 } else { shape.layout.keys.len() };
         return Some((0..shown).map(|key| vec![key]).collect());
+    }
+    if let Some(scan) = plan.downcast_ref::<ScanExec>() {
+        return scan.primary_key();
     }
     let below = keys(plan.children().first()?)?;
     let shows: Vec<Option<usize>> = if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {

@@ -72,6 +72,7 @@ pub fn explain(name: &str, outputs: &[Explained<'_>], others: &[(&str, &TableDef
 /// Whether rows of the result stay, and why.
 fn kind(shapes: &[Arc<Shape>], physical: &Arc<dyn ExecutionPlan>) -> &'static str {
     match shapes {
+        [] if is_updating(&physical.schema()) => "updating: a changelog is read",
         _ if is_updating(&physical.schema()) => {
             let is_row = |shape: &Arc<Shape>| shape.emit == Emit::Change && matches!(shape.kept, Kept::Row(_));
             match shapes.iter().any(is_row) {

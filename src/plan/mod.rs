@@ -55,6 +55,8 @@ pub struct StreamPlan {
     tables: BTreeMap<String, Arc<TableDefinition>>,
     /// Whether it remembers anything.
     remembers: bool,
+    /// Whether it reads a changelog.
+    reads_changes: bool,
     /// Whether it needs event time: to know what is complete, or because it asks for the watermark.
     is_timed: bool,
     /// How long what was not touched is remembered, where no window ends it.
@@ -94,10 +96,11 @@ impl StreamPlan {
         volatile::refuse_above_state(&plan)?;
         let plan = state.optimize(&plan)?;
         incremental::check(&plan)?;
-        let (mut tables, mut remembers, mut asks) = (BTreeMap::new(), false, false);
+        let (mut tables, mut remembers, mut asks, mut reads_changes) = (BTreeMap::new(), false, false, false);
         plan.apply_with_subqueries(|node| {
             if let Some(stream) = stream_of(node) {
                 tables.insert(stream.definition().name.clone(), Arc::clone(stream.definition()));
+                reads_changes |= stream.is_changelog();
             }
             remembers |= incremental::remembers(node);
             asks |= volatile::reads_watermark(node)?;
@@ -108,7 +111,16 @@ impl StreamPlan {
                 "the query reads no stream; a continuous query needs a table created WITH ('connector' = …)",
             ));
         }
-        Ok(Self { plan, tables, remembers, is_timed: remembers || asks, ttl, late: None, prefix: String::new() })
+        Ok(Self {
+            plan,
+            tables,
+            remembers,
+            reads_changes,
+            is_timed: remembers || asks,
+            ttl,
+            late: None,
+            prefix: String::new(),
+        })
     }
 
     /// The same, with late rows put down for a table.
@@ -166,7 +178,7 @@ impl StreamPlan {
     /// The physical plan of one epoch, with state where it needs some.
     pub async fn epoch(&self, state: &SessionState, binding: &Binding) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = state.query_planner().create_physical_plan(&self.bind(binding)?, state).await?;
-        if !self.remembers {
+        if !self.remembers && !self.reads_changes {
             return Ok(plan);
         }
         stateful::remember(plan, binding, self.ttl, self.late.as_ref(), &self.prefix)

@@ -8,8 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch, StringViewArray, UInt64Array};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimestampMillisecondType};
+use arrow::array::{AsArray, BooleanArray, RecordBatch, StringViewArray, UInt64Array};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, FieldRef, Int8Type, Schema, SchemaRef, TimestampMillisecondType};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -25,6 +26,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Par
 use futures::stream::{self, StreamExt};
 use futures::{Stream, TryStreamExt};
 
+use super::changes::{RowKind, kind_field};
 use super::opener::Opener;
 use crate::catalog::TableDefinition;
 use crate::checkpoint::Cut;
@@ -45,18 +47,30 @@ pub struct StreamTable {
     watermark: Option<Arc<dyn PhysicalExpr>>,
     /// Whether reads report it.
     is_watched: bool,
+    /// Whether its messages say what happened to rows: then sources give the kind of each row as one more column.
+    is_changelog: bool,
 }
 
 impl StreamTable {
     /// The table's stored columns (without computed ones), unbound.
     pub fn new(definition: Arc<TableDefinition>, opener: Arc<Opener>) -> Self {
         let schema = definition.stored_schema();
-        Self { definition, schema, opener, cut: None, watermark: None, is_watched: false }
+        Self { definition, schema, opener, cut: None, watermark: None, is_watched: false, is_changelog: false }
     }
 
     /// The same table, with the expression of its watermark: `Timestamp(Millisecond)` over the stored columns.
     pub fn with_watermark(self, watermark: Arc<dyn PhysicalExpr>) -> Self {
         Self { watermark: Some(watermark), ..self }
+    }
+
+    /// The same table, as a changelog, if it is one.
+    pub fn as_changelog(self, is_changelog: bool) -> Self {
+        Self { is_changelog, ..self }
+    }
+
+    /// Whether its rows are changes.
+    pub fn is_changelog(&self) -> bool {
+        self.is_changelog
     }
 
     /// What the table is.
@@ -115,6 +129,8 @@ enum Shown {
     Stored(usize),
     /// One of [`position_fields`].
     Position(usize),
+    /// What happened to the row.
+    Kind,
 }
 
 /// Where a row stands in its stream, as columns that compare as (topic, partition, offset) do: its partition, where the
@@ -150,14 +166,16 @@ fn numbered(rows: SendableRecordBatchStream, table: &str, span: &Span) -> Sendab
 impl ScanExec {
     fn try_new(table: &StreamTable, shown: Vec<Shown>) -> DfResult<Self> {
         let positions = position_fields();
+        let kind = kind_field();
         let field = |shown: &Shown| match shown {
             Shown::Stored(index) => Arc::clone(&table.schema.fields()[*index]),
             Shown::Position(index) => Arc::clone(&positions[*index]),
+            Shown::Kind => Arc::clone(&kind),
         };
         let schema = Arc::new(Schema::new(shown.iter().map(field).collect::<Vec<_>>()));
         let stored = shown.iter().filter_map(|shown| match shown {
             Shown::Stored(index) => Some(*index),
-            Shown::Position(_) => None,
+            Shown::Position(_) | Shown::Kind => None,
         });
         let mut ascending: Vec<usize> = stored.collect();
         let watermark = table.watermark.as_ref().filter(|_| table.is_watched);
@@ -166,7 +184,8 @@ impl ScanExec {
         ascending.dedup();
         let place = |shown: &Shown| match shown {
             Shown::Stored(index) => ascending.binary_search(index).unwrap_or_default(),
-            Shown::Position(index) => ascending.len() + index,
+            Shown::Position(index) => ascending.len() + usize::from(table.is_changelog) + index,
+            Shown::Kind => ascending.len(),
         };
         let places = shown.iter().map(place).collect();
         let read = table.schema.project(&ascending)?;
@@ -190,7 +209,10 @@ impl ScanExec {
         let opener = Arc::clone(&self.stream.opener);
         let report = opener.report(&table);
         let (ascending, places) = self.ascending.clone();
-        let is_reordered = places.iter().enumerate().any(|(i, place)| i != *place) || places.len() != ascending.len();
+        let width = ascending.len() + usize::from(self.stream.is_changelog);
+        let is_reordered = places.iter().enumerate().any(|(i, place)| i != *place) || places.len() != width;
+        // Who does not ask what happened to rows sees what they have become.
+        let is_gone_hidden = self.stream.is_changelog && !self.shown.contains(&Shown::Kind);
         let is_numbered = self.is_numbered();
         let spans = spans.into_iter().filter(|span| !span.is_empty()).collect::<Vec<_>>();
         let watermark = self.watermark.clone();
@@ -201,8 +223,16 @@ impl ScanExec {
                 Ok::<_, DataFusionError>(if is_numbered { numbered(rows, &table, &span) } else { rows })
             })
             .try_flatten()
+            .map(move |batch| if is_gone_hidden { there(&batch?, width - 1) } else { batch })
             .map(move |batch| if is_reordered { Ok(batch?.project(&places)?) } else { batch })
     }
+}
+
+/// The rows that are there, by the kinds in this column.
+fn there(batch: &RecordBatch, kinds: usize) -> DfResult<RecordBatch> {
+    let kinds = batch.column(kinds).as_primitive::<Int8Type>();
+    let is_there = BooleanArray::from_unary(kinds, |kind| RowKind::of(kind).is_there());
+    Ok(filter_record_batch(batch, &is_there)?)
 }
 
 /// The rows of a partition, whose highest watermark is reported on the way.
@@ -345,6 +375,26 @@ impl ScanExec {
 
     fn is_numbered(&self) -> bool {
         self.shown.iter().any(|shown| matches!(shown, Shown::Position(_)))
+    }
+
+    /// The same rows of a changelog, each with what happened to it in the last column.
+    pub(super) fn with_kinds(&self) -> DfResult<Self> {
+        self.with(std::iter::once(Shown::Kind))
+    }
+
+    /// Whether its rows are changes.
+    pub(super) fn is_changelog(&self) -> bool {
+        self.stream.is_changelog
+    }
+
+    /// Where each column of the table's PRIMARY KEY is shown; none if it is not, or there is none.
+    pub(super) fn primary_key(&self) -> Option<Vec<Vec<usize>>> {
+        let key = &self.stream.definition.primary_key;
+        let shown = |name: &String| {
+            let index = self.stream.schema.index_of(name).ok()?;
+            self.shown.iter().position(|shown| *shown == Shown::Stored(index)).map(|place| vec![place])
+        };
+        if key.is_empty() { None } else { key.iter().map(shown).collect() }
     }
 
     /// The same rows, each with its position in the last columns.

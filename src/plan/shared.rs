@@ -20,6 +20,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, stream};
 use tokio::sync::Notify;
 
+use super::changes::is_updating;
 use super::scan::ScanExec;
 use crate::connector::Span;
 use crate::error::Result;
@@ -81,7 +82,10 @@ impl SharedTable {
             }
         };
         let Some(reader) = Reader::begin(&shared) else { return read(columns, false) };
-        let places: Vec<usize> = columns.iter().filter_map(|column| self.columns.binary_search(column).ok()).collect();
+        let place = |column| self.columns.binary_search(column).ok();
+        // The kinds of a changelog's rows are the last column.
+        let kinds = is_updating(&shared.schema).then_some(self.columns.len());
+        let places: Vec<usize> = columns.iter().filter_map(place).chain(kinds).collect();
         let schema: SchemaRef = Arc::new(shared.schema.project(&places)?);
         let rows = stream::unfold((reader, places), async |(mut reader, places)| {
             let batch = reader.next().await?;

@@ -153,6 +153,11 @@ impl Walk<'_> {
         if let Some(aggregation) = Aggregation::of(&plan) {
             return self.aggregation(plan, aggregation);
         }
+        if let Some(scan) = plan.downcast_ref::<ScanExec>().filter(|scan| scan.is_changelog()) {
+            let scan = scan.with_kinds()?;
+            let rising = vec![None; scan.schema().fields().len()];
+            return Ok((Arc::new(scan), Known { reads_stream: true, rising, is_updating: true, ..Known::default() }));
+        }
         if let Some(ranking) = first::ranked_first(&plan) {
             self.rankings.push(ranking);
         }
@@ -284,8 +289,9 @@ impl Walk<'_> {
             return Ok((replace_children_if_necessary(plan, children)?, known));
         }
         Err(refused(
-            &format!("{} over the changing result of a GROUP BY without a window", plan.name()),
-            "group by a window (TUMBLE, HOP, CUMULATE, SESSION), whose result only grows",
+            &format!("{} over rows that change (of a changelog, or of a GROUP BY without a window)", plan.name()),
+            "write them to a topic with a PRIMARY KEY as they are; of rows that only grow, group by a window (TUMBLE, HOP, \
+             CUMULATE, SESSION), whose result only grows",
         ))
     }
 

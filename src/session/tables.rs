@@ -40,7 +40,8 @@ impl Session {
         };
         connector.check(&table, roles[0]).or_else(|error| connector.check(&table, roles[1]).map_err(|_| error))?;
         let opener = Arc::new(Opener::new(self.connectors.clone(), self.environment(), None));
-        let stream = StreamTable::new(Arc::new(table.clone()), opener);
+        let is_changelog = connector.is_changelog(&table);
+        let stream = StreamTable::new(Arc::new(table.clone()), opener).as_changelog(is_changelog);
         let provider: Arc<dyn TableProvider> = if table.has_computed_columns() || table.watermark.is_some() {
             let (plan, types) = self.computed(&table, stream)?;
             for column in &mut table.columns {

@@ -155,7 +155,8 @@ impl Connector for FilesConnector {
     }
 
     fn is_operational(&self, option: &str) -> bool {
-        ScanOptions::KEYS.contains(&option) || ["format.on-error", "source.monitor-interval"].contains(&option)
+        let of_files = option == "source.monitor-interval";
+        of_files || ScanOptions::KEYS.contains(&option) || FormatOptions::OPERATIONAL.contains(&option)
     }
 
     fn prefers_continuous(&self) -> bool {

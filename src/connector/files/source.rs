@@ -295,7 +295,7 @@ impl One {
         format: &FormatOptions,
         projection: &[usize],
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let mut decoding = Decoding::try_new(&self.table, format, projection)?;
+        let mut decoding = Decoding::try_new(&self.table, format, projection, &self.report)?;
         let bytes = self.location.store.get(&self.path()?).await?.into_stream();
         let partition = FilesSource::partition();
         let rows = whole_lines(bytes.map_err(Error::from).boxed()).map(move |chunk| {
@@ -310,8 +310,8 @@ impl One {
             let offsets = vec![self.number; lines.len()];
             let payloads = BinaryArray::from_iter_values(&lines);
             let last = last.unwrap_or(Fingerprint { offset: self.number, timestamp: None, id: None });
-            let batch = MessageBatch { payloads, offsets, metadata, last };
-            decoding.decode(&partition, batch, &self.report).map_err(|e| e.context(&self.file.path))
+            let batch = MessageBatch { payloads, broken: vec![], offsets, metadata, last };
+            decoding.decode(&partition, batch).map_err(|e| e.context(&self.file.path))
         });
         Ok(rows.boxed())
     }

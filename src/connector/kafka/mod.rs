@@ -26,6 +26,7 @@ use super::{
 };
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
+use crate::format::FormatOptions;
 
 pub use upsert::UpsertKafkaConnector;
 
@@ -68,7 +69,7 @@ impl Connector for KafkaConnector {
             return refuse("PARTITIONED BY is for directories; a topic is partitioned by its messages' keys");
         }
         match role {
-            Role::Source if !table.primary_key.is_empty() => refuse(
+            Role::Source if !table.primary_key.is_empty() && !options.format.is_changelog() => refuse(
                 "a PRIMARY KEY makes the messages of a topic updates of rows, which is not supported yet; leave it out to \
                  read every message as a row",
             ),
@@ -78,7 +79,9 @@ impl Connector for KafkaConnector {
             ),
             Role::Source => {
                 let all: Vec<usize> = (0..table.stored_columns().count()).collect();
-                Decoding::try_new(table, &options.format, &all).map(drop).map_err(|e| blame(table, e))
+                Decoding::try_new(table, &options.format, &all, &super::ReadReport::default())
+                    .map(drop)
+                    .map_err(|e| blame(table, e))
             }
             Role::Sink if table.options.contains_key("key.fields") && matches!(options.key, Key::Given(_)) => {
                 refuse("the message's key is given twice: by 'key.fields' and by the metadata column 'key'; drop one")
@@ -96,11 +99,17 @@ impl Connector for KafkaConnector {
     }
 
     fn is_operational(&self, option: &str) -> bool {
-        option.starts_with("properties.") || option == "format.on-error" || ScanOptions::KEYS.contains(&option)
+        option.starts_with("properties.")
+            || FormatOptions::OPERATIONAL.contains(&option)
+            || ScanOptions::KEYS.contains(&option)
     }
 
     fn takes_updates(&self, table: &TableDefinition) -> bool {
-        !table.primary_key.is_empty()
+        !table.primary_key.is_empty() || self.is_changelog(table)
+    }
+
+    fn is_changelog(&self, table: &TableDefinition) -> bool {
+        KafkaOptions::take(table).is_ok_and(|options| options.format.is_changelog())
     }
 
     async fn source(

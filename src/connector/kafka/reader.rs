@@ -133,6 +133,7 @@ impl PartitionReader {
         messages.clone().for_each(|message| payloads.append_option(message.payload()));
         let batch = MessageBatch {
             payloads: payloads.finish(),
+            broken: vec![],
             offsets: messages.clone().map(|message| message.offset()).collect(),
             metadata: columns.iter().map(|column| column.build(&self.partition, messages.clone())).collect(),
             last,

@@ -88,7 +88,7 @@ impl Rows {
             (Key::Made(_), KeyFormat::Raw) => Some(KeyEncoder::Raw),
             (Key::Made(columns), KeyFormat::Json) => {
                 let schema = Arc::new(table.writable_schema().project(columns)?);
-                Some(KeyEncoder::Object(options.format.encoder(schema)?))
+                Some(KeyEncoder::Object(options.format.key_encoder(schema)?))
             }
             (Key::Given(_), _) => None,
         };
@@ -131,7 +131,7 @@ impl Rows {
     /// The messages of these rows.
     pub(super) fn encode(&mut self, upserts: &Upserts) -> Result<RecordBatch> {
         let rows = upserts.rows.project(&self.encoded)?;
-        let encoded = self.encoding.encode(&Upserts { rows, valued: upserts.valued.clone() })?;
+        let encoded = self.encoding.encode(&Upserts { rows, ..upserts.clone() })?;
         let mut columns = vec![Arc::clone(encoded.column(PAYLOAD))];
         for (column, values) in self.metadata.iter().zip(&encoded.columns()[1..]) {
             let values = metadata_values(*column, values)?;
@@ -331,7 +331,7 @@ mod tests {
             column.kind = ColumnKind::Metadata { key: key.into(), is_virtual: false };
         }
         let mut encoder = Rows::try_new(&table, &KafkaOptions::take(&table).unwrap(), 1, 3).unwrap();
-        let encoded = encoder.encode(&Upserts { rows: rows.clone(), valued: None }).unwrap();
+        let encoded = encoder.encode(&Upserts { rows: rows.clone(), valued: None, kinds: None }).unwrap();
         let messages = Messages::of(&encoded);
         let partitions: Vec<_> = (0..4).map(|row| messages.partition(row)).collect();
         assert_eq!(partitions, [Some(1), Some(7), None, Some(2)]);
@@ -342,7 +342,7 @@ mod tests {
         let mut columns = rows.columns().to_vec();
         columns[3] = wrong;
         let rows = RecordBatch::try_new(rows.schema(), columns).unwrap();
-        let error = encoder.encode(&Upserts { rows, valued: None }).unwrap_err();
+        let error = encoder.encode(&Upserts { rows, valued: None, kinds: None }).unwrap_err();
         assert!(error.to_string().contains("keeps what is written"), "{error}");
     }
 }

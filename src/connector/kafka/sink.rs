@@ -29,7 +29,7 @@ use super::transactions::Transactions;
 use crate::catalog::TableDefinition;
 use crate::clock::Clock;
 use crate::connector::spool::Spool;
-use crate::connector::upserts::upserts;
+use crate::connector::upserts::{Mode, upserts};
 use crate::connector::{Delivery, Guarantee, Owner, Pin, Progress, Published, Sink, Staged};
 use crate::error::{Error, Kind, Result};
 
@@ -102,7 +102,7 @@ impl KafkaSink {
     ) -> Result<Staged> {
         let attempt = transactions.attempt();
         let mut encoder = self.rows(task).await?;
-        let mut rows = upserts(rows, encoder.key().clone());
+        let mut rows = upserts(rows, Mode::of(&self.options.format, encoder.key()));
         let mut staged = Staged::default();
         // When this call is dropped, so is `caller`, and the thread stops.
         let caller = Arc::new(());
@@ -130,7 +130,7 @@ impl KafkaSink {
         rows: SendableRecordBatchStream,
     ) -> Result<Staged> {
         let mut encoder = self.rows(task).await?;
-        let mut rows = upserts(rows, encoder.key().clone());
+        let mut rows = upserts(rows, Mode::of(&self.options.format, encoder.key()));
         let mut spool = Spool::try_new(encoder.schema())?;
         let mut staged = Staged::default();
         while let Some(batch) = rows.next().await {

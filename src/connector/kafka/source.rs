@@ -138,7 +138,7 @@ impl Source for KafkaSource {
     }
 
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
-        let decoding = Decoding::try_new(&self.table, &self.options.format, projection)?;
+        let decoding = Decoding::try_new(&self.table, &self.options.format, projection, report)?;
         let columns = decoding.metadata().iter().map(|key| {
             Column::of(key).ok_or_else(|| self.error(Error::internal(format!("there is no metadata '{key}'"))))
         });
@@ -149,7 +149,7 @@ impl Source for KafkaSource {
             span: span.clone(),
             columns: columns.collect::<Result<_>>()?,
         };
-        Ok(decoded(decoding, span.partition.clone(), reading.messages(), report.clone()))
+        Ok(decoded(decoding, span.partition.clone(), reading.messages()))
     }
 
     async fn close(&self) {

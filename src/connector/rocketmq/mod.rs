@@ -17,6 +17,7 @@ use super::messages::check_metadata;
 use super::{Connector, Delivery, Environment, Guarantee, MetadataKey, Owner, Role, ScanOptions, Sink, Source};
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
+use crate::format::FormatOptions;
 
 pub use options::RocketmqOptions;
 pub use sink::RocketmqSink;
@@ -59,11 +60,13 @@ impl Connector for RocketmqConnector {
         options.format.check(table)?;
         check_metadata(table, &self.metadata(), role == Role::Sink)?;
         match role {
-            Role::Source if !table.primary_key.is_empty() => Err(Error::usage(format!(
-                "table {}: a PRIMARY KEY makes the messages of a topic updates of rows, which is not supported yet; leave it \
+            Role::Source if !table.primary_key.is_empty() && !options.format.is_changelog() => {
+                Err(Error::usage(format!(
+                    "table {}: a PRIMARY KEY makes the messages of a topic updates of rows, which is not supported yet; leave it \
                  out to read every message as a row",
-                table.name
-            ))),
+                    table.name
+                )))
+            }
             Role::Source => Ok(()),
             Role::Sink => {
                 if options.delivery == Delivery::EffectivelyOnce {
@@ -83,11 +86,17 @@ impl Connector for RocketmqConnector {
     }
 
     fn is_operational(&self, option: &str) -> bool {
-        options::OPERATIONAL.contains(&option) || ScanOptions::KEYS.contains(&option)
+        options::OPERATIONAL.contains(&option)
+            || FormatOptions::OPERATIONAL.contains(&option)
+            || ScanOptions::KEYS.contains(&option)
     }
 
     fn takes_updates(&self, table: &TableDefinition) -> bool {
-        !table.primary_key.is_empty()
+        !table.primary_key.is_empty() || self.is_changelog(table)
+    }
+
+    fn is_changelog(&self, table: &TableDefinition) -> bool {
+        RocketmqOptions::take(table).is_ok_and(|options| options.format.is_changelog())
     }
 
     async fn source(

@@ -15,7 +15,7 @@ use crate::format::FormatOptions;
 use crate::sql::options::OptionReader;
 
 /// Options whose change applies at once: how to connect, and what to do with trouble.
-pub(super) const OPERATIONAL: &[&str] = &["name-server", "access-key", "secret-key", "group", "format.on-error"];
+pub(super) const OPERATIONAL: &[&str] = &["name-server", "access-key", "secret-key", "group"];
 
 /// The longest name the broker takes.
 const LONGEST_TOPIC: usize = 127;

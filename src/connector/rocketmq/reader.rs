@@ -25,7 +25,7 @@ use super::metadata::Column;
 use crate::connector::messages::MessageBatch;
 use crate::connector::{Bounds, Fingerprint, Span};
 use crate::error::{Error, Result};
-use crate::format::OnError;
+use crate::format::BadPayload;
 
 /// What is gathered into one batch: stock brokers give 32 messages a pull, decoding likes thousands.
 const BATCH_MESSAGES: usize = 8192;
@@ -51,8 +51,6 @@ pub(super) struct SpanReader {
     pub(super) span: Span,
     /// The metadata to bring, in order.
     pub(super) metadata: Vec<String>,
-    /// What to do with a message that cannot be decompressed.
-    pub(super) on_error: OnError,
     /// The table's connection.
     pub(super) connection: Arc<Connection<Consumer>>,
 }
@@ -94,7 +92,7 @@ impl SpanReader {
         while at < span.to {
             at = {
                 let pulled = self.pull(&mut consumer, at).await?;
-                self.take(at, &pulled, |message| gathered.append(message, self))?
+                self.take(at, &pulled, |message| gathered.append(message))?
             };
             if gathered.is_full() || at >= span.to {
                 let Some(batch) = gathered.finish() else { continue };
@@ -220,6 +218,7 @@ impl SpanReader {
 #[derive(Debug)]
 struct Gathered {
     payloads: BinaryBuilder,
+    broken: Vec<BadPayload>,
     offsets: Vec<u64>,
     metadata: Vec<Column>,
     last: Option<Fingerprint>,
@@ -234,27 +233,22 @@ impl Gathered {
                 .ok_or_else(|| Error::internal(format!("table {}: there is no metadata '{key}'", reader.table)))
         };
         let metadata = reader.metadata.iter().map(column).collect::<Result<_>>()?;
-        let payloads = BinaryBuilder::new();
-        Ok(Self { payloads, offsets: Vec::new(), metadata, last: None, body: Vec::new(), bytes: 0 })
+        let (payloads, broken, offsets, last, body, bytes) = Default::default();
+        Ok(Self { payloads, broken, offsets, metadata, last, body, bytes })
     }
 
-    fn append(&mut self, message: &MessageExt, reader: &SpanReader) -> Result<()> {
+    fn append(&mut self, message: &MessageExt) -> Result<()> {
         let offset = message.queue_offset as u64;
         self.body.clear();
-        match message.body().map(|body| append_body(message.sys_flag, &body, &mut self.body)) {
+        match message.body() {
             None => self.payloads.append_null(),
-            Some(Ok(())) => self.payloads.append_value(&self.body),
-            Some(Err(reason)) if reader.on_error == OnError::Fail => {
-                return Err(Error::data(format!(
-                    "{}: the message cannot be read: {reason}; set 'format.on-error' = 'skip' to leave such messages out",
-                    reader.place(offset)
-                )));
-            }
-            // A message without payload is a bad one to every format, and is skipped and counted there.
-            Some(Err(reason)) => {
-                tracing::warn!("{}: skipping the message: {reason}", reader.place(offset));
-                self.payloads.append_null();
-            }
+            Some(body) => match append_body(message.sys_flag, &body, &mut self.body) {
+                Ok(()) => self.payloads.append_value(&self.body),
+                Err(reason) => {
+                    self.broken.push(BadPayload { index: self.offsets.len(), reason: reason.to_string() });
+                    self.payloads.append_value(&body);
+                }
+            },
         }
         self.bytes += self.body.len();
         for column in &mut self.metadata {
@@ -279,7 +273,7 @@ impl Gathered {
         let metadata = self.metadata.iter_mut().map(|column| column.finish(&offsets)).collect();
         let payloads: BinaryArray = self.payloads.finish();
         self.bytes = 0;
-        Some(MessageBatch { payloads, offsets, metadata, last })
+        Some(MessageBatch { payloads, broken: std::mem::take(&mut self.broken), offsets, metadata, last })
     }
 }
 
@@ -295,7 +289,6 @@ mod tests {
             topic: "t".into(),
             span: Span::new(Partition::new("broker-a", 0), from, to),
             metadata: vec!["offset".into()],
-            on_error: OnError::Fail,
             connection: Arc::new(Connection::new(|| unreachable!("no broker is asked"))),
         }
     }
@@ -314,7 +307,7 @@ mod tests {
         let reader = reader(10, 20);
         let take = |pulled: PullResult| {
             let mut gathered = Gathered::new(&reader).unwrap();
-            let next = reader.take(10, &pulled, |message| gathered.append(message, &reader));
+            let next = reader.take(10, &pulled, |message| gathered.append(message));
             assert!(next.is_err() || gathered.offsets.len() as u64 == next.as_ref().unwrap() - 10);
             next
         };
@@ -347,17 +340,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_cannot_be_decompressed_fails_or_is_left_to_the_format() {
+    fn a_body_that_cannot_be_decompressed_is_handed_on_as_it_came() {
         let mut message = MessageExt::default();
         message.set_sys_flag(1);
         message.message.set_body(Some(bytes::Bytes::from_static(b"garbage")));
-        let mut strict = reader(0, 1);
-        let error = Gathered::new(&strict).unwrap().append(&message, &strict).unwrap_err();
-        assert_eq!(error.kind(), Kind::Data);
-        assert!(error.to_string().contains("broker-a:0 offset 0"), "{error}");
-        strict.on_error = OnError::Skip;
-        let mut gathered = Gathered::new(&strict).unwrap();
-        gathered.append(&message, &strict).unwrap();
-        assert_eq!(arrow::array::Array::null_count(&gathered.finish().unwrap().payloads), 1);
+        let mut gathered = Gathered::new(&reader(0, 1)).unwrap();
+        gathered.append(&message).unwrap();
+        let batch = gathered.finish().unwrap();
+        assert_eq!((batch.payloads.value(0), batch.broken.len(), batch.broken[0].index), (&b"garbage"[..], 1, 0));
     }
 }

@@ -183,11 +183,11 @@ mod tests {
     fn only_rows_that_stay_need_no_keys() {
         let (table, rows) = table("item");
         let mut encoder = rows_of(&table).unwrap();
-        let encoded = encoder.encode(&Upserts { rows: rows.clone(), valued: None }).unwrap();
+        let encoded = encoder.encode(&Upserts { rows: rows.clone(), valued: None, kinds: None }).unwrap();
         assert_eq!(encoded.schema(), *encoder.schema());
         let keys = encoded.column_by_name("metadata.keys").unwrap().as_string::<i32>();
         assert_eq!(keys.iter().collect::<Vec<_>>(), [Some("apple"), None]);
-        let changing = Upserts { rows, valued: Some(BooleanArray::from(vec![true, false])) };
+        let changing = Upserts { rows, valued: Some(BooleanArray::from(vec![true, false])), kinds: None };
         let error = encoder.encode(&changing).unwrap_err();
         assert_eq!(error.kind(), Kind::Data);
         assert!(error.to_string().starts_with("table t: a row of a result that changes has no key"), "{error}");
@@ -199,7 +199,7 @@ mod tests {
         table.columns[0].kind = ColumnKind::Metadata { key: "keys".into(), is_virtual: false };
         let mut encoder = rows_of(&table).unwrap();
         assert_eq!(encoder.key(), &Key::Given(0));
-        let encoded = encoder.encode(&Upserts { rows, valued: None }).unwrap();
+        let encoded = encoder.encode(&Upserts { rows, valued: None, kinds: None }).unwrap();
         assert_eq!(encoded.num_columns(), 2);
         assert_eq!(encoded.column_by_name("metadata.keys").unwrap().as_string_view().value(0), "apple");
 

@@ -30,7 +30,6 @@ use super::reader::{SECOND_LOOK, SpanReader};
 use crate::clock::Clock;
 use crate::connector::{Bounds, Partition, Span};
 use crate::error::{Error, Result};
-use crate::format::OnError;
 
 /// How long after a send of unknown outcome its messages may still turn up in the queue, if the network delivers what
 /// it was given: as long as the client may take to send them, and 5 s for the broker, which refuses a request that has
@@ -197,7 +196,6 @@ impl Account {
             topic: settler.topic.clone(),
             span,
             metadata: Vec::new(),
-            on_error: OnError::Skip,
             connection: Arc::clone(&settler.connection),
         };
         while at < to {

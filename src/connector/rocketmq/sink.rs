@@ -45,7 +45,7 @@ use super::settle::{Account, Attempts, Earlier, QUIET, Settler};
 use crate::catalog::TableDefinition;
 use crate::clock::Clock;
 use crate::connector::spool::{Spool, Spooled};
-use crate::connector::upserts::upserts;
+use crate::connector::upserts::{Mode, upserts};
 use crate::connector::{Delivery, Guarantee, Offsets, Owner, Partition, Pin, Published, Sink, Staged};
 use crate::error::{Error, Result};
 
@@ -277,7 +277,7 @@ impl Sink for RocketmqSink {
 
     async fn stage(&self, epoch: u64, task: u32, _pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged> {
         let mut encoder = Rows::try_new(&self.table, &self.options.format)?;
-        let mut rows = upserts(rows, encoder.key().clone());
+        let mut rows = upserts(rows, Mode::of(&self.options.format, encoder.key()));
         let mut spool = Spool::try_new(encoder.schema())?;
         let mut staged = Staged::default();
         while let Some(batch) = rows.next().await {

@@ -103,16 +103,15 @@ impl Source for RocketmqSource {
     }
 
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
-        let decoding = Decoding::try_new(&self.table, &self.options.format, projection)?;
+        let decoding = Decoding::try_new(&self.table, &self.options.format, projection, report)?;
         let reader = SpanReader {
             table: self.table.name.clone(),
             topic: self.options.topic.clone(),
             span: span.clone(),
             metadata: decoding.metadata().to_vec(),
-            on_error: self.options.format.on_error,
             connection: Arc::clone(&self.connection),
         };
-        Ok(decoded(decoding, span.partition.clone(), reader.messages(), report.clone()))
+        Ok(decoded(decoding, span.partition.clone(), reader.messages()))
     }
 
     async fn close(&self) {
