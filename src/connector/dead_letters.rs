@@ -198,6 +198,7 @@ pub fn check_columns(table: &TableDefinition, offered: &[MetadataKey]) -> Result
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::Fields;
     use arrow::util::pretty::pretty_format_batches;
 
     use super::*;
@@ -257,7 +258,7 @@ mod tests {
     fn columns_that_nothing_fills_are_refused() {
         let error = check_columns(&table(&[("ofset", DataType::Int64)]), &offered()).unwrap_err().to_string();
         assert!(error.contains("has a column ofset; did you mean 'offset'?"), "{error}");
-        let wrong = table(&[("error", DataType::Binary), ("offset", DataType::new_list(DataType::Utf8, true))]);
+        let wrong = table(&[("payload", DataType::Utf8), ("offset", DataType::Struct(Fields::empty()))]);
         let error = DeadLetters::try_new(&wrong, &wrong, &offered()).unwrap_err().to_string();
         assert!(error.contains("column offset is"), "{error}");
     }

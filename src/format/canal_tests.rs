@@ -43,7 +43,7 @@ fn a_message_is_as_many_rows_as_it_holds() {
         message("INSERT", "[]", "null"),
     ];
     let (rows, bad) = read(&mut decoder(&[0, 1, 2], &[]), &payloads);
-    assert_eq!(rows, ["0 +I | 1 | a | 1.50 |", "0 +I | 2 | b | |", "1 -U | 1 | a | |"]);
+    assert_eq!(rows, ["0 +I | 1 | a | 1.50 |", "0 +I | 2 | b | |", "1 -D | 1 | a | |"]);
     assert_eq!(bad, [""; 0]);
 }
 
@@ -120,5 +120,5 @@ fn a_change_is_an_insert_or_a_delete() {
     assert_eq!(encoder.encode(&rows.slice(0, 1)).unwrap().value(0), br#"{"data":[{"id":1}],"type":"INSERT"}"#);
     let payloads: Vec<Option<&str>> = written.iter().map(|p| Some(std::str::from_utf8(p.unwrap()).unwrap())).collect();
     let (back, _) = decoded(&mut decoder(&[0], &[]), &payloads);
-    assert_eq!(back, ["0 -U | 1 |", "1 +I | |"]);
+    assert_eq!(back, ["0 -D | 1 |", "1 +I | |"]);
 }

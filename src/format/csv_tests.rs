@@ -60,9 +60,9 @@ fn a_line_is_divided_as_others_do() {
     assert_eq!(fields("a,b", 2, &plain), texts(&["a", "b"]));
     assert_eq!(fields("a,b\r\n", 2, &plain), texts(&["a", "b"]));
     assert_eq!(fields(" a ,ü", 2, &plain), texts(&[" a ", "ü"]));
-    assert_eq!(fields(r#""a,""b""","c"#, 2, &plain), texts(&["a,\"b\"", "c"]));
+    assert_eq!(fields(r##""a,""b""","c""##, 2, &plain), texts(&["a,\"b\"", "c"]));
     assert_eq!(fields("\"two\nlines\",\"\"", 2, &plain), texts(&["two\nlines", ""]));
-    assert_eq!(fields(r#"5" disk,""""#, 2, &plain), texts(&["5\" disk", "\""]));
+    assert_eq!(fields(r##"5" disk,"""""##, 2, &plain), texts(&["5\" disk", "\""]));
     assert_eq!(fields(",", 2, &plain), texts(&["", ""]));
     assert_eq!(fields("", 1, &plain), texts(&[""]));
     assert_eq!(fields("\n", 1, &plain), texts(&[""]));

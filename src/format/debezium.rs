@@ -178,7 +178,7 @@ mod tests {
         let payloads = [Some(CREATED), Some(UPDATED), Some(DELETED), None, Some("")];
         let (rows, bad) = decoded(&mut decoder(&[0, 1, 2, 3], false), &payloads);
         let expected =
-            ["0 +I | 1 | a | 0102 | [1] |", "1 -U | 1 | a | | |", "1 +U | 1 | b | | |", "2 -U | 1 | b | | |"];
+            ["0 +I | 1 | a | 0102 | [1] |", "1 -U | 1 | a | | |", "1 +U | 1 | b | | |", "2 -D | 1 | b | | |"];
         assert_eq!((rows, bad), (expected.map(String::from).to_vec(), vec![]));
     }
 
@@ -209,7 +209,7 @@ mod tests {
         ] {
             let (rows, bad) =
                 decoded(&mut decoder(&[0, 2], false), &[Some(UPDATED), None, Some(bad_one), Some(DELETED)]);
-            assert_eq!(rows, ["0 -U | 1 | |", "0 +U | 1 | |", "3 -U | 1 | |"], "{bad_one}");
+            assert_eq!(rows, ["0 -U | 1 | |", "0 +U | 1 | |", "3 -D | 1 | |"], "{bad_one}");
             assert_eq!(bad.len(), 1, "{bad_one}");
             assert!(bad[0].starts_with("2: ") && bad[0].contains(reason), "{bad:?}");
         }
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(encoder.encode(&rows.slice(3, 1)).unwrap().value(0), expected[3].as_bytes());
         let payloads: Vec<Option<&str>> = written.into_iter().map(Some).collect();
         let (back, _) = decoded(&mut decoder(&[0, 1], false), &payloads);
-        assert_eq!(back, ["0 +I | 1 | a |", "1 -U | 1 | a |", "2 +I | 1 | |", "3 +I | 2 | c |"]);
+        assert_eq!(back, ["0 +I | 1 | a |", "1 -D | 1 | a |", "2 +I | 1 | |", "3 +I | 2 | c |"]);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type};
 use futures::TryStreamExt;
 use millstream::error::Kind;
 use millstream::query::progress::Reporter;
@@ -70,6 +71,13 @@ fn world() -> World {
         let path = location.join(&format!("{n:04}.json")).prefix;
         let put = location.store.put(&path, format!("{{\"n\":{n}}}\n").into());
         futures::executor::block_on(put).unwrap();
+    }
+    // Lines that cannot be read: a number is no object, and one without the column lacks it.
+    let location = world.stores.open("memory://lake/odd", &Default::default()).unwrap();
+    for n in 0..ROWS {
+        let path = location.join(&format!("{n:04}.json")).prefix;
+        let lines = format!("{}\n{{\"n\":{n}}}\n{}\n{{}}\n", n + 100, n + 200);
+        futures::executor::block_on(location.store.put(&path, lines.into())).unwrap();
     }
     world
 }
@@ -274,6 +282,56 @@ async fn a_statement_set_with_other_targets_is_refused() {
     let same = statement_set("; INSERT INTO rest SELECT n FROM input");
     let found = world.try_plan(&same, None).await.unwrap_err().chain();
     assert!(found.contains("two INSERTs of a statement set write to memory output"), "{found}");
+}
+
+/// A stream of lines, of which some cannot be read and go to a table of their own.
+fn dead_letters(target: &str, dead: &str) -> String {
+    let source = "'connector' = 'filesystem', 'path' = 'memory://lake/odd', 'format' = 'json', 'source.monitor-interval' = '0 s',
+                  'format.dead-letter-table' = 'dead'";
+    script(target)
+        .replace("'7'", "'2'")
+        .replace("CREATE TABLE input (n BIGINT)", "CREATE TABLE input (n BIGINT NOT NULL)")
+        .replace("'connector' = 'memory', 'topic' = 'input'", source)
+        .replace("INSERT INTO", &format!("CREATE TABLE dead (payload STRING) WITH ({dead}); INSERT INTO"))
+}
+
+/// What cannot be read is there once, and so is what can be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_at_any_call_loses_no_dead_letter() {
+    let dead_files = FILES.replace("lake/out", "lake/dead");
+    let dead_memory = MEMORY.replace("output", "dead");
+    let good: Vec<i64> = (0..ROWS).filter(|n| n % 3 != 0).collect();
+    let of_file = |n: i64| [(n + 100).to_string(), (n + 200).to_string(), "{}".to_string()];
+    let mut bad: Vec<String> = (0..ROWS).flat_map(of_file).collect();
+    bad.sort();
+    for (target, dead) in [(FILES, &dead_memory), (MEMORY, &dead_files)] {
+        let script = dead_letters(target, dead);
+        let check = async |world: &World, stop: String| {
+            assert_eq!(visible(world, target).await, good, "{stop}");
+            let batches = world.memory.rows("dead").into_iter().chain(world.batches("memory://lake/dead").await);
+            let texts = batches.map(|batch| cast(batch.column(0), &DataType::Utf8).unwrap());
+            let mut found: Vec<String> = texts
+                .flat_map(|column| column.as_string::<i32>().iter().flatten().map(str::to_owned).collect::<Vec<_>>())
+                .collect();
+            found.sort();
+            assert_eq!(found, bad, "{stop}");
+        };
+        at_every_stop(&script, &script, check).await;
+    }
+}
+
+/// A query that ended at a bad message goes on when the table for dead letters is named, also with the epoch it was in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_for_dead_letters_applies_at_once() {
+    let world = world();
+    let script = dead_letters(FILES, MEMORY);
+    let strict = script.replace("'format.dead-letter-table' = 'dead'", "'format.on-error' = 'fail'");
+    let error = run_to_end(world.plan(&strict, None).await).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Data, "{}", error.chain());
+    assert!(error.chain().contains("'format.dead-letter-table' to keep them"), "{}", error.chain());
+    run_to_end(world.plan(&script, None).await).await.unwrap();
+    assert_eq!(world.memory.rows("output").iter().map(|batch| batch.num_rows() as i64).sum::<i64>(), 3 * ROWS);
+    assert_eq!(visible(&world, FILES).await.len() as i64, ROWS - ROWS / 3);
 }
 
 /// An epoch that was intended with a table for late rows is finished with it, and the next one goes without.

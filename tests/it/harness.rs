@@ -88,19 +88,26 @@ impl World {
 
     /// The files below `memory://NAME/…`, their rows' first columns in order.
     pub async fn parquet(&self, location: &str) -> Vec<(String, Vec<i64>)> {
+        let numbers = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+        let files = self.files(location).await.into_iter();
+        files.map(|(name, batches)| (name, batches.iter().flat_map(numbers).collect())).collect()
+    }
+
+    /// All rows of the files below `memory://NAME/…`.
+    pub async fn batches(&self, location: &str) -> Vec<RecordBatch> {
+        self.files(location).await.into_iter().flat_map(|(_, batches)| batches).collect()
+    }
+
+    async fn files(&self, location: &str) -> Vec<(String, Vec<RecordBatch>)> {
         let location = self.stores.open(location, &Default::default()).unwrap();
         let mut files = vec![];
         let listed: Vec<_> = location.store.list(Some(&location.prefix)).try_collect().await.unwrap();
         for meta in listed {
             let bytes = location.store.get(&meta.location).await.unwrap().bytes().await.unwrap();
             let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap();
-            let mut rows = vec![];
-            for batch in reader {
-                rows.extend(batch.unwrap().column(0).as_primitive::<Int64Type>().values());
-            }
-            files.push((meta.location.to_string(), rows));
+            files.push((meta.location.to_string(), reader.map(Result::unwrap).collect()));
         }
-        files.sort();
+        files.sort_by(|(one, _), (other, _)| one.cmp(other));
         files
     }
 }

@@ -166,7 +166,7 @@ fn statement_sets() {
     assert!(matches!(script[1].statement, Statement::StatementSet(_)));
 
     refused("EXECUTE STATEMENT SET BEGIN END", "line 1, column 32: a statement set needs an INSERT");
-    refused("EXECUTE STATEMENT SET BEGIN INSERT INTO a SELECT 1 END", "line 1, column 55: expected ;");
+    refused("EXECUTE STATEMENT SET BEGIN INSERT INTO a SELECT 1 END", "line 1, column 52: expected ;, found END");
     refused("EXECUTE STATEMENT SET BEGIN INSERT INTO a SELECT 1;", "line 1, column 52: expected INSERT INTO or END");
     refused("EXECUTE STATEMENT SET BEGIN SELECT 1; END", "line 1, column 29: expected INSERT INTO or END");
     refused("EXECUTE THIS", "line 1, column 9: the only thing to execute is a statement set");
