@@ -230,9 +230,14 @@ fn waits(seed: u64, least_ms: u64, most_ms: u64) -> impl Iterator<Item = Duratio
 
 /// Kills a job again and again while its topic is written to; the range of what was sent.
 fn kill_under_load(job: &Job, broker: Broker, topic: &str) -> std::ops::Range<i64> {
+    kill_after(job, broker, topic, waits(7, 250, 1100))
+}
+
+/// The same, each time after one of these waits.
+fn kill_after(job: &Job, broker: Broker, topic: &str, waits: impl Iterator<Item = Duration>) -> std::ops::Range<i64> {
     let mut feeder = broker.feeder(topic, &[]);
     let mut sent = 0;
-    for wait in waits(7, 250, 1100).take(KILLS) {
+    for wait in waits.take(KILLS) {
         let mut running = job.start("continuous");
         let slices = 5;
         for _ in 0..slices {
@@ -349,6 +354,77 @@ fn killed_rocketmq_into_kafka_is_exactly_once() {
 #[test]
 fn killed_kafka_into_kafka_is_exactly_once() {
     killed_into_a_topic(Broker::Kafka, Broker::Kafka);
+}
+
+/// One statement set into Parquet and both brokers, as rows and as windows: every sink has each row once.
+fn killed_statement_set(from: Broker) {
+    let input = from.topic("from");
+    let topics = ["kafka", "kafka-windows"].map(|name| Broker::Kafka.topic(name));
+    let queues = ["rocketmq", "rocketmq-windows"].map(|name| Broker::Rocketmq.topic(name));
+    let row = "n BIGINT, text STRING";
+    let once = ", 'sink.delivery-guarantee' = 'effectively-once', 'sink.quiet-period' = '300 ms'";
+    let tables = [
+        Broker::Kafka.table("k", &topics[0], &format!("{row}, k STRING METADATA FROM 'key'"), ""),
+        Broker::Kafka.table("kw", &topics[1], "n BIGINT", ""),
+        Broker::Rocketmq.table("r", &queues[0], &format!("{row}, k STRING METADATA FROM 'keys'"), once),
+        Broker::Rocketmq.table("rw", &queues[1], "n BIGINT", once),
+    ]
+    .concat();
+    let windows = "SELECT CAST(date_part('epoch', window_start) AS BIGINT) / 2 * 1000 + count(*)
+                   FROM TABLE(TUMBLE(TABLE input, DESCRIPTOR(ts), INTERVAL '2' SECOND)) GROUP BY window_start, window_end";
+    let job = Job::new(&format!(
+        "SET 'checkpoint.location' = '${{out}}/ck'; SET 'state.snapshot.max-files' = '5';\n{}{tables}
+         CREATE TABLE kept ({row}) WITH ('connector' = 'filesystem', 'path' = '${{out}}/lake', 'format' = 'parquet');
+         EXECUTE STATEMENT SET BEGIN
+           INSERT INTO kept SELECT n, text FROM input;
+           INSERT INTO k SELECT n, text, CAST(n % 4 AS STRING) FROM input;
+           INSERT INTO kw {windows};
+           INSERT INTO r SELECT n, text, CAST(n % 4 AS STRING) FROM input;
+           INSERT INTO rw {windows};
+         END;",
+        from.table(
+            "input",
+            &input,
+            "n BIGINT, text STRING, ts AS CAST(to_timestamp_millis(n * 50) AS TIMESTAMP(3)), WATERMARK FOR ts AS ts - \
+             INTERVAL '1' SECOND",
+            ", 'scan.max-rows-per-epoch' = '100'"
+        )
+    ));
+    let sent = kill_after(&job, from, &input, waits(11, 800, 2600));
+    let mut feeder = from.feeder(&input, &[]);
+    feeder.send(1_000_000..1_000_004);
+    feeder.finish();
+    let (code, events) = job.catch_up();
+    assert_eq!(code, Some(0), "{events}");
+    let windows: Vec<i64> = (0..sent.end / 40).map(|window| window * 1000 + 40).collect();
+    for (what, mut rows) in [
+        ("Parquet", parquet(&job.path("lake"))),
+        ("Kafka", Broker::Kafka.numbers(&topics[0])),
+        ("RocketMQ", Broker::Rocketmq.numbers(&queues[0])),
+    ] {
+        println!("{what}");
+        rows.retain(|n| *n < 1_000_000);
+        // A topic's rows come in the order of their offsets, and rows of one key were sent in that of their numbers.
+        let in_order = |key: i64| rows.iter().filter(|n| **n % 4 == key).is_sorted();
+        assert!(what == "Parquet" || (0..4).all(in_order), "the order of a key was not kept in {what}");
+        assert_exactly_once(rows, sent.clone());
+    }
+    for (what, mut rows) in
+        [("Kafka", Broker::Kafka.numbers(&topics[1])), ("RocketMQ", Broker::Rocketmq.numbers(&queues[1]))]
+    {
+        rows.sort_unstable();
+        assert_eq!(rows, windows, "windows in {what}");
+    }
+}
+
+#[test]
+fn killed_kafka_statement_set_is_exactly_once_in_every_sink() {
+    killed_statement_set(Broker::Kafka);
+}
+
+#[test]
+fn killed_rocketmq_statement_set_is_exactly_once_in_every_sink() {
+    killed_statement_set(Broker::Rocketmq);
 }
 
 /// Frozen again and again while it writes, each time until another run has gone on.

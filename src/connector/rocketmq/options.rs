@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rocketmq_client_rust::{AclClientRPCHook, SessionCredentials};
 
+use super::settle::QUIET;
 use crate::catalog::TableDefinition;
 use crate::connector::{Delivery, Partition, ScanOptions};
 use crate::error::{Error, Result};
@@ -15,7 +17,7 @@ use crate::format::FormatOptions;
 use crate::sql::options::OptionReader;
 
 /// Options whose change applies at once: how to connect, and what to do with trouble.
-pub(super) const OPERATIONAL: &[&str] = &["name-server", "access-key", "secret-key", "group"];
+pub(super) const OPERATIONAL: &[&str] = &["name-server", "access-key", "secret-key", "group", "sink.quiet-period"];
 
 /// The longest name the broker takes.
 const LONGEST_TOPIC: usize = 127;
@@ -68,6 +70,8 @@ pub struct RocketmqOptions {
     pub format: FormatOptions,
     /// How often a written row can be seen.
     pub delivery: Delivery,
+    /// Effectively once: how long after a send of unknown outcome its messages may still turn up in the queue.
+    pub quiet_period: Duration,
 }
 
 impl RocketmqOptions {
@@ -98,9 +102,10 @@ impl RocketmqOptions {
         }
         let delivery = reader.text("sink.delivery-guarantee")?;
         let delivery = delivery_of(delivery.as_deref()).map_err(|e| reader.blame(e))?;
+        let quiet_period = reader.duration("sink.quiet-period")?.unwrap_or(QUIET);
         let format = FormatOptions::take(&mut reader)?;
         reader.finish()?;
-        Ok(Self { name_server, topic, group, credentials, startup, format, delivery })
+        Ok(Self { name_server, topic, group, credentials, startup, format, delivery, quiet_period })
     }
 }
 

@@ -24,7 +24,7 @@ use super::calls::{ANSWER, Patience, call, explained};
 use super::connection::Connection;
 use super::options::RocketmqOptions;
 use super::runtime::{Runtime, detach};
-use super::settle::{Account, QUIET};
+use super::settle::Account;
 use crate::connector::{Offsets, Partition};
 use crate::error::{Error, Result};
 
@@ -246,7 +246,7 @@ async fn deliver(
                 Err(error) => producer = connection.again(producer, &mut patience, error).await?,
             }
             if let Some(account) = &mut account {
-                tokio::time::sleep(QUIET).await;
+                account.rest().await;
                 account.settle().await?;
                 sent.end = account.end();
             }

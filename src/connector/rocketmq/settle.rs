@@ -3,7 +3,7 @@
 //! The idea: RocketMQ does not recognise a message that it stored already, but a queue is a log that can be read. The
 //! intent of an epoch pins where each queue ended before anything of it was sent, and each message names its row
 //! ([`Mark`]). So where the outcome of a send is unknown, the queue is read from there to its end, once nothing of the
-//! earlier attempt can be stored any more ([`QUIET`]). What is found counts as sent.
+//! earlier attempt can be stored any more (`sink.quiet-period`). What is found counts as sent.
 //!
 //! Guarantee: each row of the epoch is in its queue once, and rows of one queue are in their order. Which queue a row
 //! goes to follows from the intent. A batch is sent only when the one before it is known to be there, so what is found
@@ -31,8 +31,8 @@ use crate::clock::Clock;
 use crate::connector::{Bounds, Partition, Span};
 use crate::error::{Error, Result};
 
-/// How long after a send of unknown outcome its messages may still turn up in the queue, if the network delivers what
-/// it was given: as long as the client may take to send them, and 5 s for the broker, which refuses a request that has
+/// How long after a send of unknown outcome its messages may still turn up in the queue, unless `sink.quiet-period` says
+/// otherwise, if the network delivers what it was given: as long as the client may take to send them, and 5 s for the broker, which refuses a request that has
 /// waited longer than `waitTimeMillsInSendQueue` (200 ms unless configured otherwise).
 pub(super) const QUIET: Duration = Duration::from_secs(ANSWER.as_secs() + 5);
 
@@ -91,6 +91,7 @@ impl Attempts {
 pub(super) struct Settler {
     table: String,
     topic: String,
+    quiet_period: Duration,
     connection: Arc<Connection<Consumer>>,
 }
 
@@ -104,7 +105,13 @@ impl Settler {
             let options = wanted.clone();
             Box::pin(async move { Consumer::connect(&options, group, &name).await })
         });
-        Self { table: table.into(), topic: options.topic.clone(), connection: Arc::new(connection) }
+        let (topic, quiet_period) = (options.topic.clone(), options.quiet_period);
+        Self { table: table.into(), topic, quiet_period, connection: Arc::new(connection) }
+    }
+
+    /// Waits until nothing of an earlier attempt can be stored any more.
+    pub(super) async fn rest(&self) {
+        tokio::time::sleep(self.quiet_period).await;
     }
 
     /// Gives the connection back.
@@ -164,6 +171,11 @@ impl Account {
         Self { settler, mark, queue, rows, from, end: None, found: Ordinals::default() }
     }
 
+    /// Waits until nothing of a send that is in doubt can be stored any more.
+    pub(super) async fn rest(&self) {
+        self.settler.rest().await;
+    }
+
     /// Whether a row was found.
     pub(super) fn holds(&self, ordinal: u64) -> bool {
         self.found.contains(ordinal)
@@ -179,7 +191,7 @@ impl Account {
         (self.from, self.end) = (end, Some(end));
     }
 
-    /// Reads what has come into the queue. Before it, [`QUIET`] must have passed since a send that is in doubt.
+    /// Reads what has come into the queue. Before it, [`rest`](Self::rest) must have passed since a send that is in doubt.
     pub(super) async fn settle(&mut self) -> Result<()> {
         let settler = Arc::clone(&self.settler);
         let mut consumer = settler.consumer().await?;

@@ -41,7 +41,7 @@ use super::message::Messages;
 use super::options::RocketmqOptions;
 use super::producer::{Lane, Outgoing, Producer};
 use super::rows::Rows;
-use super::settle::{Account, Attempts, Earlier, QUIET, Settler};
+use super::settle::{Account, Attempts, Earlier, Settler};
 use crate::catalog::TableDefinition;
 use crate::clock::Clock;
 use crate::connector::spool::{Spool, Spooled};
@@ -169,9 +169,9 @@ impl RocketmqSink {
                 topic = self.options.topic,
                 epoch = mark.epoch(),
                 "looking in {} s which rows are there already",
-                QUIET.as_secs()
+                self.options.quiet_period.as_secs()
             );
-            tokio::time::sleep(QUIET).await;
+            self.settler.rest().await;
         }
         try_join_all(accounts.iter_mut().map(|account| account.settle())).await?;
         Ok(accounts)
