@@ -157,19 +157,29 @@ impl DeadLetters {
     /// Takes what was put down, as rows of the table.
     pub fn take(&self) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
         let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        // Scans of the same columns find the same; what one of them is behind with was put down by the other.
+        let mut scans: HashMap<Partition, usize> = HashMap::new();
+        kept.keys().for_each(|(partition, _)| *scans.entry(partition.clone()).or_default() += 1);
         let mut batches = vec![];
         for ((partition, _), spool) in kept {
             let rows = spool.finish()?.into_batches()?;
             batches.push(rows.map(move |batch| Ok::<_, Error>((partition.clone(), batch?))));
         }
+        let mut newest: HashMap<Partition, (u64, u64)> = HashMap::new();
         let mut seen: HashMap<Partition, HashSet<(u64, u64)>> = HashMap::new();
         Ok(batches.into_iter().flatten().map(move |next| {
             let (partition, mut batch) = next?;
+            let is_only = scans.get(&partition) == Some(&1);
+            let newest = newest.entry(partition.clone()).or_default();
             let seen = seen.entry(partition).or_default();
             let mut place = || batch.remove_column(batch.num_columns() - 1).as_primitive::<UInt64Type>().clone();
             let (ordinals, offsets) = (place(), place());
             let places = offsets.values().iter().copied().zip(ordinals.values().iter().copied());
-            let is_new = places.map(|place| Some(seen.insert(place)));
+            let is_new = places.map(|place| {
+                let is_new = if is_only { place > *newest } else { seen.insert(place) };
+                *newest = place.max(*newest);
+                Some(is_new)
+            });
             Ok(filter_record_batch(&batch, &is_new.collect::<BooleanArray>())?)
         }))
     }

@@ -360,6 +360,11 @@ pub trait Connector: Debug + Send + Sync {
     /// sink changes it is another query. Without secrets or addresses.
     fn identity(&self, table: &TableDefinition) -> Result<String>;
 
+    /// What is compared to find out whether a query reads what it writes: a place, and those below it, behind a slash.
+    fn place(&self, table: &TableDefinition) -> Result<String> {
+        self.identity(table)
+    }
+
     /// What writing to it promises, said before anything runs.
     fn guarantee(&self, table: &TableDefinition) -> Result<Guarantee>;
 

@@ -252,8 +252,8 @@ impl CsvDecoder {
     fn value<'a>(&self, text: &'a str, column: &Field) -> Option<&'a str> {
         let trimmed = if may_be_empty(column) { text } else { text.trim() };
         let is_null = match &self.options.null_literal {
-            Some(literal) => text == literal || trimmed == literal,
-            None => trimmed.is_empty() && !may_be_empty(column),
+            Some(literal) if text == literal || trimmed == literal => true,
+            _ => trimmed.is_empty() && !may_be_empty(column),
         };
         (!is_null).then_some(trimmed)
     }

@@ -120,7 +120,9 @@ enum FormatKind {
 }
 
 /// The formats of messages.
-const FORMATS: [&str; 5] = ["json", "csv", "raw", "debezium-json", "canal-json"];
+pub const FORMATS: [&str; 5] = ["json", "csv", "raw", "debezium-json", "canal-json"];
+/// Those of them whose payloads say what happened to rows.
+pub const CHANGELOGS: [&str; 2] = ["debezium-json", "canal-json"];
 
 impl FormatOptions {
     /// Options that say what to do with trouble: changes to them apply at once.

@@ -201,6 +201,18 @@ impl LateExec {
     }
 }
 
+/// What rows look like where they may be late and have a table.
+pub fn late_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<SchemaRef>> {
+    let mut found = vec![];
+    for child in plan.children() {
+        found.extend(late_rows(child)?);
+    }
+    if let Some(node) = plan.downcast_ref::<LateExec>().filter(|node| node.lateness.table.is_some()) {
+        found.push(Arc::new(node.input.schema().project(&node.lateness.shown)?));
+    }
+    Ok(found)
+}
+
 impl fmt::Debug for LateExec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fmt_as(DisplayFormatType::Default, f)

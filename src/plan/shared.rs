@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::{DataFusionError, Result as DfResult};
+use datafusion::common::Result as DfResult;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -23,10 +23,11 @@ use tokio::sync::Notify;
 use super::changes::is_updating;
 use super::scan::ScanExec;
 use crate::connector::Span;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
-/// How many bytes of rows wait for whoever is behind.
-const BYTES: usize = 32 << 20;
+/// How many bytes of a table's rows wait for whoever is behind, at most, shared out among its spans; and how many of a span.
+const BYTES: usize = 64 << 20;
+const SPAN_BYTES: usize = 1 << 20;
 
 /// What of a table is read for all plans that scan it.
 #[derive(Debug)]
@@ -34,36 +35,44 @@ pub(super) struct SharedTable {
     /// The columns that any of them wants, ascending.
     columns: Vec<usize>,
     plans: usize,
+    /// How many bytes of a span are kept.
+    limit: usize,
     spans: Mutex<HashMap<Span, Arc<SharedSpan>>>,
 }
 
 /// What these plans of one epoch can read together: tables that several of them scan, each of them once.
 pub(super) fn shared_tables(plans: &[Arc<dyn ExecutionPlan>]) -> BTreeMap<String, SharedTable> {
-    let mut scans: BTreeMap<String, Vec<(usize, Vec<usize>)>> = BTreeMap::new();
+    let mut scans: BTreeMap<String, Vec<(usize, &ScanExec)>> = BTreeMap::new();
     for (number, plan) in plans.iter().enumerate() {
         collect(plan, number, &mut scans);
     }
     let shared = scans.into_iter().filter_map(|(table, scans)| {
         let is_once = scans.windows(2).all(|pair| pair[0].0 != pair[1].0);
-        let plans = scans.len();
-        let mut columns: Vec<usize> = scans.into_iter().flat_map(|(_, columns)| columns).collect();
+        let (plans, spans) = (scans.len(), scans[0].1.spans());
+        let limit = (BYTES / spans.max(1)).max(SPAN_BYTES);
+        let mut columns: Vec<usize> = scans.iter().flat_map(|(_, scan)| scan.read_columns().to_vec()).collect();
         columns.sort_unstable();
         columns.dedup();
-        (is_once && plans > 1).then(|| (table, SharedTable { columns, plans, spans: Mutex::default() }))
+        (is_once && plans > 1).then(|| (table, SharedTable { columns, plans, limit, spans: Mutex::default() }))
     });
     shared.collect()
 }
 
-fn collect(plan: &Arc<dyn ExecutionPlan>, number: usize, scans: &mut BTreeMap<String, Vec<(usize, Vec<usize>)>>) {
+fn collect<'a>(
+    plan: &'a Arc<dyn ExecutionPlan>,
+    number: usize,
+    scans: &mut BTreeMap<String, Vec<(usize, &'a ScanExec)>>,
+) {
     if let Some(scan) = plan.downcast_ref::<ScanExec>() {
-        scans.entry(scan.table().name.clone()).or_default().push((number, scan.read_columns().to_vec()));
+        scans.entry(scan.table().name.clone()).or_default().push((number, scan));
     }
     plan.children().into_iter().for_each(|child| collect(child, number, scans));
 }
 
 impl SharedTable {
     /// The rows of a span for one more plan, in these columns of the table, ascending. `read` reads columns for all plans
-    /// (true), or for this one alone.
+    /// (true), or for this one alone. What is read are the same columns: which messages can be read must not depend on
+    /// who was faster.
     pub(super) fn read(
         &self,
         span: &Span,
@@ -75,22 +84,22 @@ impl SharedTable {
             match spans.get(span) {
                 Some(shared) => Arc::clone(shared),
                 None => {
-                    let shared = Arc::new(SharedSpan::new(read(&self.columns, true)?, self.plans));
+                    let shared = Arc::new(SharedSpan::new(read(&self.columns, true)?, self.plans, self.limit));
                     spans.insert(span.clone(), Arc::clone(&shared));
                     shared
                 }
             }
         };
-        let Some(reader) = Reader::begin(&shared) else { return read(columns, false) };
         let place = |column| self.columns.binary_search(column).ok();
         // The kinds of a changelog's rows are the last column.
         let kinds = is_updating(&shared.schema).then_some(self.columns.len());
         let places: Vec<usize> = columns.iter().filter_map(place).chain(kinds).collect();
         let schema: SchemaRef = Arc::new(shared.schema.project(&places)?);
-        let rows = stream::unfold((reader, places), async |(mut reader, places)| {
-            let batch = reader.next().await?;
-            Some((batch.and_then(|batch| Ok(batch.project(&places)?)), (reader, places)))
-        });
+        let rows = match Reader::begin(&shared) {
+            Some(reader) => stream::unfold(reader, async |mut reader| Some((reader.next().await?, reader))).boxed(),
+            None => read(&self.columns, false)?,
+        };
+        let rows = rows.map(move |batch| Ok(batch?.project(&places)?));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 }
@@ -102,6 +111,7 @@ struct SharedSpan {
     /// Whoever holds it reads on.
     input: tokio::sync::Mutex<Input>,
     kept: Mutex<Kept>,
+    limit: usize,
     /// Told when batches have gone.
     gone: Notify,
 }
@@ -126,16 +136,20 @@ struct Kept {
     /// How many plans may yet begin.
     to_begin: usize,
     begun: usize,
-    ended: Option<std::result::Result<(), Arc<DataFusionError>>>,
+    ended: Option<Ended>,
 }
 
+/// How the reading ended; an error is told to every reader, with its kind and its whole text.
+type Ended = std::result::Result<(), (Kind, String)>;
+
 impl SharedSpan {
-    fn new(input: SendableRecordBatchStream, plans: usize) -> Self {
+    fn new(input: SendableRecordBatchStream, plans: usize, limit: usize) -> Self {
         let (batches, first, bytes, readers, begun, ended) = Default::default();
         Self {
             schema: input.schema(),
             input: tokio::sync::Mutex::new(Input(input)),
             kept: Mutex::new(Kept { batches, first, bytes, readers, to_begin: plans, begun, ended }),
+            limit,
             gone: Notify::new(),
         }
     }
@@ -165,7 +179,7 @@ struct Reader {
 /// What a reader finds.
 enum Found {
     Batch(RecordBatch),
-    End(std::result::Result<(), Arc<DataFusionError>>),
+    End(Ended),
     /// It is ahead of all others, and may read on.
     Nothing,
     /// It is ahead by as much as may be kept.
@@ -194,10 +208,10 @@ impl Reader {
             match self.look() {
                 Found::Batch(batch) => return Some(Ok(batch)),
                 Found::End(Ok(())) => return None,
-                Found::End(Err(error)) => {
+                Found::End(Err((kind, text))) => {
                     // It is told once.
                     shared.kept().readers.remove(&self.number);
-                    return Some(Err(DataFusionError::Shared(error)));
+                    return Some(Err(Error::new(kind, text).into()));
                 }
                 Found::TooMuch => gone.await,
                 Found::Nothing => {
@@ -213,7 +227,10 @@ impl Reader {
                             kept.bytes += batch.get_array_memory_size();
                             kept.batches.push_back(batch);
                         }
-                        Some(Err(error)) => kept.ended = Some(Err(Arc::new(error))),
+                        Some(Err(error)) => {
+                            let error = Error::from(error);
+                            kept.ended = Some(Err((error.kind(), error.chain())));
+                        }
                         None => kept.ended = Some(Ok(())),
                     }
                 }
@@ -241,12 +258,12 @@ impl Reader {
         if let Some(ended) = &kept.ended {
             return Found::End(ended.clone());
         }
-        if kept.bytes >= BYTES {
+        if kept.bytes >= self.shared.limit {
             // Only those who have begun are waited for.
             kept.to_begin = 0;
             self.shared.trim(&mut kept);
         }
-        if kept.bytes >= BYTES { Found::TooMuch } else { Found::Nothing }
+        if kept.bytes >= self.shared.limit { Found::TooMuch } else { Found::Nothing }
     }
 }
 

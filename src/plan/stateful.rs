@@ -105,11 +105,8 @@ pub fn remember(
     late: Option<&Arc<LateTable>>,
     prefix: &str,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let mut walk = Walk { binding, ttl, prefix, operators: 0, rankings: vec![], late, late_rows: vec![] };
+    let mut walk = Walk { binding, ttl, prefix, operators: 0, rankings: vec![], late };
     let (plan, known) = walk.visit(plan)?;
-    if let (Some(late), false) = (late, walk.late_rows.is_empty()) {
-        late.check(&walk.late_rows)?;
-    }
     match known.sessions {
         Some(_) => Err(sessions_refused()),
         None => Ok(plan),
@@ -125,8 +122,6 @@ pub(super) struct Walk<'a> {
     /// Rankings of which a filter above only wants the first place.
     rankings: Vec<Arc<dyn ExecutionPlan>>,
     late: Option<&'a Arc<LateTable>>,
-    /// What rows look like where they may be late.
-    late_rows: Vec<SchemaRef>,
 }
 
 /// What an operator that remembers is made from.
@@ -478,7 +473,6 @@ impl Walk<'_> {
                 let schema = input.schema();
                 let is_shown = |index: &usize| !hidden.contains(index) && !schema.field(*index).name().starts_with('$');
                 shown = (0..schema.fields().len()).filter(is_shown).collect();
-                self.late_rows.push(Arc::new(schema.project(&shown)?));
             }
             let (operator, key) = (name.clone(), Arc::clone(&keys[key].0));
             let lateness = Lateness { operator, key, bound, watermark, from, table, shown };

@@ -54,6 +54,8 @@ use watermark::PartitionTime;
 
 /// Every how many epochs records are pruned and litter is swept.
 const HOUSEKEEPING: u64 = 50;
+/// How long ago, in ms, it may be that no newer run was seen when an epoch is published: not every destination fences.
+const STALE_LOOK_MS: f64 = 1000.0;
 /// How long a query that ends waits for that.
 const CLEARING_UP: Duration = Duration::from_secs(10);
 
@@ -213,8 +215,8 @@ pub struct Batch {
     opened: Arc<Opened>,
     /// By sink, what it pinned.
     pins: Vec<Pin>,
-    /// By sink: whether the destination holds the epoch already.
-    published: Vec<bool>,
+    /// By sink, if its destination holds the epoch already: what is known of that.
+    published: Vec<Option<Published>>,
     /// Rule 1, overlapping the run; publishing waits for it.
     looked_again: Option<JoinHandle<Result<()>>>,
     latest: BTreeMap<String, Offsets>,
@@ -255,6 +257,8 @@ pub struct Query {
     record: QueryRecord,
     /// Today's definition.
     opened: Arc<Opened>,
+    /// That of the epoch that is pending, if it is another one.
+    older: Option<Arc<Opened>>,
     tasks: usize,
     /// Into how many shards state is divided.
     shards: usize,
@@ -361,6 +365,9 @@ impl Query {
             return Ok(None);
         }
         let is_read = |(table, extent): &(String, Extent)| {
+            if !timed.contains_key(table) {
+                return true;
+            }
             let position = self.offsets(table);
             let is_read = |(p, b): (&Partition, &Bounds)| *position.get(p).unwrap_or(&b.earliest) >= b.latest;
             extent.complete && extent.partitions.iter().all(is_read)
@@ -434,7 +441,7 @@ impl Query {
         self.log.intend(&intent).await?;
         let looked_again = Some(self.look_again(epoch));
         let took = Durations { plan: plan_ms, intend: self.ms_since(start), ..Durations::default() };
-        let published = vec![false; self.opened.sinks.len()];
+        let published = vec![None; self.opened.sinks.len()];
         let opened = Arc::clone(&self.opened);
         let state = BTreeMap::new();
         Ok(Batch { intent, opened, pins, published, looked_again, latest, state, took })
@@ -487,9 +494,9 @@ impl Query {
         for (plan, ((sink, pin), published)) in plans.iter().zip(&mut sinks) {
             for task in 0..plan.output_partitioning().partition_count() {
                 let rows = plan.execute(task, Arc::clone(&context))?;
-                let (sink, pin, published) = (Arc::clone(sink), pin.clone(), *published);
+                let (sink, pin, is_published) = (Arc::clone(sink), pin.clone(), published.is_some());
                 tasks.spawn(async move {
-                    match published {
+                    match is_published {
                         // What the epoch does to state, and which rows are late, is to be found out all the same.
                         true => drained(rows).await,
                         false => sink.stage(epoch, task as u32, &pin, rows).await.map(drop),
@@ -499,7 +506,8 @@ impl Query {
         }
         while let Some(done) = tasks.join_next().await {
             match done {
-                Ok(staged) => staged?,
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(self.shut_out(error).await),
                 Err(join) => return Err(Error::internal("a task ended by itself").caused_by(join)),
             }
         }
@@ -525,12 +533,15 @@ impl Query {
         });
         for (put_down, ((sink, pin), published)) in late.into_iter().chain(dead_letters).zip(sinks) {
             let (table, rows) = put_down?;
-            if !published {
+            if published.is_none() {
                 let rows = stream::iter(rows.map(|batch| batch.map_err(DataFusionError::from)));
                 let rows = Box::pin(RecordBatchStreamAdapter::new(table.writable_schema(), rows));
-                sink.stage(epoch, 0, pin, rows).await?;
+                if let Err(error) = sink.stage(epoch, 0, pin, rows).await {
+                    return Err(self.shut_out(error).await);
+                }
             }
         }
+        batch.opened.opener.share(&[]);
         batch.took.run = self.ms_since(start);
         Ok(())
     }
@@ -546,11 +557,15 @@ impl Query {
         if let Some(looked_again) = batch.looked_again.take() {
             looked_again.await.map_err(|e| Error::internal("looking again ended by itself").caused_by(e))??;
         }
+        if batch.took.run > STALE_LOOK_MS {
+            // That look was taken before a long run, in which another may have begun.
+            self.log.check_newest_run().await?;
+        }
         let mut published = Vec::with_capacity(batch.opened.sinks.len());
         for (index, sink) in batch.opened.sinks.iter().enumerate() {
-            published.push(match batch.published[index] {
-                true => Published::default(),
-                false => match sink.publish(batch.intent.epoch, &batch.pins[index]).await {
+            published.push(match &batch.published[index] {
+                Some(published) => published.clone(),
+                None => match sink.publish(batch.intent.epoch, &batch.pins[index]).await {
                     Ok(published) => published,
                     Err(error) => return Err(self.shut_out(error).await),
                 },
@@ -609,6 +624,7 @@ impl Query {
         self.retries = 0;
         if batch.opened.number != self.opened.number {
             batch.opened.close().await;
+            self.older = None;
             // The older definition's sinks may have shut out today's.
             self.fence(&self.opened).await?;
             self.restore(&self.opened).await?;
@@ -650,7 +666,7 @@ impl Query {
 
     /// Forgets what an epoch that did not end well has staged.
     async fn discard(&self) {
-        for sink in &self.opened.sinks {
+        for sink in std::iter::once(&self.opened).chain(&self.older).flat_map(|opened| &opened.sinks) {
             sink.discard(self.position.epoch + 1).await;
         }
     }
@@ -663,6 +679,9 @@ impl Query {
             let _ = tokio::time::timeout(CLEARING_UP, housekeeping).await;
         }
         self.opened.close().await;
+        if let Some(older) = self.older.take() {
+            older.close().await;
+        }
     }
 
     /// Where it stands.

@@ -8,18 +8,22 @@ use std::sync::Arc;
 
 use futures::future::try_join_all;
 use tokio::sync::Mutex;
+use twox_hash::XxHash64;
 
 use super::definition;
 use super::progress::{Event, Reporter};
 use super::recovery::{self, Decision};
 use super::{Batch, Opened, Planned, Position, Query, QuerySpec};
 use crate::checkpoint::{Commit, Cut, DefinitionRecord, Intent, Log, QueryRecord, SourceCommit, VERSION};
-use crate::connector::{Offsets, Owner, Partition, Pin, Progress, Sink, Span};
+use crate::connector::{Offsets, Owner, Partition, Pin, Progress, Published, Sink, Span};
 use crate::error::{Error, Kind, Result};
 use crate::plan::aggregate::Times;
 use crate::plan::opener::Opener;
 use crate::plan::{Binding, keeps_tasks_apart};
 use crate::state::operator::{MAX_FILES, Operator};
+
+/// Notes of what tables of dead letters pinned for epochs whose intents do not know them.
+const PINS: &str = "pins";
 
 impl Query {
     /// Opens a query: registers a run, begins it if it never ran, fences its sinks, and only then reads the log.
@@ -39,6 +43,7 @@ impl Query {
             log,
             record,
             opened,
+            older: None,
             tasks,
             shards,
             position: Position::default(),
@@ -143,14 +148,20 @@ impl Query {
         let mut opened = Arc::clone(&self.opened);
         if let Some(number) = tail.pending.as_ref().map(|intent| intent.definition).filter(|n| *n != opened.number) {
             // It is finished by the sinks of its own definition, which are asked, once they are fenced.
-            opened = self.opened_as(number).await?;
+            opened = match self.older.take().filter(|older| older.number == number) {
+                Some(older) => older,
+                None => self.opened_as(number).await?,
+            };
+            // What its sinks have learnt, such as how long a transaction takes, is not to be learnt anew.
+            self.older = Some(Arc::clone(&opened));
             self.fence(&opened).await?;
             tail = self.log.tail().await?;
             if tail.pending.as_ref().is_none_or(|intent| intent.definition != number) {
                 return Err(Error::transient("another run finished the epoch that this one was about to finish"));
             }
         }
-        let progress = Self::progress_of(&opened, tail.commit.as_ref()).await;
+        let positions = Self::positions(&opened, tail.commit.as_ref());
+        let progress = Self::progress_of(&opened, tail.commit.as_ref(), &positions).await;
         let decision =
             match progress.and_then(|progress| recovery::decide(&tail, opened.planned.outputs.len(), &progress)) {
                 Ok(decision) => decision,
@@ -166,6 +177,11 @@ impl Query {
         };
         self.forget().await?;
         let Decision::Redo { intent, published } = decision else { return self.restore(&self.opened).await };
+        // Where a destination stood before is what the next commit knows of one that has the epoch already.
+        let known = |(is_published, position): (bool, serde_json::Value)| {
+            is_published.then(|| Published { position, ..Published::default() })
+        };
+        let published = published.into_iter().zip(positions).map(known).collect();
         if intent.shards > 0 {
             // It has to be finished as it was cut.
             self.shards = intent.shards;
@@ -173,19 +189,31 @@ impl Query {
         self.restore(&opened).await?;
         let looked_again = Some(self.look_again(intent.epoch));
         let (latest, state, took) = Default::default();
-        let (pins, intent) = (Self::pins(&opened, &intent).await?, *intent);
+        let (pins, intent) = (self.pins(&opened, &intent).await?, *intent);
         self.pending = Some(Box::new(Batch { intent, opened, pins, published, looked_again, latest, state, took }));
         Ok(())
     }
 
-    /// By sink, what the intent pinned. A table of dead letters that it does not know is asked now.
-    async fn pins(opened: &Opened, intent: &Intent) -> Result<Vec<Pin>> {
-        let mut pins = intent.pins.clone();
+    /// By sink, what the intent pinned. A table of dead letters that it does not know is asked now, and its answer kept
+    /// beside the intent: it must be the same should the epoch be run once more.
+    async fn pins(&self, opened: &Opened, intent: &Intent) -> Result<Vec<Pin>> {
+        let (mut pins, journal) = (intent.pins.clone(), self.log.journal());
+        let unreadable = |e| Error::refused("a note beside an intent is no JSON; restore it from a copy").caused_by(e);
         let of_dead_letters = opened.sinks.iter().skip(opened.planned.defined_targets());
         for (sink, identity) in of_dead_letters.zip(opened.planned.dead_letter_identities()) {
             pins.push(match intent.dead_letters.get(&identity) {
                 Some(pin) => pin.clone(),
-                None => sink.prepare(intent.epoch).await?,
+                None => {
+                    let name = format!("{:020}-{:016x}.json", intent.epoch, XxHash64::oneshot(0, identity.as_bytes()));
+                    if journal.get(PINS, &name).await?.is_none() {
+                        let pin = sink.prepare(intent.epoch).await?;
+                        let body =
+                            serde_json::to_vec(&pin).map_err(|e| Error::internal("a pin is no JSON").caused_by(e))?;
+                        journal.create(PINS, &name, body.into()).await?;
+                    }
+                    let body = journal.get(PINS, &name).await?.unwrap_or_default();
+                    serde_json::from_slice(&body).map_err(unreadable)?
+                }
             });
         }
         Ok(pins)
@@ -201,18 +229,23 @@ impl Query {
         Ok(())
     }
 
-    /// Rule 4: what each sink holds.
-    async fn progress_of(opened: &Opened, commit: Option<&Commit>) -> Result<Vec<Progress>> {
-        let epoch = commit.map_or(0, |commit| commit.epoch);
+    /// By sink, what the commit kept of where its destination stood.
+    fn positions(opened: &Opened, commit: Option<&Commit>) -> Vec<serde_json::Value> {
         let defined = (0..opened.planned.defined_targets()).map(|index| commit?.sinks.get(index));
         let of_dead_letters =
             opened.planned.dead_letter_identities().map(|identity| commit?.dead_letters.get(&identity));
-        let mut progress = Vec::with_capacity(opened.sinks.len());
-        for (sink, published) in opened.sinks.iter().zip(defined.chain(of_dead_letters)) {
-            let position = published.map_or(&serde_json::Value::Null, |published| &published.position);
-            progress.push(sink.progress(epoch, position).await?);
-        }
-        Ok(progress)
+        let published = defined.chain(of_dead_letters);
+        published.map(|published| published.map_or(serde_json::Value::Null, |p| p.position.clone())).collect()
+    }
+
+    /// Rule 4: what each sink holds.
+    async fn progress_of(
+        opened: &Opened,
+        commit: Option<&Commit>,
+        positions: &[serde_json::Value],
+    ) -> Result<Vec<Progress>> {
+        let epoch = commit.map_or(0, |commit| commit.epoch);
+        try_join_all(opened.sinks.iter().zip(positions).map(|(sink, position)| sink.progress(epoch, position))).await
     }
 
     /// What it means that a destination has shut this run out: that a newer one goes on, if there is one. Else it was

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::plan::aggregate::{Times, shapes};
 use crate::plan::changes::{self, is_updating};
 use crate::plan::explain::{self, Explained};
-use crate::plan::late::LateTable;
+use crate::plan::late::{LateTable, late_rows};
 use crate::plan::{Binding, StreamPlan, opener::Opener};
 use crate::query::definition::{self, Definition, OtherInsert, durable, revived};
 use crate::query::trigger::Trigger;
@@ -87,8 +87,8 @@ impl Session {
             let target = self.writable(&table).await?;
             let connector = self.connectors.of(target)?;
             connector.check(target, Role::Sink)?;
-            let identity = connector.identity(target)?;
-            if let Some(same) = written.iter().find(|written| self.is_shared(target, &identity, written)) {
+            let (identity, place) = (connector.identity(target)?, connector.place(target)?);
+            if let Some(same) = written.iter().find(|written| is_shared(target, &place, written)) {
                 return Err(Error::usage(format!(
                     "two INSERTs of a statement set write to {same}; make them one, of SELECT … UNION ALL SELECT …"
                 )));
@@ -104,7 +104,7 @@ impl Session {
                 target: durable(target, &self.connectors)?,
                 identity: identity.clone(),
             });
-            written.push(identity);
+            written.push(place);
         }
         let mut trials = self.trials(&outputs, &state).await?;
         let late = self.late_table(&outputs, &written, &trials).await?;
@@ -114,7 +114,9 @@ impl Session {
                 output.plan = output.plan.clone().with_late_rows(late);
             }
             trials = self.trials(&outputs, &state).await?;
-            written.push(self.connectors.of(late)?.identity(late)?);
+            let rows = trials.iter().map(late_rows).collect::<Result<Vec<_>>>()?.concat();
+            LateTable::new(&late.name, late.writable_schema()).check(&rows)?;
+            written.push(self.connectors.of(late)?.place(late)?);
         }
         for (output, trial) in outputs.iter().zip(&trials) {
             check_result(&output.target, self.connectors.of(&output.target)?.as_ref(), trial)?;
@@ -139,15 +141,15 @@ impl Session {
         let shapes = trials.iter().flat_map(shapes).collect();
         let mut planned = Planned { definition, outputs, shapes, state, late, dead_letters: vec![] };
         for dead in self.dead_letters(&planned, &written).await? {
-            written.push(dead.identity.clone());
+            written.push(self.connectors.of(&dead.table)?.place(&dead.table)?);
             planned.dead_letters.push(dead);
         }
         for (name, table) in planned.tables() {
             let connector = self.connectors.of(&table)?;
             connector.check(&table, Role::Source)?;
-            let identity = connector.identity(&table)?;
+            let (identity, place) = (connector.identity(&table)?, connector.place(&table)?);
             let allowed = self.setting("query.allow-feedback") == Some("true");
-            if !allowed && written.iter().any(|written| feeds(written, &identity)) {
+            if !allowed && written.iter().any(|written| feeds(written, &place)) {
                 return Err(Error::usage(format!(
                     "the query reads what it writes ({identity}), and would never end feeding itself; \
                      SET 'query.allow-feedback' = 'true' if that is meant"
@@ -163,12 +165,6 @@ impl Session {
         Ok(planned)
     }
 
-    /// Whether a table's rows would go where others go already. All that is printed, or thrown away, has one identity, the
-    /// connector's name.
-    fn is_shared(&self, table: &TableDefinition, identity: &str, written: &str) -> bool {
-        table.connector().is_ok_and(|connector| connector != identity) && feeds(identity, written)
-    }
-
     /// The table that late rows go to, if there is one and a row can be late: where no watermark completes anything, none
     /// is.
     async fn late_table(
@@ -182,11 +178,11 @@ impl Session {
         let late = self.writable(name).await.map_err(|e| e.context(settings::LATE_ROWS))?;
         let connector = self.connectors.of(late)?;
         connector.check(late, Role::Sink)?;
-        let identity = connector.identity(late)?;
+        let place = connector.place(late)?;
         let is_target = outputs.iter().any(|output| output.target.name == late.name);
-        if is_target || written.iter().any(|written| self.is_shared(late, &identity, written)) {
+        if is_target || written.iter().any(|written| is_shared(late, &place, written)) {
             return Err(Error::usage(format!(
-                "{}: late rows cannot go where the query's other rows go, {identity}",
+                "{}: late rows cannot go where the query's other rows go, {place}",
                 settings::LATE_ROWS
             )));
         }
@@ -201,17 +197,16 @@ impl Session {
                 sources.entry(name.to_owned()).or_default().push(source);
             }
         }
-        let mut found: Vec<DeadLetterTable> = vec![];
+        let (mut found, mut written) = (vec![], written.to_vec());
         for (name, sources) in sources {
             let table = self.writable(&name).await.map_err(|e| e.context(dead_letters::OPTION))?;
             let connector = self.connectors.of(table)?;
             connector.check(table, Role::Sink)?;
-            let identity = connector.identity(table)?;
-            let mut others = written.iter().chain(found.iter().map(|dead| &dead.identity));
+            let (identity, place) = (connector.identity(table)?, connector.place(table)?);
             let is_target = planned.targets().any(|target| target.name == name);
-            if is_target || others.any(|other| self.is_shared(table, &identity, other)) {
+            if is_target || written.iter().any(|other| is_shared(table, &place, other)) {
                 return Err(Error::usage(format!(
-                    "{}: dead letters cannot go where the query's other rows go, {identity}",
+                    "{}: dead letters cannot go where the query's other rows go, {place}",
                     dead_letters::OPTION
                 )));
             }
@@ -223,6 +218,7 @@ impl Session {
                 all.extend(offered);
             }
             dead_letters::check_columns(table, &all)?;
+            written.push(place);
             found.push(DeadLetterTable { table: Arc::new(table.clone()), identity, letters });
         }
         Ok(found)
@@ -333,6 +329,14 @@ fn check_result(target: &TableDefinition, connector: &dyn Connector, trial: &Arc
     if !is_updating(&trial.schema()) {
         return Ok(());
     }
+    let is_changelog = shapes(trial).is_empty();
+    if !connector.takes_updates(target) && is_changelog {
+        return Err(Error::usage(format!(
+            "a changelog is read, whose rows change, and {} only takes rows that stay: write to a topic with PRIMARY KEY (…) NOT \
+             ENFORCED, to one whose format is debezium-json or canal-json, or to 'connector' = 'print'",
+            target.name
+        )));
+    }
     if !connector.takes_updates(target) {
         return Err(Error::usage(format!(
             "the result changes as rows arrive (it is no window's), and {} only takes rows that stay: group by window_start, \
@@ -342,16 +346,22 @@ fn check_result(target: &TableDefinition, connector: &dyn Connector, trial: &Arc
             target.name
         )));
     }
-    check_primary_key(target, changes::keys(trial))
+    check_primary_key(target, changes::keys(trial), is_changelog)
 }
 
 /// Rows that are told apart by `keys` are to be told apart by the primary key.
-fn check_primary_key(target: &TableDefinition, keys: Option<Vec<Vec<usize>>>) -> Result<()> {
+fn check_primary_key(target: &TableDefinition, keys: Option<Vec<Vec<usize>>>, is_changelog: bool) -> Result<()> {
     if target.primary_key.is_empty() {
         return Ok(());
     }
     let declared = format!("PRIMARY KEY ({}) of {}", target.primary_key.join(", "), target.name);
     let Some(keys) = keys else {
+        if is_changelog {
+            return Err(Error::usage(format!(
+                "{declared}: it is not known which rows of the changelog are one row's; declare PRIMARY KEY (…) NOT ENFORCED on the \
+                 table that is read, and SELECT its columns as they are"
+            )));
+        }
         return Err(Error::usage(format!(
             "{declared}: the result does not show all that it is grouped by as it is, so rows of several groups would take \
              each other's place; add these columns to the SELECT and to the key, in types that hold all their values; an \
@@ -371,7 +381,13 @@ fn check_primary_key(target: &TableDefinition, keys: Option<Vec<Vec<usize>>>) ->
     }
 }
 
-/// Whether what is written to `target` is read from `source`: the same topic, or files in one tree.
+/// Whether a table's rows would go where others go already. All that is printed, or thrown away, has one place, the name of
+/// the connector.
+fn is_shared(table: &TableDefinition, place: &str, written: &str) -> bool {
+    table.connector().is_ok_and(|connector| connector != place) && feeds(place, written)
+}
+
+/// Whether what is written to one place is read from another: the same topic, or files in one tree.
 fn feeds(target: &str, source: &str) -> bool {
     let (target, source) = (format!("{target}/"), format!("{source}/"));
     target.starts_with(&source) || source.starts_with(&target)

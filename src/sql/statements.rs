@@ -132,7 +132,7 @@ fn statement(cursor: &mut Cursor) -> Result<Statement> {
         "CREATE" => create(cursor),
         "DROP" => drop(cursor),
         "INSERT" => Ok(Statement::Insert(insert(cursor)?)),
-        "EXECUTE" | "STATEMENT" => statement_set(cursor),
+        "EXECUTE" => statement_set(cursor),
         "SET" => set(cursor),
         "RESET" => reset(cursor),
         "SHOW" => show(cursor),
@@ -155,7 +155,8 @@ fn explain(cursor: &mut Cursor) -> Result<Statement> {
     if cursor.looks_at(&["EXPLAIN"]) {
         return Err(refusal);
     }
-    let statement = match statement(cursor)? {
+    let is_set = cursor.looks_at(&["STATEMENT", "SET"]);
+    let statement = match if is_set { statement_set(cursor)? } else { statement(cursor)? } {
         Statement::CreateTable(CreateTable { as_query: None, .. }) => return Err(refusal),
         explained @ (Statement::Query(_)
         | Statement::Insert(_)

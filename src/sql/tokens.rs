@@ -52,10 +52,10 @@ pub(super) fn statements(text: &str) -> Result<Vec<Vec<TokenWithSpan>>> {
 
 /// Whether these are the beginning of a statement set: up to its END, which stands behind a `;`.
 fn is_open_set(tokens: &[TokenWithSpan]) -> bool {
-    let at = |index: usize, word: &str| tokens.get(index).is_some_and(|token| is_word(&token.token, word));
-    let explain = if at(0, "EXPLAIN") && at(1, "PLAN") && at(2, "FOR") { 3 } else { 1 };
-    let first = if at(0, "EXECUTE") || at(0, "EXPLAIN") { explain } else { 0 };
-    if !["STATEMENT", "SET", "BEGIN"].iter().enumerate().all(|(index, word)| at(first + index, word)) {
+    let is = |token: &TokenWithSpan, words: &[&str]| words.iter().any(|word| is_word(&token.token, word));
+    let before = ["EXPLAIN", "ANALYZE", "VERBOSE", "PLAN", "FOR", "EXECUTE"];
+    let mut rest = tokens.iter().skip_while(|token| is(token, &before));
+    if !["STATEMENT", "SET", "BEGIN"].iter().all(|word| rest.next().is_some_and(|token| is(token, &[*word]))) {
         return false;
     }
     match tokens {

@@ -144,6 +144,11 @@ impl Connector for FilesConnector {
         Ok(format!("{format} files under {}", options.path.trim_end_matches('/')))
     }
 
+    /// Whatever the format: a directory is read at any depth.
+    fn place(&self, table: &TableDefinition) -> Result<String> {
+        Ok(format!("files under {}", FileOptions::take(table)?.path.trim_end_matches('/')))
+    }
+
     fn guarantee(&self, _: &TableDefinition) -> Result<Guarantee> {
         Ok(Guarantee {
             delivery: Delivery::ExactlyOnce,

@@ -44,6 +44,11 @@ impl Events {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What there was of trouble is over.
+    pub(super) fn clear(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// `: reason`, or nothing.
     pub(super) fn reason(&self) -> String {
         self.last().map(|(_, reason)| format!(": {reason}")).unwrap_or_default()

@@ -80,6 +80,7 @@ impl KafkaOptions {
         let given = Given {
             topic: reader.text("topic")?,
             topic_pattern: reader.text("topic-pattern")?,
+            transactional_id: reader.text("sink.transactional-id-prefix")?,
             startup_mode: reader.text("scan.startup.mode")?,
             startup_offsets: reader.with(
                 STARTUP_OFFSETS,
@@ -110,6 +111,7 @@ const PARTITIONERS: [(&str, Partitioner); 3] =
 struct Given {
     topic: Option<String>,
     topic_pattern: Option<String>,
+    transactional_id: Option<String>,
     startup_mode: Option<String>,
     startup_offsets: Option<BTreeMap<u32, u64>>,
     key_format: Option<KeyFormat>,
@@ -125,6 +127,12 @@ impl Given {
     fn judge(self, table: &TableDefinition, format: FormatOptions) -> Result<KafkaOptions> {
         if self.topic_pattern.is_some() {
             return Err(Error::usage("option 'topic-pattern' is not supported yet; name one topic with 'topic'"));
+        }
+        if self.transactional_id.is_some() {
+            return Err(Error::usage(
+                "option 'sink.transactional-id-prefix' is not yours to set: the id is made of the query's and the topic; leave \
+                 it out",
+            ));
         }
         let topic = topic(self.topic)?;
         let progress_topic = self.progress_topic.unwrap_or_else(|| "millstream-progress".into());

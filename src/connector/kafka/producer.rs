@@ -74,6 +74,8 @@ impl Producer {
     pub(super) fn begin(&mut self, epoch: u64) {
         (self.epoch, self.sent, self.record) = (epoch, 0, None);
         *self.receipts().state() = State::default();
+        // All of the epoch before has arrived, so what there was of trouble says nothing of what may come.
+        self.receipts().events.clear();
     }
 
     /// How many messages were sent since it began.
@@ -159,6 +161,16 @@ impl Producer {
                 return Err(self.abandoned());
             }
             let received = self.receipts().state().received;
+            if received == self.sent {
+                // With nothing on its way there will never be more room.
+                return Err(Error::data(format!(
+                    "row {} of epoch {} for topic {}: it is larger than all that may wait to be sent, \
+                     'properties.queue.buffering.max.kbytes'; raise that, or leave such rows out",
+                    self.sent + 1,
+                    self.epoch,
+                    self.topic
+                )));
+            }
             self.check(received + 1)?;
             record = refused;
         }

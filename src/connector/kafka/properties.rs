@@ -27,7 +27,7 @@ impl fmt::Debug for Properties {
 const MESSAGE_TIMEOUT_MS: u32 = 60_000;
 
 /// Properties that Millstream decides, and what to do instead.
-const OWNED: [(&str, &str); 12] = [
+const OWNED: [(&str, &str); 13] = [
     ("enable.auto.commit", "offsets are kept in the query's checkpoint"),
     ("auto.commit.enable", "offsets are kept in the query's checkpoint"),
     ("enable.auto.offset.store", "offsets are kept in the query's checkpoint"),
@@ -38,6 +38,7 @@ const OWNED: [(&str, &str); 12] = [
     ("acks", "every row is acknowledged by all replicas in sync"),
     ("request.required.acks", "every row is acknowledged by all replicas in sync"),
     ("transactional.id", "it is made of the query's id and the topic"),
+    ("delivery.report.only.error", "every row's receipt is waited for"),
     ("log.queue", "leave it out"),
     ("plugin.library.paths", "libraries are not loaded on behalf of SQL"),
 ];
@@ -52,6 +53,14 @@ impl Properties {
         }
         if given.get("bootstrap.servers").is_none_or(|servers| servers.trim().is_empty()) {
             return Err(Error::usage("the option 'properties.bootstrap.servers' is missing, such as 'host:9092'"));
+        }
+        for key in ["message.timeout.ms", "delivery.timeout.ms"] {
+            if given.get(key).is_some_and(|ms| ms.trim() == "0") {
+                return Err(Error::usage(format!(
+                    "option 'properties.{key}': 0 is for ever, and a query must find out when a row cannot be written; give \
+                     it a time"
+                )));
+            }
         }
         // Everyone who comes from Flink sets it. Without a group there is no coordinator to wait for, and no permission
         // on groups to ask for.

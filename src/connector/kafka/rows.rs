@@ -205,14 +205,11 @@ fn payload_table(table: &TableDefinition, options: &KafkaOptions) -> Result<(Tab
 
 /// The values of a metadata column, in the type that a message has.
 fn metadata_values(column: Column, values: &ArrayRef) -> Result<ArrayRef> {
-    let data_type = column.describe().data_type;
-    Ok(match column {
-        // A number that is none would otherwise be NULL, and the row go anywhere.
-        Column::Partition => {
-            cast_with_options(values, &data_type, &CastOptions { safe: false, ..CastOptions::default() })?
-        }
-        _ => cast(values, &data_type)?,
-    })
+    let known = column.describe();
+    // What is no such value would otherwise be NULL, and the row go anywhere, at any time.
+    let strictly = CastOptions { safe: false, ..CastOptions::default() };
+    cast_with_options(values, &known.data_type, &strictly)
+        .map_err(|e| Error::data(format!("metadata '{}' cannot be written", known.key)).caused_by(e))
 }
 
 /// Encoded rows, ready to be sent.

@@ -71,27 +71,34 @@ struct Timeout {
     ms: u32,
     /// The longest that the brokers took.
     taken_ms: Option<u32>,
-    /// Whether they took no longer one.
-    is_longest: bool,
+    /// The shortest that they refused.
+    refused_ms: Option<u32>,
 }
 
 impl Timeout {
     fn new(ms: u32) -> Self {
-        Self { ms, taken_ms: None, is_longest: false }
+        Self { ms, taken_ms: None, refused_ms: None }
     }
 
-    /// Twice as long, for one that was too short.
+    /// Twice as long, for one that was too short; or halfway to what was refused, until that is near.
     fn raised(self) -> Self {
-        match self.is_longest {
-            true => self,
-            false => Self { ms: self.ms.saturating_mul(2).min(LONGEST_MS), ..self },
-        }
+        let ms = match self.refused_ms {
+            None => self.ms.saturating_mul(2).min(LONGEST_MS),
+            Some(refused_ms) => self.towards(refused_ms),
+        };
+        Self { ms, ..self }
     }
 
-    /// The last that the brokers took, where they refused this one.
+    /// Halfway between what the brokers took and this one, which they refused, until that is near; none, if they took none.
     fn lowered(self) -> Option<Self> {
         let taken_ms = self.taken_ms.filter(|taken_ms| *taken_ms < self.ms)?;
-        Some(Self { ms: taken_ms, taken_ms: Some(taken_ms), is_longest: true })
+        let taken = Self { ms: taken_ms, taken_ms: Some(taken_ms), refused_ms: Some(self.ms) };
+        Some(Self { ms: taken.towards(self.ms), ..taken })
+    }
+
+    fn towards(self, refused_ms: u32) -> u32 {
+        let half = refused_ms.saturating_sub(self.ms) / 2;
+        if half > self.ms / 16 { self.ms + half } else { self.ms }
     }
 }
 
@@ -187,7 +194,8 @@ impl Transactions {
         if !wanted() {
             return Err(abandoned(epoch));
         }
-        if messages.len() == 0 {
+        // Who is shut out hears of it when all tasks are done; until then nothing of it is sent.
+        if messages.len() == 0 || state.shut_out.is_some() {
             return Ok(());
         }
         match self.try_send(&mut state, epoch, messages, &wanted).map_err(|error| self.fail(&mut state, error)) {
@@ -345,7 +353,7 @@ impl Transactions {
         state.timeout = state.timeout.raised();
         let next = match state.timeout.ms {
             next if next > ms => format!("the epoch is written again with {next}"),
-            _ => "the brokers take no longer one (their transaction.max.timeout.ms), so raise that".to_string(),
+            _ => "the brokers take no longer one: raise their transaction.max.timeout.ms".to_string(),
         };
         Error::transient(format!(
             "topic {}: epoch {} was not written: this one's transaction was open for longer than transaction.timeout.ms = \
@@ -378,14 +386,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timeout_doubles_up_to_what_the_brokers_take() {
-        let first = Timeout { taken_ms: Some(60_000), ..Timeout::new(60_000) };
-        let second = first.raised();
-        assert_eq!(second.ms, 120_000);
-        let back = second.lowered().unwrap();
-        assert_eq!((back.ms, back.is_longest, back.raised()), (60_000, true, back));
-        assert_eq!(Timeout::new(60_000).lowered(), None, "the brokers took none yet");
-        assert_eq!(first.lowered(), None, "they refuse what they took before");
-        assert_eq!(Timeout::new(LONGEST_MS - 1).raised().ms, LONGEST_MS);
+    fn a_timeout_is_raised_as_far_as_the_brokers_take_it() {
+        let mut timeout = Timeout { taken_ms: Some(60_000), ..Timeout::new(60_000) };
+        let mut tried = vec![];
+        // Brokers that take 15 minutes.
+        for _ in 0..12 {
+            timeout = timeout.raised();
+            while timeout.ms > 900_000 {
+                timeout = timeout.lowered().unwrap();
+            }
+            timeout.taken_ms = Some(timeout.ms);
+            tried.push(timeout.ms / 1000);
+        }
+        assert_eq!(tried[..3], [120, 240, 480]);
+        assert!(tried.is_sorted() && tried[11] > 830, "{tried:?}");
+        assert_eq!(timeout.raised(), timeout, "near enough");
+        assert_eq!(Timeout::new(60_000).lowered(), None, "the brokers took none");
+        assert_eq!(Timeout::new(LONGEST_MS).raised().ms, LONGEST_MS);
     }
 }

@@ -14,6 +14,7 @@ use super::KafkaConnector;
 use crate::catalog::TableDefinition;
 use crate::connector::{Connector, Environment, Guarantee, MetadataKey, Owner, Role, Sink, Source};
 use crate::error::{Error, Result};
+use crate::format::{CHANGELOGS, FORMATS};
 
 /// Options of `kafka` that say here what cannot be meant, and why.
 const REFUSED: [(&str, &str); 4] = [
@@ -35,6 +36,16 @@ fn as_kafka(table: &TableDefinition) -> Result<TableDefinition> {
     }
     if !table.options.contains_key("value.format") {
         return refuse("the option 'value.format' is missing".into());
+    }
+    if let Some(format) = table.options.get("value.format").filter(|format| CHANGELOGS.contains(&format.as_str())) {
+        return refuse(format!(
+            "'value.format' = '{format}' says in each message what happened, and has no tombstones; use 'connector' = 'kafka' \
+             with it"
+        ));
+    }
+    let of_format = |key: &&String| FORMATS.iter().any(|format| key.starts_with(&format!("{format}.")));
+    if let Some(option) = table.options.keys().find(of_format) {
+        return refuse(format!("'upsert-kafka' has no option '{option}': say 'value.{option}'"));
     }
     if table.primary_key.is_empty() {
         return refuse("'upsert-kafka' needs a PRIMARY KEY: the rows of a key replace each other".into());

@@ -43,6 +43,12 @@ const NO_VALUE: &[u8] = b"null";
 /// The property that tells a tombstone from a row, and its value.
 const TOMBSTONE: (&str, &str) = ("tombstone", "true");
 
+/// Whether a message that was read is a tombstone, as they are written here.
+pub(super) fn is_tombstone(body: &[u8], message: &Message) -> bool {
+    let (property, value) = TOMBSTONE;
+    body == NO_VALUE && message.property(property).is_some_and(|found| found == value)
+}
+
 /// What divides names, values and properties on the wire.
 const DIVIDERS: [char; 2] = ['\u{1}', '\u{2}'];
 

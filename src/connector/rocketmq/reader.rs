@@ -21,6 +21,7 @@ use super::calls::Patience;
 use super::compression::append_body;
 use super::connection::Connection;
 use super::consumer::Consumer;
+use super::message::is_tombstone;
 use super::metadata::Column;
 use crate::connector::messages::MessageBatch;
 use crate::connector::{Bounds, Fingerprint, Span};
@@ -242,6 +243,7 @@ impl Gathered {
         self.body.clear();
         match message.body() {
             None => self.payloads.append_null(),
+            Some(body) if is_tombstone(&body, &message.message) => self.payloads.append_null(),
             Some(body) => match append_body(message.sys_flag, &body, &mut self.body) {
                 Ok(()) => self.payloads.append_value(&self.body),
                 Err(reason) => {

@@ -278,7 +278,7 @@ mod tests {
     /// The account of epoch 7, which has 5 rows, in a queue that ended at 100.
     fn account() -> Account {
         let connection = Arc::new(Connection::new(|| unreachable!("no broker is asked")));
-        let settler = Settler { table: "orders".into(), topic: "t".into(), connection };
+        let settler = Settler { table: "orders".into(), topic: "t".into(), quiet_period: QUIET, connection };
         Account::new(Arc::new(settler), Mark::new("c0ffee", 7), Partition::new("broker-a", 0), 100, 5)
     }
 
