@@ -4,7 +4,7 @@ MILLSTREAM := $(CARGO_TARGET_DIR)/debug/millstream
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build quickstart brokers brokers-down topics check test bench
+.PHONY: help build quickstart brokers brokers-down topics dead-letters check test bench
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,20 @@ topics: ## a query over the topics that make brokers filled
 	  LOCATION '.data/topics/all_orders/'; SELECT broker, count(*) AS orders, sum(cents) AS cents FROM all_orders \
 	  GROUP BY broker ORDER BY broker;" </dev/null
 
+dead-letters: ## orders that cannot be read: put aside, repaired and sent again (after make brokers)
+	cargo build --locked --bin millstream
+	@. .data/brokers/env; tool() { eval "$$MILLSTREAM_TEST_KAFKA_TOOL \"\$$@\""; }; \
+	for topic in shop-orders bad-orders; do tool create "$$MILLSTREAM_TEST_KAFKA" $$topic 4 >/dev/null; done; \
+	for amount in 9.50 '"n/a"' 4.20 '"n/a"' nonsense; do \
+	  printf '\ttea\t{"order_id":1,"item":"tea","amount":%s,"ts":"2026-01-01 12:00:00.000"}\n' "$$amount"; \
+	done | tool produce "$$MILLSTREAM_TEST_KAFKA" shop-orders
+	$(MILLSTREAM) submit queries/dead-letters.sql --var out=.data/dead-letters --trigger available-now
+	$(MILLSTREAM) submit queries/replay.sql --var out=.data/dead-letters --trigger available-now
+	$(MILLSTREAM) submit queries/dead-letters.sql --var out=.data/dead-letters --trigger available-now
+	@$(MILLSTREAM) shell --var out=.data/dead-letters -e "CREATE EXTERNAL TABLE good_orders STORED AS PARQUET \
+	  LOCATION '.data/dead-letters/good_orders/'; SELECT amount, count(*) AS orders FROM good_orders \
+	  GROUP BY amount ORDER BY amount;" </dev/null
+
 check: ## format, lints, documentation
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
@@ -62,4 +76,6 @@ test: ## everything: checks, then unit tests, tests against real servers, docume
 
 bench: ## measure
 	benches/run.sh
+	benches/topics.sh
+	benches/latency.sh
 	benches/state.sh

@@ -1,31 +1,37 @@
 //! The standing workload: JSON bids in a Kafka topic of four partitions, those over 500,000 (W1), or what windows of ten
-//! seconds hold of each auction (W2), into Parquet.
+//! seconds hold of each auction (W2), into Parquet; or those over 500,000 into another topic (W3).
 //!
 //!     bids produce BROKERS TOPIC COUNT            fills the topic: the same bids every time
 //!     bids filter|tumble BROKERS TOPIC DIRECTORY  W1 or W2, written by hand: what the same libraries can do at best
+//!     bids forward BROKERS TOPIC TARGET           W3, likewise
+//!     bids count BROKERS TOPIC EXPECTED           how many committed messages there are; waits for as many as expected
+//!     bids latency BROKERS SOURCE TARGET RATE WARM-UP SECONDS
+//!                                                 sends bids that say when they were sent, at this rate a second, and
+//!                                                 measures when they come out of the query between the two topics
 //!
 //! The loops have no planner, no checkpoint and no way to deal with a bad message; they are the limit to be measured
 //! against. That of W2 knows more than any engine may: that auctions are small numbers, and that all fits in memory.
-//! `run.sh` runs it beside `millstream` in one go.
+//! That of W3 writes at least once. `run.sh`, `topics.sh` and `latency.sh` run them beside `millstream` in one go.
 
 // A benchmark asks what time it is, and ends at the first trouble.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMillisecondType};
-use arrow_json::ReaderBuilder;
+use arrow_json::{LineDelimitedWriter, ReaderBuilder};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use rdkafka::bindings as librdkafka;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -42,18 +48,39 @@ fn main() {
         ["produce", brokers, topic, count] => produce(brokers, topic, count.parse().unwrap()),
         ["filter", brokers, topic, directory] => {
             fs::create_dir_all(directory).unwrap();
-            let (read, kept) = side_by_side(|task| filter(brokers, topic, directory, task))
-                .into_iter()
-                .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+            let (read, kept) = total(side_by_side(|task| filter(brokers, topic, directory, task)));
             println!("filter: {read} read, {kept} kept, {:.2} s", began.elapsed().as_secs_f64());
+        }
+        ["forward", brokers, topic, target] => {
+            let (read, kept) = total(side_by_side(|task| forward(brokers, topic, target, task)));
+            println!("forward: {read} read, {kept} kept, {:.2} s", began.elapsed().as_secs_f64());
+        }
+        ["count", brokers, topic, expected] => println!("{}", committed(brokers, topic, expected.parse().unwrap())),
+        ["latency", brokers, source, target, rate, warm_up, seconds] => {
+            let [rate, warm_up, seconds] = [rate, warm_up, seconds].map(|number| number.parse().unwrap());
+            let took = latency(brokers, [source, target], rate, warm_up, seconds);
+            let ms = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)] as f64 / 1000.0;
+            let [p50, p90, p99, max] = [50, 90, 99, 100].map(ms);
+            println!("{} rows: p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, max {max:.1} ms", took.len());
         }
         ["tumble", brokers, topic, directory] => {
             fs::create_dir_all(directory).unwrap();
             let groups = tumble(side_by_side(|task| count(brokers, topic, task)), directory);
             println!("tumble: {groups} groups, {:.2} s", began.elapsed().as_secs_f64());
         }
-        _ => eprintln!("usage: bids produce BROKERS TOPIC COUNT | bids filter|tumble BROKERS TOPIC DIRECTORY"),
+        _ => {
+            eprintln!(
+                "usage: bids produce BROKERS TOPIC COUNT | bids filter|tumble BROKERS TOPIC DIRECTORY\n\
+                 | bids forward BROKERS TOPIC TARGET | bids count BROKERS TOPIC EXPECTED\n\
+                 | bids latency BROKERS SOURCE TARGET RATE WARM-UP SECONDS"
+            );
+            std::process::exit(2);
+        }
     }
+}
+
+fn total(counts: Vec<(u64, u64)>) -> (u64, u64) {
+    counts.into_iter().fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
 }
 
 /// What each thread gives.
@@ -72,10 +99,23 @@ fn scramble(n: u64) -> u64 {
     n ^ (n >> 33)
 }
 
-fn produce(brokers: &str, topic: &str, count: u64) {
+fn producer(brokers: &str, linger_ms: &str) -> BaseProducer {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("linger.ms", "20").set("queue.buffering.max.messages", "500000");
-    let producer: BaseProducer = config.create().unwrap();
+    config.set("bootstrap.servers", brokers).set("linger.ms", linger_ms).set("queue.buffering.max.messages", "500000");
+    config.create().unwrap()
+}
+
+/// Hands a message over, waiting where the queue is full.
+fn send(producer: &BaseProducer, mut record: BaseRecord<'_, [u8], [u8]>) {
+    while let Err((error, refused)) = producer.send(record) {
+        assert_eq!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
+        record = refused;
+        producer.poll(Duration::from_millis(10));
+    }
+}
+
+fn produce(brokers: &str, topic: &str, count: u64) {
+    let producer = producer(brokers, "20");
     let start = chrono::DateTime::from_timestamp_millis(1_767_225_600_000).unwrap();
     for n in 0..count {
         let (a, b) = (scramble(n + 1), scramble(n + 0x5151));
@@ -92,12 +132,7 @@ fn produce(brokers: &str, topic: &str, count: u64) {
             at.format("%Y-%m-%d %H:%M:%S%.3f")
         );
         let partition = (n % PARTITIONS as u64) as i32;
-        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).payload(bid.as_bytes()).partition(partition);
-        while let Err((error, refused)) = producer.send(record) {
-            assert_eq!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
-            record = refused;
-            producer.poll(Duration::from_millis(10));
-        }
+        send(&producer, BaseRecord::to(topic).payload(bid.as_bytes()).partition(partition));
         if n % 1000 == 0 {
             producer.poll(Duration::ZERO);
         }
@@ -117,19 +152,44 @@ fn parquet(path: &str, schema: Arc<Schema>) -> ArrowWriter<File> {
     ArrowWriter::try_new(File::create(path).unwrap(), schema, Some(zstd)).unwrap()
 }
 
+/// The rows that W1 and W3 keep.
+fn high(rows: &RecordBatch) -> RecordBatch {
+    let over = BooleanArray::from_unary(rows.column(2).as_primitive::<Int64Type>(), |price| price > 500_000);
+    filter_record_batch(rows, &over).unwrap()
+}
+
 /// W1, one thread's partitions: read and kept.
 fn filter(brokers: &str, topic: &str, directory: &str, task: i32) -> (u64, u64) {
     let (staged, path) = (format!("{directory}/.{task}"), format!("{directory}/{task}.parquet"));
     let mut writer = parquet(&staged, schema());
     let mut kept = 0;
     let read = consume(brokers, topic, task, |rows| {
-        let over = BooleanArray::from_unary(rows.column(2).as_primitive::<Int64Type>(), |price| price > 500_000);
-        let rows = filter_record_batch(&rows, &over).unwrap();
+        let rows = high(&rows);
         writer.write(&rows).unwrap();
         kept += rows.num_rows() as u64;
     });
     writer.into_inner().unwrap().sync_all().unwrap();
     fs::rename(staged, path).unwrap();
+    (read, kept)
+}
+
+/// W3, one thread's partitions: read and kept.
+fn forward(brokers: &str, topic: &str, target: &str, task: i32) -> (u64, u64) {
+    let producer = producer(brokers, "20");
+    let (mut kept, mut lines) = (0, Vec::<u8>::new());
+    let read = consume(brokers, topic, task, |rows| {
+        let rows = high(&rows);
+        lines.clear();
+        let mut writer = LineDelimitedWriter::new(&mut lines);
+        writer.write(&rows).unwrap();
+        writer.finish().unwrap();
+        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            send(&producer, BaseRecord::to(target).payload(line));
+        }
+        producer.poll(Duration::ZERO);
+        kept += rows.num_rows() as u64;
+    });
+    producer.flush(Duration::from_secs(120)).unwrap();
     (read, kept)
 }
 
@@ -186,8 +246,8 @@ fn tumble(counted: Vec<Windows>, directory: &str) -> usize {
     all.len()
 }
 
-/// One thread's partitions, decoded; how many messages there were.
-fn consume(brokers: &str, topic: &str, task: i32, mut act: impl FnMut(RecordBatch)) -> u64 {
+/// How the loops read.
+fn reading(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     let settings = [
         ("bootstrap.servers", brokers),
@@ -202,7 +262,12 @@ fn consume(brokers: &str, topic: &str, task: i32, mut act: impl FnMut(RecordBatc
     for (key, value) in settings {
         config.set(key, value);
     }
-    let consumer: BaseConsumer = config.create().unwrap();
+    config
+}
+
+/// One thread's partitions, decoded; how many messages there were.
+fn consume(brokers: &str, topic: &str, task: i32, mut act: impl FnMut(RecordBatch)) -> u64 {
+    let consumer: BaseConsumer = reading(brokers).create().unwrap();
     let mut assigned = TopicPartitionList::new();
     let mut ends = vec![i64::MIN; PARTITIONS as usize];
     for partition in (0..PARTITIONS).filter(|p| p % THREADS == task) {
@@ -245,4 +310,93 @@ fn consume(brokers: &str, topic: &str, task: i32, mut act: impl FnMut(RecordBatc
         act(rows);
     }
     read
+}
+
+/// Reads all that is committed, and says where a partition ends.
+fn committed_reader(brokers: &str, topic: &str) -> BaseConsumer {
+    let mut config = reading(brokers);
+    config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut all = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        all.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+    }
+    consumer.assign(&all).unwrap();
+    consumer
+}
+
+/// How many messages there are, up to the ends. The markers of a transaction come after its commit, so while there are
+/// fewer than expected it waits, for up to ten seconds.
+fn committed(brokers: &str, topic: &str, expected: u64) -> u64 {
+    let consumer = committed_reader(brokers, topic);
+    let (mut rows, mut ended, mut quiet) = (0, BTreeSet::new(), 0);
+    while quiet < 100 && (quiet == 0 || ended.len() < PARTITIONS as usize || rows < expected) {
+        match consumer.poll(Duration::from_millis(100)) {
+            None => quiet += 1,
+            Some(Ok(_)) => (rows, quiet) = (rows + 1, 0),
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),
+            Some(Err(error)) => panic!("{error}"),
+        }
+    }
+    rows
+}
+
+/// Of each row sent after the warm-up: the microseconds until a reader of committed messages had it. Sorted.
+fn latency(brokers: &str, [source, target]: [&str; 2], rate: u64, warm_up: u64, seconds: u64) -> Vec<u64> {
+    let consumer = committed_reader(brokers, target);
+    let mut ready = BTreeSet::new();
+    while ready.len() < PARTITIONS as usize {
+        match consumer.poll(TIMEOUT) {
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ready.insert(partition)),
+            other => panic!("{target} is not an empty topic: {other:?}"),
+        }
+    }
+    let all = rate * (warm_up + seconds);
+    let (mut seen, mut took) = (vec![false; all as usize], Vec::new());
+    std::thread::scope(|scope| {
+        scope.spawn(|| send_on_time(brokers, source, rate, all));
+        let mut missing = all;
+        while missing > 0 {
+            let message = match consumer.poll(TIMEOUT) {
+                None => panic!("{missing} rows did not come out"),
+                Some(Err(KafkaError::PartitionEOF(_))) => continue,
+                Some(message) => message.unwrap(),
+            };
+            let at = now_us();
+            let row: serde_json::Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
+            let (n, sent) = (row["n"].as_u64().unwrap(), row["sent"].as_u64().unwrap());
+            assert!(!std::mem::replace(&mut seen[n as usize], true), "row {n} came out twice");
+            missing -= 1;
+            if n >= rate * warm_up {
+                took.push(at.saturating_sub(sent));
+            }
+        }
+    });
+    took.sort_unstable();
+    took
+}
+
+/// Every millisecond, the messages that have fallen due.
+fn send_on_time(brokers: &str, topic: &str, rate: u64, all: u64) {
+    let producer = producer(brokers, "1");
+    let (began, mut sent) = (Instant::now(), 0);
+    while sent < all {
+        let due = (began.elapsed().as_micros() as u64 * rate / 1_000_000).min(all);
+        for n in sent..due {
+            let a = scramble(n + 1);
+            let (auction, price, at) = (a % 1000, 1 + (a >> 20) % 1_000_000, now_us());
+            let bid = format!("{{\"n\":{n},\"sent\":{at},\"auction\":{auction},\"price\":{price}}}");
+            let partition = (n % PARTITIONS as u64) as i32;
+            send(&producer, BaseRecord::to(topic).payload(bid.as_bytes()).partition(partition));
+        }
+        sent = due;
+        producer.poll(Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    producer.flush(TIMEOUT).unwrap();
+}
+
+/// Sender and receiver are one process, and so have one clock.
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
 }

@@ -6,39 +6,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${1:-5} count=${2:-3000000}
-scripts/setup.sh test
-cargo build --locked --release --bin millstream
-bids=$(cargo bench --locked --bench bids --no-run --message-format short 2>&1 | sed -n 's/.*(\(.*bids-[0-9a-f]*\)).*/\1/p')
-millstream=$CARGO_TARGET_DIR/release/millstream
-dir=$(mktemp -d "${TMPDIR:-/tmp}/millstream-bench.XXXXXX")
-export MILLSTREAM_BROKER_JAVA_OPTS=
-scripts/brokers.sh up "$dir/brokers" >/dev/null
-trap 'scripts/brokers.sh down "$dir/brokers" --now; rm -rf "$dir"' EXIT
-# shellcheck source=/dev/null
-. "$dir/brokers/env"
-# Idle, it takes a fifth of a core.
-for server in rocketmq namesrv; do scripts/brokers.sh stop "$dir/brokers" "$server" --kill >/dev/null; done
+. benches/common.sh
+without rocketmq namesrv
 for topic in bids tiny; do
-    eval "$MILLSTREAM_TEST_KAFKA_TOOL" create "$MILLSTREAM_TEST_KAFKA" $topic 4 >/dev/null
+    kafka create $topic 4 >/dev/null
 done
 "$bids" produce "$MILLSTREAM_TEST_KAFKA" bids "$count"
 "$bids" produce "$MILLSTREAM_TEST_KAFKA" tiny 1000
 
-# Runs a command and prints its name, wall and CPU seconds and peak memory.
-measure() {
-    local name=$1
-    shift
-    python3 - "$name" "$@" <<'PY'
-import os, resource, subprocess, sys, time
-name, command = sys.argv[1], sys.argv[2:]
-began = time.monotonic()
-done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-wall, used = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-if done.returncode:
-    sys.exit(f"{name} failed: {done.stderr}")
-print(f"{name} {wall:.2f} {used.ru_utime + used.ru_stime:.2f} {used.ru_maxrss / 1024:.0f}", flush=True)
-PY
-}
 submit() { # WORK TOPIC ROWS OUT TRIGGER
     echo "$millstream" submit "benches/$1.sql" --var kafka="$MILLSTREAM_TEST_KAFKA" --var topic="$2" --var rows="$3" \
         --var out="$4" --trigger "$5"

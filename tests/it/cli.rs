@@ -289,12 +289,15 @@ fn the_examples_run() {
     run("submit", "hourly-totals", &[]);
     run("submit", "deduplicated-orders", &[]);
     run("submit", "sessions", &[]);
+    run("submit", "fan-out", &[]);
     let written = [
         ("hot-items/hot_items", 66),
         ("hourly-totals/hourly_totals", 224),
         ("deduplicated-orders/orders", 18355),
         ("sessions/user_sessions", 3546),
         ("sessions/late_clicks", 80),
+        ("fan-out/all_orders", 100_000),
+        ("fan-out/hourly_totals", 224),
     ];
     for (location, rows) in written {
         let location = dir.path().join(location).display().to_string();
@@ -314,7 +317,11 @@ fn the_examples_run() {
     let all = state(&[]);
     assert!(all.contains("| hot-items/hot_items |") && all.contains("| aggregate-1 | 0     | 0    | 0     |"), "{all}");
     assert!(state(&["hot-items/hot_items"]).lines().count() > 2);
-    // This one needs the brokers; what it would do is said without.
+    // These need the brokers; what they would do is said without.
     let plans = run("submit", "topics", &["--explain"]);
     assert!(plans.contains("query topics/all_orders") && plans.contains("at-least-once"), "{plans}");
+    let plans = run("submit", "dead-letters", &["--explain"]);
+    assert!(plans.contains("writes dead letters to bad_orders"), "{plans}");
+    let plans = run("submit", "replay", &["--explain"]);
+    assert!(plans.contains("query replay/orders_again") && plans.contains("append-only"), "{plans}");
 }

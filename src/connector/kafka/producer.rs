@@ -15,6 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 
 use super::client::{is_refusal, unusable};
+use super::receipts;
 use super::receipts::{Failure, Receipts, State};
 use super::rows::Messages;
 use crate::error::{Error, Result};
@@ -233,10 +234,13 @@ impl Producer {
 
     /// Waits until all messages are acknowledged, or they are no longer `wanted`.
     pub(super) fn finish(&self, wanted: &dyn Fn() -> bool) -> Result<()> {
-        while self.check(self.sent)? < self.sent {
+        while self.check(0)? < self.sent {
             if !wanted() {
                 return Err(self.abandoned());
             }
+            // While somebody flushes, nothing lingers for more to come. What it did shows in the receipts.
+            let _ = self.inner.flush(receipts::WAIT);
+            self.check(self.sent)?;
         }
         Ok(())
     }
