@@ -605,47 +605,89 @@ fn what_cannot_be_reached_is_a_clear_error() {
     assert!(events.contains(&misspelt) && events.contains(&format!("did you mean '{kafka}'")), "{events}");
 }
 
-/// Alone, and last: it takes the broker away from everybody.
+/// Alone, and last: it takes the brokers away from everybody. A statement set writes into files and both brokers, and each
+/// of these goes in the middle of an epoch, and of a transaction, for longer than that may take.
 #[test]
 #[ignore = "restarts the brokers: make test runs it by itself"]
 fn restart_of_a_broker_in_the_middle_of_an_epoch() {
     for broker in [Broker::Kafka, Broker::Rocketmq] {
-        let (name, topic) = match broker {
-            Broker::Kafka => ("kafka", broker.topic("restart")),
-            Broker::Rocketmq => ("rocketmq", broker.topic("restart")),
-        };
+        let topic = broker.topic("restart");
+        let (to_kafka, to_rocketmq) = (Broker::Kafka.topic("to"), Broker::Rocketmq.topic("to"));
+        let short = ", 'properties.transaction.timeout.ms' = '3000'";
+        let once = ", 'sink.delivery-guarantee' = 'effectively-once', 'sink.quiet-period' = '1 s'";
         let job = Job::new(&format!(
-            "SET 'checkpoint.location' = '${{out}}/ck';\n{}
+            "SET 'checkpoint.location' = '${{out}}/ck'; SET 'restart.max-attempts' = '100';\n{}{}{}
              CREATE TABLE kept (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '${{out}}/lake', 'format' = 'parquet');
-             INSERT INTO kept SELECT n FROM input;",
-            broker.table("input", &topic, "n BIGINT", ", 'scan.max-rows-per-epoch' = '50'")
+             EXECUTE STATEMENT SET BEGIN
+               INSERT INTO kept SELECT n FROM input;
+               INSERT INTO k SELECT n FROM input;
+               INSERT INTO r SELECT n FROM input;
+             END;",
+            broker.table("input", &topic, "n BIGINT", ", 'scan.max-rows-per-epoch' = '50'"),
+            Broker::Kafka.table("k", &to_kafka, "n BIGINT", short),
+            Broker::Rocketmq.table("r", &to_rocketmq, "n BIGINT", once),
         ));
         let mut feeder = broker.feeder(&topic, &[]);
-        feeder.send(0..20_000);
+        feeder.send(0..5_000);
         feeder.finish();
         let mut running = job.start("continuous");
-        while std::fs::read_dir(job.path("lake")).map_or(0, Iterator::count) < 20 {
-            std::thread::sleep(Duration::from_millis(10));
+        let kept = || std::fs::read_dir(job.path("lake")).map_or(0, Iterator::count);
+        for name in ["kafka", "rocketmq"] {
+            let before = kept();
+            while kept() < before + 20 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let script = format!("{}/scripts/brokers.sh", env!("CARGO_MANIFEST_DIR"));
+            let run = |command: &[&str]| {
+                let mut run = Command::new("bash");
+                run.arg(&script).arg(command[0]).arg(variable("MILLSTREAM_TEST_BROKERS_DIR")).args(&command[1..]);
+                assert!(run.stdout(Stdio::null()).status().unwrap().success(), "{command:?}");
+            };
+            run(&["stop", name, "--kill"]);
+            std::thread::sleep(Duration::from_secs(5));
+            run(&["start", name]);
         }
-        let script = format!("{}/scripts/brokers.sh", env!("CARGO_MANIFEST_DIR"));
-        let status = Command::new("bash")
-            .args([&script, "restart", &variable("MILLSTREAM_TEST_BROKERS_DIR"), name, "--kill"])
-            .stdout(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
         let mut feeder = broker.feeder(&topic, &[]);
-        feeder.send(20_000..20_100);
+        feeder.send(5_000..5_100);
         feeder.finish();
         // It goes on by itself; how long the clients take to come back is theirs to say.
         let mut tries = 0;
-        while parquet(&job.path("lake")).len() < 20_100 && tries < 240 {
+        while parquet(&job.path("lake")).len() < 5_100 && tries < 360 {
             std::thread::sleep(Duration::from_millis(500));
             tries += 1;
         }
         signal(&running, "-TERM");
         let code = running.wait().unwrap().code();
         assert_eq!(code, Some(0), "{}", job.said("continuous"));
-        assert_exactly_once(parquet(&job.path("lake")), 0..20_100);
+        assert_exactly_once(parquet(&job.path("lake")), 0..5_100);
+        assert_exactly_once(Broker::Kafka.numbers(&to_kafka), 0..5_100);
+        assert_exactly_once(Broker::Rocketmq.numbers(&to_rocketmq), 0..5_100);
     }
+}
+
+/// What one query has written says nothing of another's, nor of one that begins anew under an old name.
+#[test]
+fn queries_on_one_topic_do_not_mistake_each_others_progress() {
+    let (input, output) = (Broker::Kafka.topic("from"), Broker::Kafka.topic("to"));
+    let mut feeder = Broker::Kafka.feeder(&input, &[]);
+    feeder.send(0..500);
+    feeder.finish();
+    let sql = format!(
+        "SET 'checkpoint.location' = '${{out}}/ck';\n{}{}INSERT INTO output SELECT n FROM input;",
+        Broker::Kafka.table("input", &input, "n BIGINT", ", 'scan.max-rows-per-epoch' = '100'"),
+        Broker::Kafka.table("output", &output, "n BIGINT", "")
+    );
+    let (one, other) = (Job::new(&sql), Job::new(&sql));
+    let (first, second) = (one.start("available-now"), other.start("available-now"));
+    for mut running in [first, second] {
+        assert_eq!(running.wait().unwrap().code(), Some(0));
+    }
+    // Run again with its checkpoint it has nothing to do; without it, it is a new query.
+    assert_eq!(one.catch_up().0, Some(0));
+    std::fs::remove_dir_all(one.path("ck")).unwrap();
+    assert_eq!(one.catch_up().0, Some(0));
+    let mut rows = Broker::Kafka.numbers(&output);
+    rows.sort_unstable();
+    let expected: Vec<i64> = (0..500).flat_map(|n| [n; 3]).collect();
+    assert_eq!(rows, expected);
 }
