@@ -368,11 +368,6 @@ impl ScanExec {
         &self.stream.definition
     }
 
-    /// How many spans it reads.
-    pub(super) fn spans(&self) -> usize {
-        self.stream.cut.as_deref().map_or(1, |cut| cut.iter().map(Vec::len).sum())
-    }
-
     /// What it reads of the table's stored columns, ascending.
     pub(super) fn read_columns(&self) -> &[usize] {
         &self.ascending.0

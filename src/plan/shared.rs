@@ -4,7 +4,7 @@
 //! statement set fetches and decodes each message once. Whoever is ahead reads on for all; who is far ahead waits.
 //!
 //! Guarantee: each plan gets all rows of the span, in order. Nobody waits for a plan that has not begun: it may itself wait
-//! for the others. One that begins too late reads for itself.
+//! for the others. One that begins too late reads for itself, so a span is read once as a rule, and not always.
 //!
 //! What it does not promise: that two scans within one plan share what they read.
 
@@ -25,7 +25,8 @@ use super::scan::ScanExec;
 use crate::connector::Span;
 use crate::error::{Error, Kind, Result};
 
-/// How many bytes of a table's rows wait for whoever is behind, at most, shared out among its spans; and how many of a span.
+/// How many bytes of a table's rows wait for whoever is behind, about, shared out among its tasks, each of which is in one
+/// span; and how many of a span at least.
 const BYTES: usize = 64 << 20;
 const SPAN_BYTES: usize = 1 << 20;
 
@@ -48,8 +49,8 @@ pub(super) fn shared_tables(plans: &[Arc<dyn ExecutionPlan>]) -> BTreeMap<String
     }
     let shared = scans.into_iter().filter_map(|(table, scans)| {
         let is_once = scans.windows(2).all(|pair| pair[0].0 != pair[1].0);
-        let (plans, spans) = (scans.len(), scans[0].1.spans());
-        let limit = (BYTES / spans.max(1)).max(SPAN_BYTES);
+        let (plans, tasks) = (scans.len(), scans[0].1.partitions().len());
+        let limit = (BYTES / tasks.max(1)).max(SPAN_BYTES);
         let mut columns: Vec<usize> = scans.iter().flat_map(|(_, scan)| scan.read_columns().to_vec()).collect();
         columns.sort_unstable();
         columns.dedup();

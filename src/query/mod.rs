@@ -13,25 +13,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use datafusion::error::DataFusionError;
-use datafusion::execution::{SendableRecordBatchStream, SessionState};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::execution::SessionState;
+use datafusion::physical_plan::ExecutionPlan;
 use futures::future::{BoxFuture, try_join_all};
-use futures::stream::{self, TryStreamExt};
 use tokio::sync::Mutex;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use crate::catalog::TableDefinition;
-use crate::checkpoint::{Commit, Cut, Intent, Log, QueryRecord, SourceCommit, VERSION};
+use crate::checkpoint::{Commit, Intent, Log, QueryRecord, SourceCommit};
 use crate::connector::dead_letters::DeadLetters;
-use crate::connector::spool::Spooled;
-use crate::connector::{
-    Bounds, Connectors, Environment, Extent, Offsets, Owner, Partition, Pin, Published, ScanOptions, Sink,
-};
-use crate::error::{Error, Result};
-use crate::plan::aggregate::{Shape, Times, stateful_nodes};
+use crate::connector::{Connectors, Environment, Offsets, Owner, Pin, Published, Sink};
+use crate::error::Result;
+use crate::plan::aggregate::Shape;
 use crate::plan::opener::Opener;
 use crate::plan::{Binding, StreamPlan};
 use crate::state::StateCommit;
@@ -44,18 +37,17 @@ pub mod recovery;
 pub mod trigger;
 pub mod watermark;
 
+mod epoch;
 mod open;
 mod run;
 
 use definition::Definition;
-use progress::{Durations, Event, Reporter};
+use epoch::Work;
+use progress::{Durations, Reporter};
 use trigger::Trigger;
-use watermark::PartitionTime;
 
 /// Every how many epochs records are pruned and litter is swept.
 const HOUSEKEEPING: u64 = 50;
-/// How long ago, in ms, it may be that no newer run was seen when an epoch is published: not every destination fences.
-const STALE_LOOK_MS: f64 = 1000.0;
 /// How long a query that ends waits for that.
 const CLEARING_UP: Duration = Duration::from_secs(10);
 
@@ -219,34 +211,12 @@ pub struct Batch {
     published: Vec<Option<Published>>,
     /// Rule 1, overlapping the run; publishing waits for it.
     looked_again: Option<JoinHandle<Result<()>>>,
+    /// When that was, by the monotonic clock.
+    looked_us: u64,
     latest: BTreeMap<String, Offsets>,
     /// By operator, its state after the epoch, once that is saved.
     state: BTreeMap<String, StateCommit>,
     took: Durations,
-}
-
-/// Rows that were put down while an epoch ran.
-type PutDown = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
-
-/// What there is to do.
-enum Work {
-    Next(Next),
-    None(Step),
-}
-
-/// The next epoch: one that is intended already, or one to intend.
-enum Next {
-    Pending(Box<Batch>),
-    New(Box<NewEpoch>),
-}
-
-/// An epoch that is planned, and not intended yet.
-struct NewEpoch {
-    cuts: BTreeMap<String, Cut>,
-    latest: BTreeMap<String, Offsets>,
-    batch_time_ms: i64,
-    watermark_ms: Option<i64>,
-    plan_ms: f64,
 }
 
 /// A continuous query that is open.
@@ -300,339 +270,6 @@ impl Query {
         self.spec.environment.clock.monotonic_us()
     }
 
-    /// What the next epoch reads.
-    async fn plan_offsets(&mut self) -> Result<Work> {
-        if let Some(batch) = self.pending.take() {
-            return Ok(Work::Next(Next::Pending(batch)));
-        }
-        let start = self.start_us();
-        let tables = self.opened.planned.tables();
-        let opener = &self.opened.opener;
-        let extents = try_join_all(tables.values().map(|table| async move {
-            let source = opener.source(table).await?;
-            let extent = source.extent().await.map_err(|e| e.context(format_args!("table {}", table.name)))?;
-            Ok::<_, Error>((table.name.clone(), extent))
-        }))
-        .await?;
-        let latest_of = |extent: &Extent| extent.partitions.iter().map(|(p, b)| (p.clone(), b.latest)).collect();
-        let latest: BTreeMap<String, Offsets> =
-            extents.iter().map(|(table, extent)| (table.clone(), latest_of(extent))).collect();
-        if self.spec.trigger == Trigger::AvailableNow && self.until.is_none() {
-            self.until = Some(latest.clone());
-        }
-        let mut cuts = BTreeMap::new();
-        for (name, extent) in &extents {
-            let position = self.offsets(name);
-            check_shrunk(name, extent, &position)?;
-            let until = self.until.as_ref().and_then(|until| until.get(name));
-            let limit = ScanOptions::of(&tables[name])?.max_rows;
-            let spans = planning::next_spans(extent, &position, until, limit);
-            let all: Vec<Partition> = extent.partitions.keys().cloned().collect();
-            cuts.insert(name.clone(), planning::cut(spans, &all, self.tasks));
-        }
-        let batch_time_ms = self.spec.environment.clock.now_ms().max(self.position.batch_time_ms + 1);
-        let watermark_ms = self.watermark(&extents, batch_time_ms)?;
-        if cuts.values().any(|cut| !cut.is_empty()) || self.would_close(watermark_ms)? {
-            let plan_ms = self.ms_since(start);
-            return Ok(Work::Next(Next::New(Box::new(NewEpoch {
-                cuts,
-                latest,
-                batch_time_ms,
-                watermark_ms,
-                plan_ms,
-            }))));
-        }
-        let is_complete = match &self.until {
-            Some(until) => until.iter().all(|(name, until)| {
-                let position = self.offsets(name);
-                until.iter().all(|(p, end)| position.get(p).is_none_or(|next| next >= end))
-            }),
-            None => extents.iter().all(|(_, extent)| extent.complete),
-        };
-        self.retries = 0;
-        Ok(Work::None(if is_complete { Step::Finished } else { Step::Idle }))
-    }
-
-    fn offsets(&self, table: &str) -> Offsets {
-        let commits = self.position.sources.get(table);
-        commits.into_iter().flatten().map(|(partition, commit)| (partition.clone(), commit.next)).collect()
-    }
-
-    /// The watermark of the next epoch, by what has been read so far.
-    fn watermark(&self, extents: &[(String, Extent)], batch_time_ms: i64) -> Result<Option<i64>> {
-        let timed = self.opened.planned.timed_tables();
-        if timed.is_empty() {
-            return Ok(None);
-        }
-        let is_read = |(table, extent): &(String, Extent)| {
-            if !timed.contains_key(table) {
-                return true;
-            }
-            let position = self.offsets(table);
-            let is_read = |(p, b): (&Partition, &Bounds)| *position.get(p).unwrap_or(&b.earliest) >= b.latest;
-            extent.complete && extent.partitions.iter().all(is_read)
-        };
-        if extents.iter().all(is_read) {
-            return Ok(Some(i64::MAX));
-        }
-        let mut sources = vec![];
-        for (table, extent) in extents {
-            let Some(definition) = timed.get(table).filter(|table| table.watermark.is_some()) else { continue };
-            let commits = self.position.sources.get(table);
-            let shown = |(partition, bounds): (&Partition, &Bounds)| {
-                let commit = commits.and_then(|commits| commits.get(partition)).cloned().unwrap_or_default();
-                PartitionTime {
-                    watermark_ms: commit.watermark_ms,
-                    last_row_ms: commit.last_row_ms.unwrap_or(self.record.created_ms),
-                    has_more: bounds.latest > commit.next.max(bounds.earliest),
-                }
-            };
-            let partitions: Vec<PartitionTime> = extent.partitions.iter().map(shown).collect();
-            let timeout = ScanOptions::of(definition)?.idle_timeout;
-            sources.push(watermark::of_source(&partitions, batch_time_ms, timeout));
-        }
-        Ok(watermark::next(&sources, self.position.watermark_ms))
-    }
-
-    /// Whether anything would come out at this watermark without a new row.
-    fn would_close(&self, watermark_ms: Option<i64>) -> Result<bool> {
-        for shape in &self.opened.planned.shapes {
-            if let Some(bound) = shape.bound(watermark_ms)?
-                && self.opened.opener.operator(&shape.layout.name)?.would_close(bound)
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Writes the intent, unless there is one; from here on the epoch's result is decided.
-    async fn intend(&mut self, next: Next) -> Result<Batch> {
-        let NewEpoch { cuts, latest, batch_time_ms, watermark_ms, plan_ms } = match next {
-            Next::Pending(batch) => return Ok(*batch),
-            Next::New(new) => *new,
-        };
-        let start = self.start_us();
-        let epoch = self.position.epoch + 1;
-        let mut pins = Vec::with_capacity(self.opened.sinks.len());
-        for sink in &self.opened.sinks {
-            pins.push(sink.prepare(epoch).await?);
-        }
-        let mut defined = pins.clone();
-        let of_dead_letters = defined.split_off(self.opened.planned.defined_targets());
-        let intent = Intent {
-            version: VERSION,
-            epoch,
-            run: self.log.run(),
-            definition: self.opened.number,
-            batch_time_ms,
-            watermark_ms,
-            late_before_ms: self.position.watermark_ms,
-            shards: if self.opened.planned.shapes.is_empty() { 0 } else { self.shards },
-            sources: cuts,
-            pins: defined,
-            dead_letters: self.opened.planned.dead_letter_identities().zip(of_dead_letters).collect(),
-        };
-        if self.opened.planned.definition.static_files.is_some() {
-            // Once it is intended, it could only be run with the files as they were.
-            let advice = "run the query again, and it goes on with them as they are now";
-            self.physical(&intent, &self.opened, advice).await?;
-        }
-        self.log.intend(&intent).await?;
-        let looked_again = Some(self.look_again(epoch));
-        let took = Durations { plan: plan_ms, intend: self.ms_since(start), ..Durations::default() };
-        let published = vec![None; self.opened.sinks.len()];
-        let opened = Arc::clone(&self.opened);
-        let state = BTreeMap::new();
-        Ok(Batch { intent, opened, pins, published, looked_again, latest, state, took })
-    }
-
-    /// The epoch's physical plans: a pure function of the intent.
-    async fn bind(&self, batch: &mut Batch) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
-        let start = self.start_us();
-        let advice = "an epoch that was begun with them must be finished with them; put them back as they were";
-        let physical = self.physical(&batch.intent, &batch.opened, advice).await?;
-        batch.took.bind = self.ms_since(start);
-        Ok(physical)
-    }
-
-    async fn physical(&self, intent: &Intent, opened: &Opened, advice: &str) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
-        let binding = Binding {
-            cuts: intent.sources.clone(),
-            times: Times {
-                batch: intent.batch_time_ms,
-                late_before: intent.late_before_ms,
-                watermark: intent.watermark_ms,
-            },
-            shards: intent.shards,
-            opener: Arc::clone(&opened.opener),
-        };
-        let physical = opened.planned.epoch(&binding).await?;
-        if definition::static_files(&physical) != opened.planned.definition.static_files {
-            return Err(Error::refused(format!("the files of a static table changed while the query runs; {advice}")));
-        }
-        Ok(physical)
-    }
-
-    /// Runs every task and stages its rows; returns when all have, or the first error.
-    async fn run(&self, batch: &mut Batch, plans: Vec<Arc<dyn ExecutionPlan>>) -> Result<()> {
-        let start = self.start_us();
-        for table in batch.intent.sources.keys() {
-            batch.opened.opener.report(table).take();
-        }
-        batch.opened.opener.take_late();
-        batch.opened.opener.take_kept_late()?;
-        let operators = batch.opened.opener.operators();
-        operators.iter().for_each(|operator| operator.discard());
-        batch.opened.opener.share(&plans);
-        let context = batch.opened.planned.state.task_ctx();
-        let mut tasks = JoinSet::new();
-        let planned = &batch.opened.planned;
-        planned.dead_letters.iter().flat_map(|dead| dead.letters.values()).for_each(|letters| letters.clear());
-        let mut sinks = batch.opened.sinks.iter().zip(&batch.pins).zip(&batch.published);
-        let epoch = batch.intent.epoch;
-        for (plan, ((sink, pin), published)) in plans.iter().zip(&mut sinks) {
-            for task in 0..plan.output_partitioning().partition_count() {
-                let rows = plan.execute(task, Arc::clone(&context))?;
-                let (sink, pin, is_published) = (Arc::clone(sink), pin.clone(), published.is_some());
-                tasks.spawn(async move {
-                    match is_published {
-                        // What the epoch does to state, and which rows are late, is to be found out all the same.
-                        true => drained(rows).await,
-                        false => sink.stage(epoch, task as u32, &pin, rows).await.map(drop),
-                    }
-                });
-            }
-        }
-        while let Some(done) = tasks.join_next().await {
-            match done {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(self.shut_out(error).await),
-                Err(join) => return Err(Error::internal("a task ended by itself").caused_by(join)),
-            }
-        }
-        // What remembers must see its rows also where nobody asked for its result: a join with an empty table does not
-        // look at its other side.
-        for node in plans.iter().flat_map(stateful_nodes) {
-            let operator = batch.opened.opener.operator(&node.shape().layout.name)?;
-            for shard in
-                (0..node.properties().partitioning.partition_count()).filter(|shard| !operator.has_staged(*shard))
-            {
-                drained(node.execute(shard, Arc::clone(&context))?).await?;
-            }
-        }
-        let late = planned.late.as_ref().map(|table| {
-            let kept = batch.opened.opener.take_kept_late()?.into_iter().map(Spooled::into_batches);
-            let rows: PutDown = Box::new(kept.collect::<Result<Vec<_>>>()?.into_iter().flatten());
-            Ok::<_, Error>((table, rows))
-        });
-        let dead_letters = planned.dead_letters.iter().map(|DeadLetterTable { table, letters, .. }| {
-            let taken = letters.values().map(|letters| letters.take());
-            let rows: PutDown = Box::new(taken.collect::<Result<Vec<_>>>()?.into_iter().flatten());
-            Ok((table, rows))
-        });
-        for (put_down, ((sink, pin), published)) in late.into_iter().chain(dead_letters).zip(sinks) {
-            let (table, rows) = put_down?;
-            if published.is_none() {
-                let rows = stream::iter(rows.map(|batch| batch.map_err(DataFusionError::from)));
-                let rows = Box::pin(RecordBatchStreamAdapter::new(table.writable_schema(), rows));
-                if let Err(error) = sink.stage(epoch, 0, pin, rows).await {
-                    return Err(self.shut_out(error).await);
-                }
-            }
-        }
-        batch.opened.opener.share(&[]);
-        batch.took.run = self.ms_since(start);
-        Ok(())
-    }
-
-    /// Makes the epoch readable, once it is sure that this run may, and its state durable.
-    async fn publish(&self, batch: &mut Batch) -> Result<Vec<Published>> {
-        let start = self.start_us();
-        let operators = batch.opened.opener.operators();
-        let saved = operators.iter().map(|operator| async {
-            Ok::<_, Error>((operator.layout().name.clone(), operator.save(batch.intent.epoch).await?))
-        });
-        batch.state = try_join_all(saved).await?.into_iter().collect();
-        if let Some(looked_again) = batch.looked_again.take() {
-            looked_again.await.map_err(|e| Error::internal("looking again ended by itself").caused_by(e))??;
-        }
-        if batch.took.run > STALE_LOOK_MS {
-            // That look was taken before a long run, in which another may have begun.
-            self.log.check_newest_run().await?;
-        }
-        let mut published = Vec::with_capacity(batch.opened.sinks.len());
-        for (index, sink) in batch.opened.sinks.iter().enumerate() {
-            published.push(match &batch.published[index] {
-                Some(published) => published.clone(),
-                None => match sink.publish(batch.intent.epoch, &batch.pins[index]).await {
-                    Ok(published) => published,
-                    Err(error) => return Err(self.shut_out(error).await),
-                },
-            });
-        }
-        batch.took.publish = self.ms_since(start);
-        Ok(published)
-    }
-
-    /// Makes the epoch count.
-    async fn commit(&mut self, mut batch: Batch, published: Vec<Published>) -> Result<Step> {
-        let start = self.start_us();
-        let intent = &batch.intent;
-        let mut sources = self.position.sources.clone();
-        let mut reports = BTreeMap::new();
-        for (table, cut) in &intent.sources {
-            let seen = batch.opened.opener.report(table).take();
-            let commits = sources.entry(table.clone()).or_default();
-            for span in cut.iter().flatten() {
-                let commit = commits.entry(span.partition.clone()).or_default();
-                commit.next = span.to;
-                if let Some(last) = seen.get(&span.partition).and_then(|report| report.last.clone()) {
-                    (commit.last, commit.last_row_ms) = (Some(last), Some(intent.batch_time_ms));
-                }
-                let watermark_ms = seen.get(&span.partition).and_then(|report| report.watermark_ms);
-                // A time so far off that a window cannot be placed there must not stop the clock for good.
-                commit.watermark_ms = commit.watermark_ms.max(watermark_ms.filter(|at| batch.opened.can_place(*at)));
-            }
-            reports.insert(table.clone(), seen);
-        }
-        let planned = &batch.opened.planned;
-        let mut sinks = published;
-        let of_dead_letters = sinks.split_off(planned.defined_targets());
-        let commit = Commit {
-            version: VERSION,
-            epoch: intent.epoch,
-            run: self.log.run(),
-            batch_time_ms: intent.batch_time_ms,
-            sources,
-            sinks,
-            dead_letters: planned.dead_letter_identities().zip(of_dead_letters).collect(),
-            watermark_ms: intent.watermark_ms.or(self.position.watermark_ms),
-            state: std::mem::take(&mut batch.state),
-        };
-        self.log.commit(&commit).await?;
-        for operator in batch.opened.opener.operators() {
-            operator.apply(commit.epoch, &commit.state[&operator.layout().name])?;
-        }
-        batch.took.commit = self.ms_since(start);
-        *batch.opened.restored.lock().await = Some((commit.epoch, self.shards));
-        let sinks = commit.sinks.clone();
-        self.position = Position::after(commit);
-        let progress = self.progress(&batch, &reports, &sinks);
-        self.is_behind = progress.sources.values().any(|source| source.lag > 0);
-        self.reporter.report(Event::Epoch(Box::new(progress)));
-        self.retries = 0;
-        if batch.opened.number != self.opened.number {
-            batch.opened.close().await;
-            self.older = None;
-            // The older definition's sinks may have shut out today's.
-            self.fence(&self.opened).await?;
-            self.restore(&self.opened).await?;
-        }
-        self.settle().await;
-        Ok(Step::Committed(self.position.epoch))
-    }
-
     /// What may follow a commit, now and then; trouble with it is no trouble of the query's.
     async fn settle(&mut self) {
         let epoch = self.position.epoch;
@@ -643,10 +280,10 @@ impl Query {
         if let Err(error) = self.forget().await {
             tracing::warn!(query = self.spec.name, error = error.chain(), "a source could not be told where we are");
         }
-        let (log, sinks) = (Arc::clone(&self.log), self.opened.sinks.clone());
+        let (log, sinks, journal) = (Arc::clone(&self.log), self.opened.sinks.clone(), self.log.journal());
         let name = self.spec.name.clone();
         self.housekeeping = Some(tokio::spawn(async move {
-            let mut outcomes = vec![log.prune().await];
+            let mut outcomes = vec![log.prune().await, open::forget_pins(&journal, epoch).await];
             for sink in sinks {
                 outcomes.push(sink.sweep(epoch).await);
             }
@@ -719,24 +356,5 @@ impl Opened {
             sink.close().await;
         }
         self.opener.close().await;
-    }
-}
-
-/// Runs what gives these rows, and drops them.
-async fn drained(rows: SendableRecordBatchStream) -> Result<()> {
-    Ok(rows.try_for_each(|_| std::future::ready(Ok(()))).await?)
-}
-
-/// A partition that ends before the query's position was created anew, or has lost its end. For a moment that may also
-/// be a new leader that is still behind.
-fn check_shrunk(table: &str, extent: &Extent, position: &Offsets) -> Result<()> {
-    let is_shrunk = |(p, next): &(&Partition, &u64)| extent.partitions.get(p).is_some_and(|b| b.latest < **next);
-    match position.iter().find(is_shrunk) {
-        Some((partition, next)) => Err(Error::transient(format!(
-            "table {table}: {partition} ends at {}, and the query has read up to {next}; if the topic was created anew, \
-             give the query another name (SET 'pipeline.name') to read it from its start",
-            extent.partitions[partition].latest
-        ))),
-        None => Ok(()),
     }
 }

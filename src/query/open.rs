@@ -14,7 +14,7 @@ use super::definition;
 use super::progress::{Event, Reporter};
 use super::recovery::{self, Decision};
 use super::{Batch, Opened, Planned, Position, Query, QuerySpec};
-use crate::checkpoint::{Commit, Cut, DefinitionRecord, Intent, Log, QueryRecord, SourceCommit, VERSION};
+use crate::checkpoint::{Commit, Cut, DefinitionRecord, Intent, Journal, Log, QueryRecord, SourceCommit, VERSION};
 use crate::connector::{Offsets, Owner, Partition, Pin, Progress, Published, Sink, Span};
 use crate::error::{Error, Kind, Result};
 use crate::plan::aggregate::Times;
@@ -24,6 +24,16 @@ use crate::state::operator::{MAX_FILES, Operator};
 
 /// Notes of what tables of dead letters pinned for epochs whose intents do not know them.
 const PINS: &str = "pins";
+
+/// Removes the notes of epochs up to `committed`.
+pub(super) async fn forget_pins(journal: &Journal, committed: u64) -> Result<()> {
+    for name in journal.list(PINS).await? {
+        if name.split('-').next().and_then(|epoch| epoch.parse().ok()).is_some_and(|epoch: u64| epoch <= committed) {
+            journal.remove(PINS, &name).await?;
+        }
+    }
+    Ok(())
+}
 
 impl Query {
     /// Opens a query: registers a run, begins it if it never ran, fences its sinks, and only then reads the log.
@@ -146,9 +156,13 @@ impl Query {
         self.fence(&self.opened).await?;
         let mut tail = self.log.tail().await?;
         let mut opened = Arc::clone(&self.opened);
-        if let Some(number) = tail.pending.as_ref().map(|intent| intent.definition).filter(|n| *n != opened.number) {
+        let number = tail.pending.as_ref().map(|intent| intent.definition).filter(|n| *n != opened.number);
+        if let Some(older) = self.older.take_if(|older| Some(older.number) != number) {
+            older.close().await;
+        }
+        if let Some(number) = number {
             // It is finished by the sinks of its own definition, which are asked, once they are fenced.
-            opened = match self.older.take().filter(|older| older.number == number) {
+            opened = match self.older.take() {
                 Some(older) => older,
                 None => self.opened_as(number).await?,
             };
@@ -187,10 +201,11 @@ impl Query {
             self.shards = intent.shards;
         }
         self.restore(&opened).await?;
-        let looked_again = Some(self.look_again(intent.epoch));
+        let (looked_again, looked_us) = (Some(self.look_again(intent.epoch)), self.start_us());
         let (latest, state, took) = Default::default();
         let (pins, intent) = (self.pins(&opened, &intent).await?, *intent);
-        self.pending = Some(Box::new(Batch { intent, opened, pins, published, looked_again, latest, state, took }));
+        self.pending =
+            Some(Box::new(Batch { intent, opened, pins, published, looked_again, looked_us, latest, state, took }));
         Ok(())
     }
 

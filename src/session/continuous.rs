@@ -202,7 +202,9 @@ impl Session {
             let table = self.writable(&name).await.map_err(|e| e.context(dead_letters::OPTION))?;
             let connector = self.connectors.of(table)?;
             connector.check(table, Role::Sink)?;
-            let (identity, place) = (connector.identity(table)?, connector.place(table)?);
+            // What it pinned under another guarantee is of no use to it.
+            let delivery = connector.guarantee(table)?.delivery;
+            let (identity, place) = (format!("{}, {delivery}", connector.identity(table)?), connector.place(table)?);
             let is_target = planned.targets().any(|target| target.name == name);
             if is_target || written.iter().any(|other| is_shared(table, &place, other)) {
                 return Err(Error::usage(format!(

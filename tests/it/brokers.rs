@@ -627,15 +627,20 @@ fn restart_of_a_broker_in_the_middle_of_an_epoch() {
             Broker::Kafka.table("k", &to_kafka, "n BIGINT", short),
             Broker::Rocketmq.table("r", &to_rocketmq, "n BIGINT", once),
         ));
-        let mut feeder = broker.feeder(&topic, &[]);
-        feeder.send(0..5_000);
-        feeder.finish();
+        let mut sent = 0;
         let mut running = job.start("continuous");
         let kept = || std::fs::read_dir(job.path("lake")).map_or(0, Iterator::count);
         for name in ["kafka", "rocketmq"] {
             let before = kept();
+            let mut feeder = broker.feeder(&topic, &[]);
+            feeder.send(sent..sent + 5_000);
+            feeder.finish();
+            sent += 5_000;
+            let mut tries = 0;
             while kept() < before + 20 {
+                assert!(running.try_wait().unwrap().is_none() && tries < 6_000, "{}", job.said("continuous"));
                 std::thread::sleep(Duration::from_millis(10));
+                tries += 1;
             }
             let script = format!("{}/scripts/brokers.sh", env!("CARGO_MANIFEST_DIR"));
             let run = |command: &[&str]| {
@@ -648,20 +653,21 @@ fn restart_of_a_broker_in_the_middle_of_an_epoch() {
             run(&["start", name]);
         }
         let mut feeder = broker.feeder(&topic, &[]);
-        feeder.send(5_000..5_100);
+        feeder.send(sent..sent + 100);
         feeder.finish();
+        sent += 100;
         // It goes on by itself; how long the clients take to come back is theirs to say.
         let mut tries = 0;
-        while parquet(&job.path("lake")).len() < 5_100 && tries < 360 {
+        while (parquet(&job.path("lake")).len() as i64) < sent && tries < 360 {
             std::thread::sleep(Duration::from_millis(500));
             tries += 1;
         }
         signal(&running, "-TERM");
         let code = running.wait().unwrap().code();
         assert_eq!(code, Some(0), "{}", job.said("continuous"));
-        assert_exactly_once(parquet(&job.path("lake")), 0..5_100);
-        assert_exactly_once(Broker::Kafka.numbers(&to_kafka), 0..5_100);
-        assert_exactly_once(Broker::Rocketmq.numbers(&to_rocketmq), 0..5_100);
+        assert_exactly_once(parquet(&job.path("lake")), 0..sent);
+        assert_exactly_once(Broker::Kafka.numbers(&to_kafka), 0..sent);
+        assert_exactly_once(Broker::Rocketmq.numbers(&to_rocketmq), 0..sent);
     }
 }
 

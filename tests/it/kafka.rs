@@ -34,7 +34,7 @@ use millstream::plan::changes::{RowKind, with_kind};
 use millstream::query::Query;
 use millstream::query::progress::Reporter;
 use millstream::storage::Stores;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -888,6 +888,45 @@ async fn an_epoch_that_outlives_its_transaction_is_written_once() {
     ends_at(&source, &topic.partition(0), 22).await;
     assert_eq!(ids(&source, &topic.span(0, 0, 22)).await, (0..10).collect::<Vec<_>>());
     sink.close().await;
+}
+
+/// A run that is gone has sent an epoch into fewer partitions than there are when it is written again.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_appear_before_a_rerun_change_nothing() {
+    let topic = Topic::create(1, &[]).await;
+    let definition = outgoing(&topic, &[]);
+    let open = async |run: u64| {
+        let sink = open_sink(definition.clone()).await;
+        sink.open(run).await.unwrap();
+        sink
+    };
+    let first = open(1).await;
+    first.stage(1, 0, &Pin::Null, stream(rows(&definition, 0..10))).await.unwrap();
+    let grown = NewPartitions::new(&topic.0, 3);
+    admin().create_partitions([&grown], &AdminOptions::new()).await.unwrap();
+    let source = topic.source(&[]).await;
+    let begin = Instant::now();
+    while source.extent().await.unwrap().partitions.len() < 3 {
+        assert!(begin.elapsed() < HANGS, "the topic did not grow");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let second = open(2).await;
+    assert_eq!(second.progress(0, &serde_json::Value::Null).await.unwrap(), Progress::UpTo(0));
+    assert_eq!(write(&second, 1, rows(&definition, 0..10)).await.unwrap().rows, 10);
+    drop(first);
+    let mut found = vec![];
+    // Markers are written after the commit returns.
+    while found.len() < 10 {
+        assert!(begin.elapsed() < HANGS, "only {found:?} are there");
+        found.clear();
+        for number in 0..3 {
+            let end = bounds(&source, &topic.partition(number)).await.1;
+            found.extend(ids(&source, &topic.span(number, 0, end)).await);
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(found, (0..10).collect::<Vec<_>>());
+    second.close().await;
 }
 
 /// Who asks what is written waits for a transaction whose outcome is not known, and no longer than anybody listens.

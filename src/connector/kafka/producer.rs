@@ -15,7 +15,6 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 
 use super::client::{is_refusal, unusable};
-use super::receipts;
 use super::receipts::{Failure, Receipts, State};
 use super::rows::Messages;
 use crate::error::{Error, Result};
@@ -116,6 +115,12 @@ impl Producer {
         Ok(())
     }
 
+    /// Waits until a broker is known.
+    pub(super) fn connect(&self) -> Result<()> {
+        let known = self.inner.client().fetch_metadata(Some(&self.topic), COORDINATOR);
+        known.map(drop).map_err(|error| self.explain_transaction("looking for the brokers", error))
+    }
+
     /// Shuts out whoever wrote with this transactional id before, and ends what they left open; false if the brokers
     /// take no transaction timeout as long as the configuration's.
     pub(super) fn init_transactions(&self) -> Result<bool> {
@@ -154,28 +159,20 @@ impl Producer {
         mut record: BaseRecord<'_, [u8], [u8], usize>,
         wanted: &dyn Fn() -> bool,
     ) -> Result<Option<Failure>> {
-        while let Err((error, refused)) = self.inner.send(record) {
-            if error.rdkafka_error_code() != Some(Code::QueueFull) {
+        loop {
+            // Receipts come a moment before their room does.
+            let is_empty = self.inner.in_flight_count() == 0;
+            let Err((error, refused)) = self.inner.send(record) else { return Ok(None) };
+            if error.rdkafka_error_code() != Some(Code::QueueFull) || is_empty {
                 return Ok(Some(Failure::of(&refused, &error)));
             }
             if !wanted() {
                 return Err(self.abandoned());
             }
             let received = self.receipts().state().received;
-            if received == self.sent {
-                // With nothing on its way there will never be more room.
-                return Err(Error::data(format!(
-                    "row {} of epoch {} for topic {}: it is larger than all that may wait to be sent, \
-                     'properties.queue.buffering.max.kbytes'; raise that, or leave such rows out",
-                    self.sent + 1,
-                    self.epoch,
-                    self.topic
-                )));
-            }
             self.check(received + 1)?;
             record = refused;
         }
-        Ok(None)
     }
 
     /// Commits the transaction, when all its messages have arrived; the offset of the last one.
@@ -234,13 +231,10 @@ impl Producer {
 
     /// Waits until all messages are acknowledged, or they are no longer `wanted`.
     pub(super) fn finish(&self, wanted: &dyn Fn() -> bool) -> Result<()> {
-        while self.check(0)? < self.sent {
+        while self.check(self.sent)? < self.sent {
             if !wanted() {
                 return Err(self.abandoned());
             }
-            // While somebody flushes, nothing lingers for more to come. What it did shows in the receipts.
-            let _ = self.inner.flush(receipts::WAIT);
-            self.check(self.sent)?;
         }
         Ok(())
     }
@@ -285,6 +279,10 @@ impl Producer {
                 "{row} is too large: it has {size} bytes, and a message may have {} with 'properties.message.max.bytes' \
                  unless the topic's own max.message.bytes is smaller; raise both, or leave such rows out",
                 self.limit
+            )),
+            Some(Code::QueueFull) => Error::data(format!(
+                "{row} is larger than all that may wait to be sent, 'properties.queue.buffering.max.kbytes'; raise that, or leave \
+                 such rows out"
             )),
             Some(Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation) => Error::data(format!(
                 "{row} was refused: {text}; a compacted topic needs a key, and timestamps must be within the topic's \

@@ -97,10 +97,9 @@ impl Properties {
         self.config(&defaults, &owned)
     }
 
-    /// How to write: nothing is lost, a key's rows keep their order, and a key goes where Java's client would send it.
+    /// How to write: no epoch waits long for a batch to fill, nothing is lost, a key's rows keep their order, and a key goes where Java's client would send it.
     pub(super) fn producer(&self) -> ClientConfig {
-        let defaults =
-            [("linger.ms", "20"), ("queue.buffering.max.kbytes", "65536"), ("partitioner", "murmur2_random")];
+        let defaults = [("linger.ms", "5"), ("queue.buffering.max.kbytes", "65536"), ("partitioner", "murmur2_random")];
         let mut config = self.config(&defaults, &[("enable.idempotence", "true"), ("acks", "all")]);
         self.limit_messages(&mut config, MESSAGE_TIMEOUT_MS);
         config

@@ -16,7 +16,7 @@ use super::client::Events;
 use super::locked;
 
 /// How long to wait for receipts before looking around.
-pub(super) const WAIT: Duration = Duration::from_millis(50);
+const WAIT: Duration = Duration::from_millis(50);
 
 /// Counts receipts.
 #[derive(Debug, Default)]

@@ -149,6 +149,8 @@ impl Transactions {
         loop {
             let config = self.options.properties.transactional(&id, timeout.ms);
             let producer = Producer::try_new(&config, &self.options.topic, false)?;
+            // librdkafka looks for the coordinator at once, or half a second later where it knows no broker yet.
+            producer.connect()?;
             if producer.init_transactions()? {
                 timeout.taken_ms = Some(timeout.ms);
                 return Ok((producer, timeout));
