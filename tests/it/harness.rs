@@ -1,7 +1,8 @@
 //! What the tests share: sessions over stores that can be stopped, gated connectors, reading results back.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
@@ -36,11 +37,15 @@ pub fn variable(name: &str) -> String {
 pub struct World {
     pub stores: Stores,
     pub memory: Memory,
+    pins: Pins,
 }
+
+/// By table and epoch, the pin that it was first published with.
+type Pins = Arc<Mutex<BTreeMap<(String, u64), Pin>>>;
 
 impl World {
     pub fn new() -> Self {
-        Self { stores: Stores::new(Clock::system()), memory: Memory::new() }
+        Self { stores: Stores::new(Clock::system()), memory: Memory::new(), pins: Pins::default() }
     }
 
     /// Appends rows `n` = from..to to partition `partition` of `topic`.
@@ -60,8 +65,11 @@ impl World {
         let (stores, connectors) = match gate {
             None => (self.stores.clone(), Connectors::standard().with(Arc::new(memory))),
             Some(gate) => {
-                let files = gated(Arc::new(millstream::connector::files::FilesConnector), gate);
-                let connectors = Connectors::standard().with(gated(Arc::new(memory), gate)).with(files);
+                let gated = |inner: Arc<dyn Connector>| {
+                    Arc::new(Gated { inner, gate: Arc::clone(gate), jitter: None, pins: Arc::clone(&self.pins) })
+                };
+                let files = gated(Arc::new(millstream::connector::files::FilesConnector));
+                let connectors = Connectors::standard().with(gated(Arc::new(memory))).with(files);
                 (self.stores.wrapped(Arc::new(Arc::clone(gate))), connectors)
             }
         };
@@ -71,7 +79,7 @@ impl World {
     /// The first query of a script; its rows arrive after delays and in batches of chance.
     pub async fn plan_jittery(&self, script: &str, seed: u64) -> QuerySpec {
         let inner: Arc<dyn Connector> = Arc::new(MemoryConnector::new(self.memory.clone()));
-        let jittery = Gated { inner, gate: Gate::new(0, Moment::Before), jitter: Some(seed) };
+        let jittery = Gated { inner, gate: Gate::new(0, Moment::Before), jitter: Some(seed), pins: Pins::default() };
         let connectors = Connectors::standard().with(Arc::new(jittery));
         self.plan_with(script, self.stores.clone(), connectors).await.unwrap()
     }
@@ -135,15 +143,17 @@ pub async fn run_to_end(spec: QuerySpec) -> Result<()> {
 
 /// The connector, whose sinks' calls go through the gate.
 pub fn gated(inner: Arc<dyn Connector>, gate: &Arc<Gate>) -> Arc<dyn Connector> {
-    Arc::new(Gated { inner, gate: Arc::clone(gate), jitter: None })
+    Arc::new(Gated { inner, gate: Arc::clone(gate), jitter: None, pins: Pins::default() })
 }
 
-/// A connector whose sinks' calls go through a gate, and whose rows arrive after delays and in batches of chance.
+/// A connector whose sinks' calls go through a gate, which pin something else whenever they are asked and must be published
+/// with the same pin always, and whose rows arrive after delays and in batches of chance.
 #[derive(Debug)]
 struct Gated {
     inner: Arc<dyn Connector>,
     gate: Arc<Gate>,
     jitter: Option<u64>,
+    pins: Pins,
 }
 
 #[async_trait]
@@ -190,8 +200,9 @@ impl Connector for Gated {
         environment: &Environment,
         owner: &Owner,
     ) -> Result<Arc<dyn Sink>> {
+        let name = table.name.clone();
         let inner = self.inner.sink(table, environment, owner).await?;
-        Ok(Arc::new(GatedSink { inner, gate: Arc::clone(&self.gate) }))
+        Ok(Arc::new(GatedSink { inner, gate: Arc::clone(&self.gate), name, pins: Arc::clone(&self.pins) }))
     }
 }
 
@@ -238,6 +249,8 @@ impl Source for JitterySource {
 struct GatedSink {
     inner: Arc<dyn Sink>,
     gate: Arc<Gate>,
+    name: String,
+    pins: Pins,
 }
 
 #[async_trait]
@@ -252,13 +265,16 @@ impl Sink for GatedSink {
         self.gate.pass(self.inner.progress(epoch, position)).await
     }
     async fn prepare(&self, epoch: u64) -> Result<Pin> {
-        self.gate.pass(self.inner.prepare(epoch)).await
+        let pin = self.gate.pass(self.inner.prepare(epoch)).await?;
+        Ok(serde_json::json!([Clock::system().random_id(), pin]))
     }
     async fn stage(&self, epoch: u64, task: u32, pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged> {
-        self.gate.pass(self.inner.stage(epoch, task, pin, rows)).await
+        self.gate.pass(self.inner.stage(epoch, task, &pin[1], rows)).await
     }
     async fn publish(&self, epoch: u64, pin: &Pin) -> Result<Published> {
-        self.gate.pass(self.inner.publish(epoch, pin)).await
+        let first = self.pins.lock().unwrap().entry((self.name.clone(), epoch)).or_insert_with(|| pin.clone()).clone();
+        assert_eq!(&first, pin, "{} was published with another pin in epoch {epoch}", self.name);
+        self.gate.pass(self.inner.publish(epoch, &pin[1])).await
     }
     async fn discard(&self, epoch: u64) {
         self.inner.discard(epoch).await

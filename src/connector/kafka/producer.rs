@@ -21,6 +21,9 @@ use crate::error::{Error, Result};
 
 /// How long the steps of a transaction may take.
 const TRANSACTION: Duration = Duration::from_secs(60);
+/// How often, and how far apart, it is looked whether all messages are let go of.
+const RELEASES: usize = 1000;
+const RELEASE: Duration = Duration::from_micros(50);
 /// How long the first one waits for its coordinator.
 const COORDINATOR: Duration = Duration::from_secs(10);
 /// How long is tried to end one that failed.
@@ -177,6 +180,14 @@ impl Producer {
 
     /// Commits the transaction, when all its messages have arrived; the offset of the last one.
     pub(super) fn commit_transaction(&self) -> Result<u64> {
+        // Receipts come a moment before their messages are let go of. If one is still there, rdkafka polls for more before
+        // it commits, and that takes a tenth of a second where another thread does the polling.
+        for _ in 0..RELEASES {
+            if self.inner.in_flight_count() == 0 {
+                break;
+            }
+            std::thread::sleep(RELEASE);
+        }
         let committed = self.inner.commit_transaction(TRANSACTION);
         // A message that did not arrive says more than the transaction that it broke.
         self.check(0)?;
