@@ -37,11 +37,11 @@ pub fn variable(name: &str) -> String {
 pub struct World {
     pub stores: Stores,
     pub memory: Memory,
-    pins: Pins,
+    pub pins: Pins,
 }
 
 /// By table and epoch, the pin that it was first published with.
-type Pins = Arc<Mutex<BTreeMap<(String, u64), Pin>>>;
+pub type Pins = Arc<Mutex<BTreeMap<(String, u64), Pin>>>;
 
 impl World {
     pub fn new() -> Self {

@@ -78,7 +78,7 @@ async fn at_every_commit_no_unsynced_write_is_outstanding() {
     let dir = tempfile::tempdir().unwrap();
     let recorder = Arc::new(Recorder::default());
     let memory = Memory::new();
-    let world = World { stores: Stores::new(Clock::system()), memory: memory.clone() };
+    let world = World { memory: memory.clone(), ..World::new() };
     (0..3).for_each(|partition| world.append("input", partition, 0..50));
     let files: Arc<dyn FileLayer> = Arc::<Recorder>::clone(&recorder);
     let stores = Stores::over(Clock::system(), files);
