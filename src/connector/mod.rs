@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug, Display};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::DataType;
 use async_trait::async_trait;
@@ -283,6 +284,11 @@ pub trait Sink: Debug + Send + Sync {
 
     /// Forgets what was staged for `epoch`, also after part of it failed.
     async fn discard(&self, epoch: u64);
+
+    /// How long an epoch should take at most, from its first row to its end here; none, where that is no matter.
+    fn epoch_bound(&self) -> Option<Duration> {
+        None
+    }
 
     /// Removes litter of epochs up to `committed`, older than the grace. Called behind a commit; errors are logged.
     async fn sweep(&self, _committed: u64) -> Result<()> {

@@ -21,7 +21,7 @@ use super::watermark::{self, PartitionTime};
 use super::{Batch, DeadLetterTable, Opened, Position, Query, Step, definition, planning};
 use crate::checkpoint::{Commit, Cut, Intent, VERSION};
 use crate::connector::spool::Spooled;
-use crate::connector::{Bounds, Extent, Offsets, Partition, Published, ScanOptions};
+use crate::connector::{Bounds, Extent, Offsets, Partition, Published, ScanOptions, Span};
 use crate::error::{Error, Result};
 use crate::plan::Binding;
 use crate::plan::aggregate::{Times, stateful_nodes};
@@ -79,7 +79,7 @@ impl Query {
             let position = self.offsets(name);
             check_shrunk(name, extent, &position)?;
             let until = self.until.as_ref().and_then(|until| until.get(name));
-            let limit = ScanOptions::of(&tables[name])?.max_rows;
+            let limit = ScanOptions::of(&tables[name])?.max_rows.min(self.most_rows);
             let spans = planning::next_spans(extent, &position, until, limit);
             let all: Vec<Partition> = extent.partitions.keys().cloned().collect();
             cuts.insert(name.clone(), planning::cut(spans, &all, self.tasks));
@@ -370,6 +370,12 @@ impl Query {
             operator.apply(commit.epoch, &commit.state[&operator.layout().name])?;
         }
         batch.took.commit = self.ms_since(start);
+        let bound = batch.opened.sinks.iter().filter_map(|sink| sink.epoch_bound()).min();
+        if let Some(bound_ms) = bound.map(|bound| bound.as_secs_f64() * 1000.0) {
+            let rows = batch.intent.sources.values().map(|cut| cut.iter().flatten().map(Span::len).sum()).max();
+            let took_ms = batch.took.run + batch.took.publish;
+            self.most_rows = planning::next_most(self.most_rows, rows.unwrap_or_default(), took_ms, bound_ms);
+        }
         *batch.opened.restored.lock().await = Some((commit.epoch, self.shards));
         let sinks = commit.sinks.clone();
         self.position = Position::after(commit);

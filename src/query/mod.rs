@@ -236,6 +236,8 @@ pub struct Query {
     pending: Option<Box<Batch>>,
     /// Where `available-now` ends.
     until: Option<BTreeMap<String, Offsets>>,
+    /// How many offsets of a table an epoch may have, so that it is done in the time that its sinks give it.
+    most_rows: u64,
     /// Whether there was more to read when the newest epoch was planned.
     is_behind: bool,
     reporter: Reporter,

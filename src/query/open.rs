@@ -59,6 +59,7 @@ impl Query {
             position: Position::default(),
             pending: None,
             until: None,
+            most_rows: u64::MAX,
             is_behind: false,
             reporter,
             retries: 0,

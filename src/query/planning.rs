@@ -54,6 +54,19 @@ pub fn share_out(backlog: &[u64], limit: u64) -> Vec<u64> {
     shares
 }
 
+/// How many offsets of a table the next epoch may have, of which the last one could have `most`: it had `rows`, and took
+/// `took_ms` where it should take `bound_ms`. Less in proportion, if it was too slow; more by and by, once it is not.
+pub fn next_most(most: u64, rows: u64, took_ms: f64, bound_ms: f64) -> u64 {
+    if took_ms > bound_ms {
+        // A number that is too large for u64 becomes its maximum.
+        ((rows as f64 * bound_ms / took_ms) as u64).clamp(1, most)
+    } else if took_ms < bound_ms / 2.0 && rows >= most / 2 {
+        most.saturating_mul(2)
+    } else {
+        most
+    }
+}
+
 /// Cuts spans into at most `tasks` tasks. A partition stays with its task from epoch to epoch, so that a reader that is
 /// open goes on where it is.
 pub fn cut(spans: Vec<Span>, all: &[Partition], tasks: usize) -> Cut {
@@ -108,5 +121,16 @@ mod tests {
             "[[t:0 0..1, t:2 0..1], [t:1 0..1]]"
         );
         assert_eq!(format!("{:?}", cut(vec![span(3)], &all, 2)), "[[t:3 0..1]]");
+    }
+
+    #[test]
+    fn an_epoch_that_is_too_slow_makes_the_next_one_smaller() {
+        assert_eq!(next_most(u64::MAX, 2_000_000, 10_000.0, 30_000.0), u64::MAX);
+        let most = next_most(u64::MAX, 2_000_000, 60_000.0, 30_000.0);
+        assert_eq!(most, 1_000_000);
+        assert_eq!(next_most(most, 1_000_000, 20_000.0, 30_000.0), most, "between half and whole it stays");
+        assert_eq!(next_most(most, 1_000_000, 14_000.0, 30_000.0), 2_000_000);
+        assert_eq!(next_most(most, 10, 20.0, 30_000.0), most, "a small one says nothing");
+        assert_eq!(next_most(1, 1, 90_000.0, 30_000.0), 1);
     }
 }

@@ -14,6 +14,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
@@ -210,6 +211,13 @@ impl Sink for KafkaSink {
         let published = published.await;
         drop(caller);
         published
+    }
+
+    fn epoch_bound(&self) -> Option<Duration> {
+        match &self.destination {
+            Destination::Transactions(transactions) => Some(transactions.epoch_bound()),
+            Destination::Spools(_) => None,
+        }
     }
 
     async fn discard(&self, epoch: u64) {

@@ -18,6 +18,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::options::KafkaOptions;
 use super::producer::Producer;
@@ -123,6 +124,11 @@ impl Transactions {
     /// Where it is kept what was written.
     pub(super) fn progress(&self) -> &ProgressTopic {
         &self.progress
+    }
+
+    /// Half of what a transaction may be open for.
+    pub(super) fn epoch_bound(&self) -> Duration {
+        Duration::from_millis(u64::from(locked(&self.state).timeout.ms) / 2)
     }
 
     /// Shuts out whoever wrote before, and ends what they left open.
