@@ -275,3 +275,79 @@ impl Drop for Reader {
         self.shared.trim(&mut kept);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+    use futures::TryStreamExt;
+
+    use super::*;
+    use crate::connector::Partition;
+    use crate::connector::contract::fixture;
+
+    /// Three batches of two columns, of a table that two plans scan; what was asked of the source.
+    struct Shared {
+        table: SharedTable,
+        span: Span,
+        asked: Mutex<Vec<(Vec<usize>, bool)>>,
+    }
+
+    impl Shared {
+        fn new(limit: usize) -> Self {
+            let table = SharedTable { columns: vec![0, 1], plans: 2, limit, spans: Mutex::default() };
+            Self { table, span: Span::new(Partition::new("t", 0), 0, 6), asked: Mutex::default() }
+        }
+
+        fn read(&self, columns: &[usize]) -> SendableRecordBatchStream {
+            let column = |numbers: [i64; 2]| Arc::new(Int64Array::from(numbers.to_vec())) as ArrayRef;
+            let batch = |n: i64| RecordBatch::try_from_iter([("a", column([n, n + 1])), ("b", column([-n, -n - 1]))]);
+            let all: Vec<RecordBatch> = [0, 2, 4].map(|n| batch(n).unwrap()).to_vec();
+            let read = |columns: &[usize], is_for_all: bool| {
+                self.asked.lock().unwrap().push((columns.to_vec(), is_for_all));
+                let batches: Vec<_> = all.iter().map(|batch| Ok(batch.project(columns)?)).collect();
+                Ok(fixture::stream_of(&Arc::new(all[0].schema().project(columns)?), batches))
+            };
+            self.table.read(&self.span, columns, read).unwrap()
+        }
+    }
+
+    async fn numbers(rows: SendableRecordBatchStream) -> Vec<i64> {
+        let batches: Vec<RecordBatch> = rows.try_collect().await.unwrap();
+        batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
+    }
+
+    #[tokio::test]
+    async fn plans_that_keep_pace_read_once() {
+        let shared = Shared::new(1 << 20);
+        let (first, second) = (shared.read(&[0]), shared.read(&[1]));
+        let (first, second) = futures::join!(numbers(first), numbers(second));
+        assert_eq!((first, second), ((0..6).collect(), (-5..=0).rev().collect()));
+        assert_eq!(*shared.asked.lock().unwrap(), [(vec![0, 1], true)]);
+    }
+
+    /// Which messages can be read depends on the columns, and must not depend on who was faster.
+    #[tokio::test]
+    async fn one_that_begins_too_late_reads_the_same_columns() {
+        let shared = Shared::new(1);
+        assert_eq!(
+            numbers(shared.read(&[0])).await,
+            (0..6).collect::<Vec<_>>(),
+            "it waits for nobody who has not begun"
+        );
+        assert_eq!(numbers(shared.read(&[1])).await, (-5..=0).rev().collect::<Vec<_>>());
+        assert_eq!(*shared.asked.lock().unwrap(), [(vec![0, 1], true), (vec![0, 1], false)]);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_ahead_waits_for_one_that_has_begun_until_that_one_is_gone() {
+        let shared = Shared::new(1);
+        let (ahead, mut behind) = (shared.read(&[0]), shared.read(&[1]));
+        let mut ahead = Box::pin(numbers(ahead));
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), &mut ahead).await;
+        assert!(waits.is_err(), "more is kept than may be");
+        assert_eq!(behind.try_next().await.unwrap().unwrap().num_rows(), 2);
+        drop(behind);
+        assert_eq!(ahead.await, (0..6).collect::<Vec<_>>());
+    }
+}

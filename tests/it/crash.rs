@@ -277,35 +277,6 @@ async fn a_stop_at_any_call_changes_nothing_in_a_statement_set() {
     at_every_stop(&script, &script, check).await;
 }
 
-/// A message that only one INSERT of a set could not read is a dead letter for both, whoever is faster: here the first one
-/// wants less of it, and begins late, as it waits for its static side.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_set_can_read_does_not_depend_on_who_is_faster() {
-    let world = World::new();
-    let location = world.stores.open("memory://lake/wide", &Default::default()).unwrap();
-    let wide = |n: i64| {
-        let amount = if n % 1000 == 7 { "\"odd\"".into() } else { n.to_string() };
-        format!("{{\"n\":{n},\"amount\":{amount},\"note\":\"{}\"}}\n", "x".repeat(400))
-    };
-    // Far more than may wait for who is behind.
-    let lines: String = (0..ROWS * 20_000).map(wide).collect();
-    location.store.put(&location.join("all.json").prefix, lines.into()).await.unwrap();
-    let script = "SET 'checkpoint.location' = 'memory://ck'; SET 'parallelism' = '2'; SET 'epoch.trigger' = 'available-now';
-         CREATE TABLE input (n BIGINT, amount BIGINT, note STRING)
-           WITH ('connector' = 'filesystem', 'path' = 'memory://lake/wide', 'format' = 'json', 'format.on-error' = 'skip');
-         CREATE TABLE narrow (n BIGINT) WITH ('connector' = 'memory', 'topic' = 'narrow');
-         CREATE TABLE whole (n BIGINT, amount BIGINT, note STRING) WITH ('connector' = 'memory', 'topic' = 'whole');
-         EXECUTE STATEMENT SET BEGIN
-           INSERT INTO narrow SELECT n FROM input
-             JOIN (SELECT max(value) AS x FROM generate_series(0, 20000000)) AS s ON input.n <= s.x;
-           INSERT INTO whole SELECT n, amount, note FROM input;
-         END;";
-    run_to_end(world.plan(script, None).await).await.unwrap();
-    let rows = |topic: &str| world.memory.rows(topic).iter().map(|batch| batch.num_rows() as i64).sum::<i64>();
-    let good = ROWS * 20_000 - ROWS * 20;
-    assert_eq!((rows("narrow"), rows("whole")), (good, good));
-}
-
 /// Targets of a checkpoint are told apart by their order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_set_with_other_targets_is_refused() {
