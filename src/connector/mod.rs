@@ -38,6 +38,7 @@ pub mod kafka;
 pub mod memory;
 pub mod messages;
 pub mod outgoing;
+pub mod position;
 pub mod rocketmq;
 pub mod spool;
 pub mod upserts;
@@ -150,8 +151,10 @@ pub struct Bounds {
 /// What a source holds now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extent {
-    /// Every partition that exists.
+    /// Every partition that exists and can be reached.
     pub partitions: BTreeMap<Partition, Bounds>,
+    /// Those that exist and cannot be reached, and why. New epochs go on without them; they are not idle.
+    pub unreachable: BTreeMap<Partition, String>,
     /// Whether the source will never hold more than this: a bounded stream ends when a query has read all up to these
     /// offsets.
     pub complete: bool,
@@ -163,8 +166,23 @@ pub trait Source: Debug + Send + Sync {
     /// Where a new query starts, by the table's options. Asked once per query; the answer is recorded.
     async fn start(&self) -> Result<Offsets>;
 
+    /// Where the stream ends, by the table's options; none, if it does not. Asked once per query, after [`start`](Self::start);
+    /// the answer is recorded. Partitions that are not in it are not read.
+    async fn end(&self) -> Result<Option<Offsets>> {
+        Ok(None)
+    }
+
     /// What can be read now.
     async fn extent(&self) -> Result<Extent>;
+
+    /// The message at this offset, as far as it is known now; none, if it is not there any more or the source does not tell.
+    async fn fingerprint(&self, _partition: &Partition, _offset: u64) -> Result<Option<Fingerprint>> {
+        Ok(None)
+    }
+
+    /// Everything before these offsets is committed: for the broker's own tools. Said behind commits, now and then, and once
+    /// more before [`close`](Self::close). Advice: errors are the source's to swallow.
+    async fn acknowledge(&self, _next: &Offsets) {}
 
     /// The rows of exactly `span` in offset order: the columns `projection` (ascending indices into the table's
     /// [`stored_schema`](TableDefinition::stored_schema)), the same rows every time on any machine.

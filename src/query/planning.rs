@@ -89,7 +89,7 @@ mod tests {
 
     fn extent(bounds: &[(u64, u64)]) -> Extent {
         let bounds = bounds.iter().map(|&(earliest, latest)| Bounds { earliest, latest });
-        Extent { partitions: (0..).map(partition).zip(bounds).collect(), complete: false }
+        Extent { partitions: (0..).map(partition).zip(bounds).collect(), ..Extent::default() }
     }
 
     #[test]

@@ -144,7 +144,11 @@ impl Source for Datagen {
         let due = self.pace.due();
         let latest = self.rows.map_or(due, |rows| rows.min(due));
         let bounds = Bounds { earliest: 0, latest };
-        Ok(Extent { partitions: [(self.partition.clone(), bounds)].into(), complete: self.rows == Some(latest) })
+        Ok(Extent {
+            partitions: [(self.partition.clone(), bounds)].into(),
+            complete: self.rows == Some(latest),
+            ..Extent::default()
+        })
     }
 
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {

@@ -204,7 +204,7 @@ impl Source for FilesSource {
             self.numbers.look(&mut known).await?;
         }
         let bounds = Bounds { earliest: 0, latest: known.count() };
-        Ok(Extent { partitions: [(Self::partition(), bounds)].into(), complete: false })
+        Ok(Extent { partitions: [(Self::partition(), bounds)].into(), ..Extent::default() })
     }
 
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {

@@ -80,7 +80,7 @@ impl KafkaSource {
         let name: Arc<str> = self.options.topic.as_str().into();
         let partitions = bounds.map_err(|e| self.error(e))?.into_iter();
         let partitions = partitions.map(|(number, bounds)| (Partition::new(Arc::clone(&name), number as u32), bounds));
-        Ok(Extent { partitions: partitions.collect(), complete: false })
+        Ok(Extent { partitions: partitions.collect(), ..Extent::default() })
     }
 
     fn reader(&self, partition: &Partition) -> Result<Arc<Slot<PartitionReader>>> {

@@ -79,6 +79,7 @@ impl Source for MemorySource {
                 })
                 .collect(),
             complete: topic.complete,
+            ..Extent::default()
         }))
     }
 

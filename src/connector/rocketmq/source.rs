@@ -89,7 +89,7 @@ impl Source for RocketmqSource {
         loop {
             let error = match self.bounds(&consumer).await {
                 Ok(Some(queues)) => {
-                    return Ok(Extent { partitions: queues.into_iter().collect(), complete: false });
+                    return Ok(Extent { partitions: queues.into_iter().collect(), ..Extent::default() });
                 }
                 Ok(None) => Error::transient(format!(
                     "topic {} has no route at name server {} now: none of its brokers is up, or it was deleted",

@@ -1,0 +1,255 @@
+//! Where a stream begins and where it ends, as options say it: in the same words for every broker.
+//!
+//! The idea: `scan.startup.*` and `scan.bounded.*` name a [`Position`]; with what the broker answers it becomes an offset
+//! for each partition, once in a query's life, and the answer is recorded.
+//!
+//! Not promised: that the offsets of a group, or those that were written down, are still there. A query that begins where
+//! nothing is any more is told so when it reads, as `scan.on-data-loss` says.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+use super::{Bounds, Extent, Offsets, Partition};
+use crate::error::{Error, Result};
+use crate::sql::options::OptionReader;
+
+/// A place in every partition of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Position {
+    /// The first offset that is there.
+    Earliest,
+    /// Behind the last.
+    Latest,
+    /// Where the consumer group stands; where it stands nowhere, what the end says.
+    Group(End),
+    /// At the first message that is as late as this, ms since 1970; behind the last, if none is.
+    Timestamp(i64),
+    /// At these offsets; for partitions that are not listed, what the end says.
+    Specific(Offsets, End),
+}
+
+/// An end of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Its first offset.
+    Earliest,
+    /// Behind its last.
+    Latest,
+}
+
+/// Of which end of a stream options speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// `scan.startup.*`
+    Startup,
+    /// `scan.bounded.*`
+    Bounded,
+}
+
+/// What a broker is asked for, of partitions that exist.
+#[async_trait]
+pub trait Lookup: Send + Sync {
+    /// The next offset of the table's consumer group, where it has one.
+    async fn committed(&self, partitions: &[Partition]) -> Result<Offsets>;
+
+    /// The offset of the first message that is not before this time, ms since 1970; none where all are.
+    async fn at(&self, partitions: &[Partition], timestamp_ms: i64) -> Result<Offsets>;
+}
+
+const MODES: [&str; 5] = ["earliest-offset", "latest-offset", "group-offsets", "timestamp", "specific-offsets"];
+const ENDS: [(&str, End); 2] = [("earliest-offset", End::Earliest), ("latest-offset", End::Latest)];
+
+impl Side {
+    fn prefix(self) -> &'static str {
+        match self {
+            Side::Startup => "scan.startup",
+            Side::Bounded => "scan.bounded",
+        }
+    }
+}
+
+impl Position {
+    /// Takes the options of one side; none, if they say nothing. `offsets` parses a list of them, and `form` shows one.
+    pub fn take(
+        reader: &mut OptionReader<'_>,
+        side: Side,
+        form: &str,
+        offsets: impl FnOnce(&str) -> Option<BTreeMap<Partition, u64>>,
+    ) -> Result<Option<Self>> {
+        let prefix = side.prefix();
+        let key = |name: &str| format!("{prefix}.{name}");
+        let (mode_key, offsets_key, default_key) = (key("mode"), key("specific-offsets"), key("default"));
+        let timestamp_key = key("timestamp-millis");
+        let mut words: Vec<(&str, Option<&str>)> = MODES.iter().map(|mode| (*mode, Some(*mode))).collect();
+        if side == Side::Bounded {
+            words.push(("unbounded", None));
+        }
+        let mode = reader.choice(&mode_key, &words)?.flatten();
+        let timestamp = reader.parsed(&timestamp_key, "a time in ms since 1970")?;
+        let offsets = reader.with(&offsets_key, form, offsets)?;
+        let default = reader.choice(&default_key, &ENDS)?;
+        for (is_given, option, modes) in [
+            (timestamp.is_some(), &timestamp_key, &["timestamp"][..]),
+            (offsets.is_some(), &offsets_key, &["specific-offsets"]),
+            (default.is_some(), &default_key, &["specific-offsets", "group-offsets"]),
+        ] {
+            if is_given && !mode.is_some_and(|mode| modes.contains(&mode)) {
+                let modes = modes.iter().map(|mode| format!("'{mode}'")).collect::<Vec<_>>().join(" or ");
+                return Err(reader.blame(Error::usage(format!("option '{option}' needs '{mode_key}' = {modes}"))));
+            }
+        }
+        let default = default.unwrap_or(End::Earliest);
+        let needs = |mode: &str, option: &str| {
+            reader.blame(Error::usage(format!("'{mode_key}' = '{mode}' needs the option '{option}'")))
+        };
+        Ok(match mode {
+            None => None,
+            Some("earliest-offset") => Some(Self::Earliest),
+            Some("latest-offset") => Some(Self::Latest),
+            Some("group-offsets") => Some(Self::Group(default)),
+            Some(mode @ "timestamp") => Some(Self::Timestamp(timestamp.ok_or_else(|| needs(mode, &timestamp_key))?)),
+            Some(mode) => Some(Self::Specific(offsets.ok_or_else(|| needs(mode, &offsets_key))?, default)),
+        })
+    }
+
+    /// The offsets it means, of the partitions of `extent`.
+    ///
+    /// Errors: a listed partition that does not exist; for a beginning, a listed offset that is not there.
+    pub async fn resolve(&self, side: Side, extent: &Extent, lookup: &dyn Lookup) -> Result<Offsets> {
+        let partitions: Vec<Partition> = extent.partitions.keys().cloned().collect();
+        let (known, default) = match self {
+            Self::Earliest => (Offsets::new(), End::Earliest),
+            Self::Latest => (Offsets::new(), End::Latest),
+            Self::Group(default) => (lookup.committed(&partitions).await?, *default),
+            Self::Timestamp(at) => (lookup.at(&partitions, *at).await?, End::Latest),
+            Self::Specific(listed, default) => {
+                check(listed, side, extent)?;
+                (listed.clone(), *default)
+            }
+        };
+        let offset = |(partition, bounds): (&Partition, &Bounds)| {
+            let end = match default {
+                End::Earliest => bounds.earliest,
+                End::Latest => bounds.latest,
+            };
+            (partition.clone(), known.get(partition).copied().unwrap_or(end))
+        };
+        Ok(extent.partitions.iter().map(offset).collect())
+    }
+}
+
+/// What was written down must exist. An end may lie ahead: the query then waits for it.
+fn check(listed: &Offsets, side: Side, extent: &Extent) -> Result<()> {
+    let option = format!("option '{}.specific-offsets'", side.prefix());
+    for (partition, offset) in listed {
+        let Some(bounds) = extent.partitions.get(partition) else {
+            let known: Vec<String> = extent.partitions.keys().map(ToString::to_string).collect();
+            return Err(Error::usage(format!("{option}: there is no {partition}; there are {}", known.join(", "))));
+        };
+        if side == Side::Startup && !(bounds.earliest..=bounds.latest).contains(offset) {
+            return Err(Error::usage(format!(
+                "{option}: offset {offset} is not in {partition}, which holds {}..{}",
+                bounds.earliest, bounds.latest
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::TableDefinition;
+
+    fn table(options: &[(&str, &str)]) -> TableDefinition {
+        TableDefinition {
+            name: "t".into(),
+            columns: vec![],
+            primary_key: vec![],
+            watermark: None,
+            partitioned_by: vec![],
+            options: options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        }
+    }
+
+    fn take(side: Side, options: &[(&str, &str)]) -> std::result::Result<Option<Position>, String> {
+        let table = table(options);
+        let parse = |text: &str| Some(Offsets::from([(partition(0), text.parse().ok()?)]));
+        let taken = Position::take(&mut OptionReader::new(&table), side, "an offset", parse);
+        taken.map_err(|error| error.to_string())
+    }
+
+    fn partition(number: u32) -> Partition {
+        Partition::new("p", number)
+    }
+
+    #[test]
+    fn the_modes_and_what_they_need() {
+        use Side::{Bounded, Startup};
+        assert_eq!(take(Startup, &[]), Ok(None));
+        assert_eq!(take(Bounded, &[("scan.bounded.mode", "unbounded")]), Ok(None));
+        assert_eq!(take(Bounded, &[("scan.bounded.mode", "latest-offset")]), Ok(Some(Position::Latest)));
+        let group = [("scan.startup.mode", "group-offsets"), ("scan.startup.default", "latest-offset")];
+        assert_eq!(take(Startup, &group), Ok(Some(Position::Group(End::Latest))));
+        let time = [("scan.startup.mode", "timestamp"), ("scan.startup.timestamp-millis", "7")];
+        assert_eq!(take(Startup, &time), Ok(Some(Position::Timestamp(7))));
+        let listed = [("scan.startup.mode", "specific-offsets"), ("scan.startup.specific-offsets", "3")];
+        let offsets = Offsets::from([(partition(0), 3)]);
+        assert_eq!(take(Startup, &listed), Ok(Some(Position::Specific(offsets, End::Earliest))));
+    }
+
+    #[test]
+    fn contradictions_are_refused_by_name() {
+        for (options, part) in [
+            (&[("scan.startup.mode", "timestamp")][..], "'timestamp' needs the option 'scan.startup.timestamp-millis'"),
+            (&[("scan.startup.timestamp-millis", "7")], "needs 'scan.startup.mode' = 'timestamp'"),
+            (&[("scan.startup.default", "latest-offset")], "= 'specific-offsets' or 'group-offsets'"),
+            (&[("scan.startup.mode", "unbounded")], "'unbounded' is no choice"),
+            (&[("scan.startup.mode", "latest")], "did you mean 'latest-offset'"),
+            (
+                &[("scan.startup.mode", "timestamp"), ("scan.startup.timestamp-millis", "noon")],
+                "'noon' is not a time in ms",
+            ),
+        ] {
+            let error = take(Side::Startup, options).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    struct Answers;
+
+    #[async_trait]
+    impl Lookup for Answers {
+        async fn committed(&self, _: &[Partition]) -> Result<Offsets> {
+            Ok(Offsets::from([(partition(1), 4)]))
+        }
+        async fn at(&self, _: &[Partition], _: i64) -> Result<Offsets> {
+            Ok(Offsets::from([(partition(0), 6)]))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_position_becomes_an_offset_for_each_partition() {
+        let bounds = |earliest, latest| Bounds { earliest, latest };
+        let partitions = BTreeMap::from([(partition(0), bounds(5, 9)), (partition(1), bounds(2, 3))]);
+        let extent = Extent { partitions, ..Extent::default() };
+        let listed = |number, offset| Position::Specific(Offsets::from([(partition(number), offset)]), End::Latest);
+        for (position, expected) in [
+            (Position::Earliest, [5, 2]),
+            (Position::Latest, [9, 3]),
+            (Position::Group(End::Earliest), [5, 4]),
+            (Position::Timestamp(0), [6, 3]),
+            (listed(0, 8), [8, 3]),
+        ] {
+            let offsets = position.resolve(Side::Startup, &extent, &Answers).await.unwrap();
+            assert_eq!(offsets.into_values().collect::<Vec<_>>(), expected, "{position:?}");
+        }
+        for (number, offset, part) in [(7, 1, "there is no p:7; there are p:0, p:1"), (0, 10, "which holds 5..9")] {
+            let error = listed(number, offset).resolve(Side::Startup, &extent, &Answers).await.unwrap_err();
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        let ahead = listed(0, 10).resolve(Side::Bounded, &extent, &Answers).await.unwrap();
+        assert_eq!(ahead[&partition(0)], 10);
+    }
+}
