@@ -15,8 +15,8 @@ use crate::query::definition::Definition;
 use crate::state::StateCommit;
 
 /// The version that this binary writes. 2: event time and state. 3: a table of late rows, a second sink. 4: statement sets, dead
-/// letters.
-pub const VERSION: u32 = 4;
+/// letters. 5: streams that end, messages that are gone.
+pub const VERSION: u32 = 5;
 
 /// `query.json`: who the query is, and where it began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct QueryRecord {
     pub created_ms: i64,
     /// By table: each partition's start offset, resolved once.
     pub start: BTreeMap<String, Offsets>,
+    /// By table that is bounded: where each partition ends, resolved once. Others of its partitions are not read.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub end: BTreeMap<String, Offsets>,
 }
 
 /// `definitions/…`: what the query was, from some epoch on.
@@ -120,6 +123,9 @@ pub struct Commit {
     /// By operator: its state after the epoch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub state: BTreeMap<String, StateCommit>,
+    /// By table: how many offsets of a partition were gone, and are skipped by this epoch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost: BTreeMap<String, Offsets>,
 }
 
 fn is_zero(number: &usize) -> bool {

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::storage::Stores;
 
 pub use report::{Fingerprint, PartitionReport, ReadReport, SkippedSample};
-pub use scan::ScanOptions;
+pub use scan::{OnDataLoss, ScanOptions};
 
 pub mod blackhole;
 pub mod console;
@@ -302,6 +302,21 @@ pub trait Sink: Debug + Send + Sync {
 
     /// Forgets what was staged for `epoch`, also after part of it failed.
     async fn discard(&self, epoch: u64);
+
+    /// Takes back what an earlier try may have published of `epoch`: it is run again with fewer rows, as some are gone. Where
+    /// rows may be seen twice, nothing has to be.
+    ///
+    /// Errors: [`Kind::Refused`](crate::error::Kind::Refused) where that cannot be done.
+    async fn retract(&self, epoch: u64) -> Result<()> {
+        match self.guarantee().delivery {
+            Delivery::AtLeastOnce | Delivery::None => Ok(()),
+            promised => Err(Error::refused(format!(
+                "of the messages of epoch {epoch} some are gone, so it cannot be run again as it was, and what the destination may \
+                 have of it cannot be taken back, as {promised} would need; give the query another name \
+                 (SET 'pipeline.name') to begin behind them"
+            ))),
+        }
+    }
 
     /// How long an epoch should take at most, from its first row to its end here; none, where that is no matter.
     fn epoch_bound(&self) -> Option<Duration> {

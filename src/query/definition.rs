@@ -124,6 +124,17 @@ pub fn compare(old: &Definition, new: &Definition) -> Result<()> {
             }
         }
     }
+    for (name, table) in &new.sources {
+        let ends = |table: &TableDefinition| -> Vec<(String, String)> {
+            table.options.clone().into_iter().filter(|(key, _)| key.starts_with("scan.bounded.")).collect()
+        };
+        if old.sources.get(name).is_some_and(|old| ends(old) != ends(table)) {
+            return Err(Error::refused(format!(
+                "source {name}: where a stream ends ('scan.bounded.*') was decided when the query began, and is another now; \
+                 {advice}"
+            )));
+        }
+    }
     let targets = |definition: &Definition| -> Vec<String> {
         definition.others.iter().map(|other| other.identity.clone()).collect()
     };

@@ -18,10 +18,10 @@ use tokio::task::JoinSet;
 use super::progress::{Durations, Event};
 use super::trigger::Trigger;
 use super::watermark::{self, PartitionTime};
-use super::{Batch, DeadLetterTable, Opened, Position, Query, Step, definition, planning};
+use super::{Batch, DeadLetterTable, Opened, Position, Query, Step, definition, loss, planning};
 use crate::checkpoint::{Commit, Cut, Intent, VERSION};
 use crate::connector::spool::Spooled;
-use crate::connector::{Bounds, Extent, Offsets, Partition, Published, ScanOptions, Span};
+use crate::connector::{Bounds, Extent, Offsets, OnDataLoss, Partition, Published, ScanOptions, Span};
 use crate::error::{Error, Result};
 use crate::plan::Binding;
 use crate::plan::aggregate::{Times, stateful_nodes};
@@ -48,6 +48,7 @@ pub(super) enum Next {
 pub(super) struct NewEpoch {
     cuts: BTreeMap<String, Cut>,
     latest: BTreeMap<String, Offsets>,
+    unreachable: BTreeMap<String, BTreeMap<Partition, String>>,
     batch_time_ms: i64,
     watermark_ms: Option<i64>,
     plan_ms: f64,
@@ -68,19 +69,22 @@ impl Query {
             Ok::<_, Error>((table.name.clone(), extent))
         }))
         .await?;
-        let latest_of = |extent: &Extent| extent.partitions.iter().map(|(p, b)| (p.clone(), b.latest)).collect();
         let latest: BTreeMap<String, Offsets> =
-            extents.iter().map(|(table, extent)| (table.clone(), latest_of(extent))).collect();
+            extents.iter().map(|(table, extent)| (table.clone(), self.latest(table, extent))).collect();
         if self.spec.trigger == Trigger::AvailableNow && self.until.is_none() {
+            check_reachable(&extents)?;
             self.until = Some(latest.clone());
         }
         let mut cuts = BTreeMap::new();
         for (name, extent) in &extents {
-            let position = self.offsets(name);
+            let mut position = self.offsets(name);
             check_shrunk(name, extent, &position)?;
-            let until = self.until.as_ref().and_then(|until| until.get(name));
-            let limit = ScanOptions::of(&tables[name])?.max_rows.min(self.most_rows);
-            let spans = planning::next_spans(extent, &position, until, limit);
+            let options = ScanOptions::of(&tables[name])?;
+            if options.on_data_loss == OnDataLoss::Continue {
+                loss::skip_lost(&mut position, extent);
+            }
+            let limit = options.max_rows.min(self.most_rows);
+            let spans = planning::next_spans(extent, &position, self.until(name), limit);
             let all: Vec<Partition> = extent.partitions.keys().cloned().collect();
             cuts.insert(name.clone(), planning::cut(spans, &all, self.tasks));
         }
@@ -88,23 +92,45 @@ impl Query {
         let watermark_ms = self.watermark(&extents, batch_time_ms)?;
         if cuts.values().any(|cut| !cut.is_empty()) || self.would_close(watermark_ms)? {
             let plan_ms = self.ms_since(start);
+            let unreachable = extents.into_iter().map(|(table, extent)| (table, extent.unreachable)).collect();
             return Ok(Work::Next(Next::New(Box::new(NewEpoch {
                 cuts,
                 latest,
+                unreachable,
                 batch_time_ms,
                 watermark_ms,
                 plan_ms,
             }))));
         }
-        let is_complete = match &self.until {
-            Some(until) => until.iter().all(|(name, until)| {
-                let position = self.offsets(name);
-                until.iter().all(|(p, end)| position.get(p).is_none_or(|next| next >= end))
-            }),
-            None => extents.iter().all(|(_, extent)| extent.complete),
-        };
+        let is_complete = extents.iter().all(|(name, extent)| match self.until(name) {
+            Some(until) => self.has_reached(name, until),
+            None => extent.complete,
+        });
         self.retries = 0;
         Ok(Work::None(if is_complete { Step::Finished } else { Step::Idle }))
+    }
+
+    /// Where a table ends for this query: as `available-now` found it, or as it was recorded of one that is bounded.
+    fn until(&self, table: &str) -> Option<&Offsets> {
+        self.until.as_ref().and_then(|until| until.get(table)).or_else(|| self.record.end.get(table))
+    }
+
+    fn has_reached(&self, table: &str, end: &Offsets) -> bool {
+        let position = self.offsets(table);
+        end.iter().all(|(partition, end)| position.get(partition).is_none_or(|next| next >= end))
+    }
+
+    /// Up to where a table's partitions can be read now, of one that is bounded not behind its end.
+    fn latest(&self, table: &str, extent: &Extent) -> Offsets {
+        let end = self.record.end.get(table);
+        let latest = |(partition, bounds): (&Partition, &Bounds)| {
+            let latest = match end {
+                Some(end) => bounds.latest.min(*end.get(partition)?),
+                None => bounds.latest,
+            };
+            Some((partition.clone(), latest))
+        };
+        extent.partitions.iter().filter_map(latest).collect()
     }
 
     pub(super) fn offsets(&self, table: &str) -> Offsets {
@@ -122,6 +148,9 @@ impl Query {
             if !timed.contains_key(table) {
                 return true;
             }
+            if let Some(end) = self.record.end.get(table) {
+                return self.has_reached(table, end);
+            }
             let position = self.offsets(table);
             let is_read = |(p, b): (&Partition, &Bounds)| *position.get(p).unwrap_or(&b.earliest) >= b.latest;
             extent.complete && extent.partitions.iter().all(is_read)
@@ -132,16 +161,22 @@ impl Query {
         let mut sources = vec![];
         for (table, extent) in extents {
             let Some(definition) = timed.get(table).filter(|table| table.watermark.is_some()) else { continue };
-            let commits = self.position.sources.get(table);
-            let shown = |(partition, bounds): (&Partition, &Bounds)| {
+            let (commits, end) = (self.position.sources.get(table), self.record.end.get(table));
+            let shown = |(partition, bounds): (&Partition, Option<&Bounds>)| {
                 let commit = commits.and_then(|commits| commits.get(partition)).cloned().unwrap_or_default();
-                PartitionTime {
+                // One that is read to its end, or never will be, holds nothing back.
+                if end.is_some_and(|end| end.get(partition).is_none_or(|end| commit.next >= *end)) {
+                    return None;
+                }
+                Some(PartitionTime {
                     watermark_ms: commit.watermark_ms,
                     last_row_ms: commit.last_row_ms.unwrap_or(self.record.created_ms),
-                    has_more: bounds.latest > commit.next.max(bounds.earliest),
-                }
+                    has_more: bounds.is_none_or(|bounds| bounds.latest > commit.next.max(bounds.earliest)),
+                })
             };
-            let partitions: Vec<PartitionTime> = extent.partitions.iter().map(shown).collect();
+            let reachable = extent.partitions.iter().map(|(partition, bounds)| (partition, Some(bounds)));
+            let unreachable = extent.unreachable.keys().map(|partition| (partition, None));
+            let partitions: Vec<PartitionTime> = reachable.chain(unreachable).filter_map(shown).collect();
             let timeout = ScanOptions::of(definition)?.idle_timeout;
             sources.push(watermark::of_source(&partitions, batch_time_ms, timeout));
         }
@@ -162,7 +197,7 @@ impl Query {
 
     /// Writes the intent, unless there is one; from here on the epoch's result is decided.
     pub(super) async fn intend(&mut self, next: Next) -> Result<Batch> {
-        let NewEpoch { cuts, latest, batch_time_ms, watermark_ms, plan_ms } = match next {
+        let NewEpoch { cuts, latest, unreachable, batch_time_ms, watermark_ms, plan_ms } = match next {
             Next::Pending(batch) => return Ok(*batch),
             Next::New(new) => *new,
         };
@@ -190,29 +225,35 @@ impl Query {
         if self.opened.planned.definition.static_files.is_some() {
             // Once it is intended, it could only be run with the files as they were.
             let advice = "run the query again, and it goes on with them as they are now";
-            self.physical(&intent, &self.opened, advice).await?;
+            self.physical(&intent, &intent.sources, &self.opened, advice).await?;
         }
         self.log.intend(&intent).await?;
         let (looked_again, looked_us) = (Some(self.look_again(epoch)), self.start_us());
         let took = Durations { plan: plan_ms, intend: self.ms_since(start), ..Durations::default() };
         let published = vec![None; self.opened.sinks.len()];
         let opened = Arc::clone(&self.opened);
-        let state = BTreeMap::new();
-        Ok(Batch { intent, opened, pins, published, looked_again, looked_us, latest, state, took })
+        let (cuts, state) = (intent.sources.clone(), BTreeMap::new());
+        Ok(Batch { intent, cuts, opened, pins, published, looked_again, looked_us, latest, unreachable, state, took })
     }
 
     /// The epoch's physical plans: a pure function of the intent.
     pub(super) async fn bind(&self, batch: &mut Batch) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
         let start = self.start_us();
         let advice = "an epoch that was begun with them must be finished with them; put them back as they were";
-        let physical = self.physical(&batch.intent, &batch.opened, advice).await?;
+        let physical = self.physical(&batch.intent, &batch.cuts, &batch.opened, advice).await?;
         batch.took.bind = self.ms_since(start);
         Ok(physical)
     }
 
-    async fn physical(&self, intent: &Intent, opened: &Opened, advice: &str) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
+    async fn physical(
+        &self,
+        intent: &Intent,
+        cuts: &BTreeMap<String, Cut>,
+        opened: &Opened,
+        advice: &str,
+    ) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
         let binding = Binding {
-            cuts: intent.sources.clone(),
+            cuts: cuts.clone(),
             times: Times {
                 batch: intent.batch_time_ms,
                 late_before: intent.late_before_ms,
@@ -335,11 +376,22 @@ impl Query {
         let start = self.start_us();
         let intent = &batch.intent;
         let mut sources = self.position.sources.clone();
-        let mut reports = BTreeMap::new();
+        let (mut reports, mut lost) = (BTreeMap::new(), BTreeMap::new());
+        // What all destinations have is not lost, unless something remembers it.
+        let is_there = batch.published.iter().all(Option::is_some) && !batch.opened.planned.remembers();
         for (table, cut) in &intent.sources {
             let seen = batch.opened.opener.report(table).take();
             let commits = sources.entry(table.clone()).or_default();
             for span in cut.iter().flatten() {
+                let is_same = |read: &&Span| read.partition == span.partition;
+                // What nothing is left of is another partition now, and goes on where recovery put it.
+                let Some(read) = batch.cuts[table].iter().flatten().find(is_same) else { continue };
+                let before = commits.get(&span.partition).map_or(span.from, |commit| commit.next);
+                let had = if is_there { span.len() } else { read.len() };
+                let gone = span.to.saturating_sub(before).saturating_sub(had);
+                if gone > 0 {
+                    lost.entry(table.clone()).or_insert_with(Offsets::new).insert(span.partition.clone(), gone);
+                }
                 let commit = commits.entry(span.partition.clone()).or_default();
                 commit.next = span.to;
                 if let Some(last) = seen.get(&span.partition).and_then(|report| report.last.clone()) {
@@ -364,6 +416,7 @@ impl Query {
             dead_letters: planned.dead_letter_identities().zip(of_dead_letters).collect(),
             watermark_ms: intent.watermark_ms.or(self.position.watermark_ms),
             state: std::mem::take(&mut batch.state),
+            lost,
         };
         self.log.commit(&commit).await?;
         for operator in batch.opened.opener.operators() {
@@ -377,9 +430,9 @@ impl Query {
             self.most_rows = planning::next_most(self.most_rows, rows.unwrap_or_default(), took_ms, bound_ms);
         }
         *batch.opened.restored.lock().await = Some((commit.epoch, self.shards));
-        let sinks = commit.sinks.clone();
+        let (sinks, lost) = (commit.sinks.clone(), commit.lost.clone());
         self.position = Position::after(commit);
-        let progress = self.progress(&batch, &reports, &sinks);
+        let progress = self.progress(&batch, &reports, &sinks, &lost);
         self.is_behind = progress.sources.values().any(|source| source.lag > 0);
         self.reporter.report(Event::Epoch(Box::new(progress)));
         self.retries = 0;
@@ -398,6 +451,17 @@ impl Query {
 /// Runs what gives these rows, and drops them.
 async fn drained(rows: SendableRecordBatchStream) -> Result<()> {
     Ok(rows.try_for_each(|_| std::future::ready(Ok(()))).await?)
+}
+
+/// What is available now cannot be known of partitions that nobody reaches.
+fn check_reachable(extents: &[(String, Extent)]) -> Result<()> {
+    let unreachable = extents.iter().find_map(|(table, extent)| Some((table, extent.unreachable.first_key_value()?)));
+    match unreachable {
+        Some((table, (partition, reason))) => {
+            Err(Error::transient(format!("table {table}: {partition} cannot be reached: {reason}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A partition that ends before the query's position was created anew, or has lost its end. For a moment that may also

@@ -20,9 +20,9 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::catalog::TableDefinition;
-use crate::checkpoint::{Commit, Intent, Log, QueryRecord, SourceCommit};
+use crate::checkpoint::{Commit, Cut, Intent, Log, QueryRecord, SourceCommit};
 use crate::connector::dead_letters::DeadLetters;
-use crate::connector::{Connectors, Environment, Offsets, Owner, Pin, Published, Sink};
+use crate::connector::{Connectors, Environment, Offsets, Owner, Partition, Pin, Published, Sink};
 use crate::error::Result;
 use crate::plan::aggregate::Shape;
 use crate::plan::opener::Opener;
@@ -31,16 +31,19 @@ use crate::state::StateCommit;
 use crate::storage::Location;
 
 pub mod definition;
+pub mod loss;
 pub mod planning;
 pub mod progress;
 pub mod recovery;
 pub mod trigger;
 pub mod watermark;
 
+mod acknowledge;
 mod epoch;
 mod open;
 mod run;
 
+use acknowledge::Acknowledged;
 use definition::Definition;
 use epoch::Work;
 use progress::{Durations, Reporter};
@@ -204,6 +207,8 @@ struct Opened {
 #[derive(Debug)]
 pub struct Batch {
     intent: Intent,
+    /// What is read: the intent's spans, but what of them is gone.
+    cuts: BTreeMap<String, Cut>,
     opened: Arc<Opened>,
     /// By sink, what it pinned.
     pins: Vec<Pin>,
@@ -214,6 +219,8 @@ pub struct Batch {
     /// When that was, by the monotonic clock.
     looked_us: u64,
     latest: BTreeMap<String, Offsets>,
+    /// By table, partitions that could not be reached, and why.
+    unreachable: BTreeMap<String, BTreeMap<Partition, String>>,
     /// By operator, its state after the epoch, once that is saved.
     state: BTreeMap<String, StateCommit>,
     took: Durations,
@@ -243,6 +250,7 @@ pub struct Query {
     reporter: Reporter,
     retries: u32,
     housekeeping: Option<JoinHandle<()>>,
+    acknowledged: Acknowledged,
 }
 
 impl Query {
@@ -313,6 +321,7 @@ impl Query {
     /// Gives back connections and threads.
     pub async fn close(&mut self) {
         self.discard().await;
+        self.acknowledge_all().await;
         if let Some(housekeeping) = self.housekeeping.take() {
             // A short run would otherwise never clear up.
             let _ = tokio::time::timeout(CLEARING_UP, housekeeping).await;

@@ -3,19 +3,28 @@
 //! Guarantee: rules 3 and 4 of the log. A definition's plan, sources, sinks and state are open together ([`Opened`]), so an
 //! intent is finished by what its own definition read from, wrote to and remembered, whatever the file says today.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::try_join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 use twox_hash::XxHash64;
 
+use super::acknowledge::Acknowledged;
 use super::definition;
+use super::loss::{self, Anew};
 use super::progress::{Event, Reporter};
 use super::recovery::{self, Decision};
 use super::{Batch, Opened, Planned, Position, Query, QuerySpec};
-use crate::checkpoint::{Commit, Cut, DefinitionRecord, Intent, Journal, Log, QueryRecord, SourceCommit, VERSION};
-use crate::connector::{Offsets, Owner, Partition, Pin, Progress, Published, Sink, Span};
+use crate::catalog::TableDefinition;
+use crate::checkpoint::{
+    Commit, Cut, DefinitionRecord, Intent, Journal, Log, PartitionCommit, QueryRecord, SourceCommit, VERSION,
+};
+use crate::connector::{
+    Extent, Offsets, OnDataLoss, Owner, Partition, Pin, Progress, Published, ScanOptions, Sink, Source, Span,
+};
 use crate::error::{Error, Kind, Result};
 use crate::plan::aggregate::Times;
 use crate::plan::opener::Opener;
@@ -24,6 +33,12 @@ use crate::state::operator::{MAX_FILES, Operator};
 
 /// Notes of what tables of dead letters pinned for epochs whose intents do not know them.
 const PINS: &str = "pins";
+
+/// How many messages are looked at side by side, to find out whether they are those that were read.
+const LOOKED_AT: usize = 16;
+/// After so many tries in a row a partition that ends before the query's position is taken for another one, where the
+/// query may go on without what is lost; until then it may be a new leader that is still behind.
+const DOUBTS: u32 = 3;
 
 /// Removes the notes of epochs up to `committed`.
 pub(super) async fn forget_pins(journal: &Journal, committed: u64) -> Result<()> {
@@ -64,6 +79,7 @@ impl Query {
             reporter,
             retries: 0,
             housekeeping: None,
+            acknowledged: Acknowledged::default(),
             spec,
         };
         query.recover().await?;
@@ -100,13 +116,17 @@ impl Query {
         }
         let id = clock.random_id();
         let mine = opener(&id);
-        let mut start = BTreeMap::new();
+        let (mut start, mut end) = (BTreeMap::new(), BTreeMap::new());
         for (name, table) in spec.planned.tables() {
-            start.insert(name, mine.source(&table).await?.start().await?);
+            let source = mine.source(&table).await?;
+            start.insert(name.clone(), source.start().await?);
+            if let Some(offsets) = source.end().await? {
+                end.insert(name, offsets);
+            }
         }
         let created_ms = clock.now_ms();
         let record = log
-            .begin(QueryRecord { version: VERSION, id: id.clone(), name: spec.name.clone(), created_ms, start })
+            .begin(QueryRecord { version: VERSION, id: id.clone(), name: spec.name.clone(), created_ms, start, end })
             .await?;
         if record.id == id {
             return Ok((record, mine));
@@ -190,24 +210,104 @@ impl Query {
             Some(commit) => Position::after(commit),
             None => Position { sources: self.start(), ..Position::default() },
         };
+        let anew = self.find_anew().await?;
         self.forget().await?;
         let Decision::Redo { intent, published } = decision else { return self.restore(&self.opened).await };
         // Where a destination stood before is what the next commit knows of one that has the epoch already.
         let known = |(is_published, position): (bool, serde_json::Value)| {
             is_published.then(|| Published { position, ..Published::default() })
         };
-        let published = published.into_iter().zip(positions).map(known).collect();
+        let published: Vec<_> = published.into_iter().zip(positions).map(known).collect();
+        let cuts = self.left_of(&intent, &anew).await?;
+        if cuts != intent.sources {
+            for (sink, _) in opened.sinks.iter().zip(&published).filter(|(_, published)| published.is_none()) {
+                sink.retract(intent.epoch).await?;
+            }
+        }
         if intent.shards > 0 {
             // It has to be finished as it was cut.
             self.shards = intent.shards;
         }
         self.restore(&opened).await?;
         let (looked_again, looked_us) = (Some(self.look_again(intent.epoch)), self.start_us());
-        let (latest, state, took) = Default::default();
+        let (latest, unreachable, state, took) = Default::default();
         let (pins, intent) = (self.pins(&opened, &intent).await?, *intent);
-        self.pending =
-            Some(Box::new(Batch { intent, opened, pins, published, looked_again, looked_us, latest, state, took }));
+        self.pending = Some(Box::new(Batch {
+            intent,
+            cuts,
+            opened,
+            pins,
+            published,
+            looked_again,
+            looked_us,
+            latest,
+            unreachable,
+            state,
+            took,
+        }));
         Ok(())
+    }
+
+    /// The tables that go on without what is lost.
+    fn lenient_tables(&self) -> Result<Vec<Arc<TableDefinition>>> {
+        let mut lenient = vec![];
+        for table in self.opened.planned.tables().into_values() {
+            if ScanOptions::of(&table)?.on_data_loss == OnDataLoss::Continue {
+                lenient.push(table);
+            }
+        }
+        Ok(lenient)
+    }
+
+    /// Whether another try may help against lost messages: it leaves them out.
+    pub(super) fn can_go_on_without(&self, error: &Error) -> bool {
+        error.kind() == Kind::DataLoss && self.lenient_tables().is_ok_and(|tables| !tables.is_empty())
+    }
+
+    /// Finds partitions whose messages are others than those that were read, and begins at their first offset, where the
+    /// table says so.
+    async fn find_anew(&mut self) -> Result<Anew> {
+        let mut anew = Anew::new();
+        for (name, table) in self.opened.planned.tables() {
+            let Some(commits) = self.position.sources.get(&name).cloned() else { continue };
+            let source = self.opened.opener.source(&table).await?;
+            let is_lenient = ScanOptions::of(&table)?.on_data_loss == OnDataLoss::Continue;
+            let mut found = others(&source, &commits).await?;
+            if let (Some(partition), false) = (found.first(), is_lenient) {
+                return Err(Error::data_loss(format!(
+                    "table {name}: {partition} holds other messages than those that were read: the topic was created anew; to \
+                     read it from its first offset say 'scan.on-data-loss' = 'continue', or give the query another name \
+                     (SET 'pipeline.name')"
+                )));
+            }
+            if !is_lenient {
+                continue;
+            }
+            let extent = source.extent().await?;
+            if self.retries >= DOUBTS {
+                found.extend(shrunk(&extent, &commits));
+            }
+            let commits = self.position.sources.entry(name.clone()).or_default();
+            for partition in &found {
+                tracing::warn!(table = name, %partition, "it was created anew, and is read from its first offset");
+                match (extent.partitions.get(partition), commits.get_mut(partition)) {
+                    (Some(bounds), Some(commit)) => (commit.next, commit.last) = (bounds.earliest, None),
+                    _ => drop(commits.remove(partition)),
+                }
+            }
+            anew.insert(name, found);
+        }
+        Ok(anew)
+    }
+
+    /// What is to be read of an epoch that was intended: all of it, but what is gone where a table goes on without.
+    async fn left_of(&self, intent: &Intent, anew: &Anew) -> Result<BTreeMap<String, Cut>> {
+        let mut extents = BTreeMap::new();
+        for table in self.lenient_tables()? {
+            let source = self.opened.opener.source(&table).await?;
+            extents.insert(table.name.clone(), source.extent().await?);
+        }
+        Ok(loss::left(&intent.sources, &extents, anew))
     }
 
     /// By sink, what the intent pinned. A table of dead letters that it does not know is asked now, and its answer kept
@@ -280,7 +380,7 @@ impl Query {
 
     fn start(&self) -> BTreeMap<String, SourceCommit> {
         let commits = |offsets: &Offsets| {
-            let commit = |next: &u64| crate::checkpoint::PartitionCommit { next: *next, ..Default::default() };
+            let commit = |next: &u64| PartitionCommit { next: *next, ..Default::default() };
             offsets.iter().map(|(partition, next)| (partition.clone(), commit(next))).collect()
         };
         self.record.start.iter().map(|(table, offsets)| (table.clone(), commits(offsets))).collect()
@@ -321,4 +421,33 @@ impl Query {
         *restored = wanted;
         Ok(())
     }
+}
+
+/// The partitions whose last message that was read is another now.
+async fn others(source: &Arc<dyn Source>, commits: &SourceCommit) -> Result<BTreeSet<Partition>> {
+    let read = commits.iter().filter_map(|(partition, commit)| Some((partition.clone(), commit.last.clone()?)));
+    let looked = read.map(|(partition, last)| {
+        let source = Arc::clone(source);
+        let look = async move {
+            match source.fingerprint(&partition, last.offset).await {
+                Ok(found) => Ok(found.filter(|found| *found != last).map(|_| partition)),
+                // Whoever reads it will say that it cannot be reached.
+                Err(error) if error.kind() == Kind::Transient => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        look.boxed()
+    });
+    let looked: Vec<_> = looked.collect();
+    let found: Vec<Option<Partition>> = stream::iter(looked).buffer_unordered(LOOKED_AT).try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// The partitions that end before what was read, or are not there any more.
+fn shrunk(extent: &Extent, commits: &SourceCommit) -> BTreeSet<Partition> {
+    let is_shrunk = |(partition, commit): &(&Partition, &PartitionCommit)| match extent.partitions.get(*partition) {
+        Some(bounds) => bounds.latest < commit.next,
+        None => !extent.unreachable.contains_key(*partition),
+    };
+    commits.iter().filter(is_shrunk).map(|(partition, _)| partition.clone()).collect()
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Batch, Query};
-use crate::connector::{Partition, PartitionReport, Published, SkippedSample};
+use crate::connector::{Offsets, Partition, PartitionReport, Published, SkippedSample};
 use crate::plan::opener::LateRows;
 
 /// One epoch, as it went. Durations are in milliseconds.
@@ -70,6 +70,12 @@ pub struct SourceProgress {
     /// Messages that went to the table for dead letters.
     #[serde(skip_serializing_if = "is_zero")]
     pub dead_letters: u64,
+    /// Offsets that were gone, and are skipped (`scan.on-data-loss` = continue).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lost: u64,
+    /// Partitions that could not be reached when the epoch was planned, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unreachable: BTreeMap<Partition, String>,
     /// By partition, those that were read.
     pub partitions: BTreeMap<Partition, PartitionProgress>,
 }
@@ -173,13 +179,18 @@ impl Query {
         batch: &Batch,
         reports: &BTreeMap<String, BTreeMap<Partition, PartitionReport>>,
         published: &[Published],
+        lost: &BTreeMap<String, Offsets>,
     ) -> EpochProgress {
         let (mut rows_in, mut bytes_in) = (0, 0);
         let mut sources = BTreeMap::new();
         for (table, seen) in reports {
-            let mut source = SourceProgress::default();
+            let mut source = SourceProgress {
+                lost: lost.get(table).into_iter().flat_map(BTreeMap::values).sum(),
+                unreachable: batch.unreachable.get(table).cloned().unwrap_or_default(),
+                ..SourceProgress::default()
+            };
             let latest = batch.latest.get(table);
-            for span in batch.intent.spans(table) {
+            for span in batch.cuts.get(table).into_iter().flatten().flatten() {
                 let report = seen.get(&span.partition).cloned().unwrap_or_default();
                 rows_in += report.messages;
                 bytes_in += report.bytes;

@@ -44,6 +44,7 @@ impl Query {
                 Ok(Step::Finished) => break Ok(()),
                 Ok(Step::Committed(_)) => {
                     look = FIRST_LOOK;
+                    self.acknowledge();
                     if let Trigger::Every(interval) = self.spec.trigger
                         && !self.is_behind
                     {
@@ -52,6 +53,7 @@ impl Query {
                     }
                 }
                 Ok(Step::Idle) => {
+                    self.acknowledge();
                     wait(look, &mut stop).await;
                     look = (look * 2).min(LONGEST_LOOK);
                 }
@@ -69,6 +71,9 @@ impl Query {
     /// After trouble: waits and recovers, until that succeeds; gives the error back where another try is no use.
     async fn start_over(&mut self, mut error: Error, stop: &mut watch::Receiver<bool>) -> Result<()> {
         let limit = self.spec.environment.number("restart.max-attempts").unwrap_or(MAX_ATTEMPTS);
+        if self.can_go_on_without(&error) {
+            error = Error::transient("messages are gone, and the epoch is run again without them").caused_by(error);
+        }
         loop {
             self.retries += 1;
             if error.kind() != Kind::Transient || *stop.borrow() {

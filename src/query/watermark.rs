@@ -15,7 +15,7 @@ pub struct PartitionTime {
     pub watermark_ms: Option<i64>,
     /// The batch time of the epoch that last had a row of it, or of the query's beginning.
     pub last_row_ms: i64,
-    /// Whether there is something to read that was not read yet.
+    /// Whether there is something to read that was not read yet, or nobody can say, as it cannot be reached.
     pub has_more: bool,
 }
 

@@ -116,7 +116,7 @@ async fn visible(world: &World, target: &str) -> Vec<i64> {
 }
 
 /// Runs until the gate stops a call; whether it did.
-async fn crash(world: &World, script: &str, gate: &Arc<Gate>) -> bool {
+pub async fn crash(world: &World, script: &str, gate: &Arc<Gate>) -> bool {
     let spec = world.plan(script, Some(gate)).await;
     let running = tokio::spawn(run_to_end(spec));
     let abort = running.abort_handle();

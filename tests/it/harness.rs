@@ -12,6 +12,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::TryStreamExt;
 use millstream::catalog::TableDefinition;
+use millstream::checkpoint::inspect;
 use millstream::clock::Clock;
 use millstream::connector::memory::{Memory, MemoryConnector};
 use millstream::connector::{
@@ -99,6 +100,19 @@ impl World {
         let numbers = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
         let files = self.files(location).await.into_iter();
         files.map(|(name, batches)| (name, batches.iter().flat_map(numbers).collect())).collect()
+    }
+
+    /// The first columns of all rows that queries wrote into a topic.
+    pub fn numbers(&self, topic: &str) -> Vec<i64> {
+        let numbers = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+        self.memory.rows(topic).iter().flat_map(numbers).collect()
+    }
+
+    /// How many offsets a query has skipped, as its commits say.
+    pub async fn lost(&self, checkpoint: &str, query: &str) -> u64 {
+        let checkpoint = self.stores.open(checkpoint, &Default::default()).unwrap();
+        let commits = inspect::commits(&checkpoint, query, usize::MAX).await.unwrap();
+        commits.iter().flat_map(|commit| commit.lost.values().flat_map(BTreeMap::values)).sum()
     }
 
     /// All rows of the files below `memory://NAME/…`.
@@ -217,6 +231,9 @@ impl Source for JitterySource {
     async fn start(&self) -> Result<Offsets> {
         self.inner.start().await
     }
+    async fn end(&self) -> Result<Option<Offsets>> {
+        self.inner.end().await
+    }
     async fn extent(&self) -> Result<Extent> {
         self.inner.extent().await
     }
@@ -281,6 +298,9 @@ impl Sink for GatedSink {
     }
     async fn sweep(&self, committed: u64) -> Result<()> {
         self.inner.sweep(committed).await
+    }
+    async fn retract(&self, epoch: u64) -> Result<()> {
+        self.gate.pass(self.inner.retract(epoch)).await
     }
     async fn close(&self) {
         self.inner.close().await

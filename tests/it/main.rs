@@ -16,3 +16,4 @@ mod kafka;
 mod local_durability;
 mod records;
 mod rocketmq;
+mod streams;

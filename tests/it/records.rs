@@ -52,9 +52,12 @@ fn records_are_written_and_read_as_ever() {
     let partition = |number| Partition::new("broker-a", number);
     let start = BTreeMap::from([("orders".to_string(), Offsets::from([(partition(0), 0), (partition(1), 42)]))]);
     let (id, name) = ("00c0ffee00c0ffee".to_string(), "job/big".to_string());
-    let query = QueryRecord { version: 2, id, name, created_ms: batch_time_ms, start };
+    let end = BTreeMap::new();
+    let query = QueryRecord { version: 2, id, name, created_ms: batch_time_ms, start, end };
     check_read("query", 2, query.clone());
-    check("query", QueryRecord { version, ..query });
+    check_read("query", 4, QueryRecord { version: 4, ..query.clone() });
+    let end = BTreeMap::from([("orders".to_string(), Offsets::from([(partition(1), 4200)]))]);
+    check("query", QueryRecord { version, end, ..query });
     let (host, token) = ("host".to_string(), "0123456789abcdef".to_string());
     let ran = RunRecord { version: 2, number: run, host, pid: 4711, started_ms: batch_time_ms, token };
     check_read("run", 2, ran.clone());
@@ -74,6 +77,7 @@ fn records_are_written_and_read_as_ever() {
     let pins = vec![serde_json::Value::Null; 2];
     let intent = Intent { version: 3, pins, ..intent };
     check_read("intent", 3, intent.clone());
+    check_read("intent", 4, Intent { version: 4, ..intent.clone() });
     check("intent", Intent { version, ..intent });
 
     let last = Fingerprint { offset: 249, timestamp: Some(batch_time_ms), id: Some("7F00".into()) };
@@ -96,7 +100,9 @@ fn records_are_written_and_read_as_ever() {
     let sinks = vec![commit.sinks[0].clone(), Published::default()];
     let commit = Commit { version: 3, sinks, ..commit };
     check_read("commit", 3, commit.clone());
-    check("commit", Commit { version, ..commit });
+    check_read("commit", 4, Commit { version: 4, ..commit.clone() });
+    let lost = BTreeMap::from([("orders".to_string(), Offsets::from([(partition(0), 100)]))]);
+    check("commit", Commit { version, lost, ..commit });
 
     let orders = table(
         "CREATE TABLE orders (id BIGINT NOT NULL, amount DECIMAL(10, 2), ts TIMESTAMP(3), tags MAP<STRING, ARRAY<INT>>,
@@ -138,6 +144,7 @@ fn records_are_written_and_read_as_ever() {
         identity: "print".into(),
     };
     let definition = Definition { others: vec![other], ..record.definition };
+    check_read("definition", 4, DefinitionRecord { version: 4, number: 2, definition: definition.clone() });
     check("definition", DefinitionRecord { version, number: 2, definition });
 }
 

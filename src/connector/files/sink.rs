@@ -22,7 +22,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::multipart::PartId;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
+use object_store::{ObjectMeta, ObjectStoreExt, PutPayload};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
@@ -202,6 +202,17 @@ impl Sink for ParquetSink {
                 self.abort(&file.name, id).await;
             }
         }
+    }
+
+    /// Removes the epoch's files. Whoever reads the directory meanwhile may have seen them.
+    async fn retract(&self, epoch: u64) -> Result<()> {
+        let prefix = format!("{}-{epoch}-", self.owner.id);
+        let is_mine = |meta: &ObjectMeta| meta.location.filename().is_some_and(|name| name.starts_with(&prefix));
+        let files = self.location.store.list(Some(&self.location.prefix));
+        let mine: Vec<ObjectMeta> = files.try_filter(|meta| std::future::ready(is_mine(meta))).try_collect().await?;
+        let paths = stream::iter(mine.into_iter().map(|meta| Ok(meta.location)));
+        self.location.store.delete_stream(paths.boxed()).try_for_each(|_| std::future::ready(Ok(()))).await?;
+        Ok(())
     }
 
     /// Aborts what uploads of committed epochs were left by runs that died. No grace is needed: of a committed epoch

@@ -220,6 +220,11 @@ impl Sink for KafkaSink {
         }
     }
 
+    /// An epoch is written as a whole, or, without transactions, may be written again.
+    async fn retract(&self, _epoch: u64) -> Result<()> {
+        Ok(())
+    }
+
     async fn discard(&self, epoch: u64) {
         let destination = self.destination.clone();
         let discarded = self.blocking(move || {

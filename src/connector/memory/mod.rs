@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use self::sink::MemorySink;
 use self::source::MemorySource;
 use super::messages::check_metadata;
+use super::position::{Position, Side};
 use super::{Connector, Delivery, Environment, Guarantee, Owner, Role, ScanOptions, Sink, Source};
 use crate::catalog::TableDefinition;
 use crate::error::Result;
@@ -29,7 +30,7 @@ mod topics;
 #[cfg(test)]
 mod tests;
 
-/// The connector `memory`; its one option is `topic`.
+/// The connector `memory`; its options are `topic`, and those of where a stream begins and ends.
 #[derive(Debug, Default)]
 pub struct MemoryConnector {
     memory: Memory,
@@ -42,12 +43,32 @@ impl MemoryConnector {
     }
 }
 
-fn topic(table: &TableDefinition) -> Result<String> {
-    let mut reader = OptionReader::new(table);
-    let topic = reader.required("topic")?;
-    ScanOptions::take(&mut reader)?;
-    reader.finish()?;
-    Ok(topic)
+/// The options of a table.
+#[derive(Debug)]
+struct Options {
+    topic: String,
+    startup: Option<Position>,
+    bounded: Option<Position>,
+}
+
+impl Options {
+    fn take(table: &TableDefinition) -> Result<Self> {
+        let mut reader = OptionReader::new(table);
+        let topic = reader.required("topic")?;
+        ScanOptions::take(&mut reader)?;
+        let (form, offsets) = ("a list such as 'topic:0,42;topic:1,300'", |text: &str| {
+            text.split(';')
+                .map(|entry| {
+                    let (partition, offset) = entry.split_once(',')?;
+                    Some((partition.trim().parse().ok()?, offset.trim().parse().ok()?))
+                })
+                .collect()
+        });
+        let startup = Position::take(&mut reader, Side::Startup, form, offsets)?;
+        let bounded = Position::take(&mut reader, Side::Bounded, form, offsets)?;
+        reader.finish()?;
+        Ok(Self { topic, startup, bounded })
+    }
 }
 
 fn guarantee() -> Guarantee {
@@ -66,11 +87,11 @@ impl Connector for MemoryConnector {
 
     fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
         check_metadata(table, &[], role == Role::Sink)?;
-        topic(table).map(drop)
+        Options::take(table).map(drop)
     }
 
     fn identity(&self, table: &TableDefinition) -> Result<String> {
-        Ok(format!("memory {}", topic(table)?))
+        Ok(format!("memory {}", Options::take(table)?.topic))
     }
 
     fn guarantee(&self, _table: &TableDefinition) -> Result<Guarantee> {
@@ -87,12 +108,11 @@ impl Connector for MemoryConnector {
         _environment: &Environment,
         _owner: Option<&Owner>,
     ) -> Result<Arc<dyn Source>> {
-        let (topic, schema) = (topic(&table)?, table.stored_schema());
-        Ok(Arc::new(MemorySource::new(self.memory.clone(), table.name.clone(), topic, schema)))
+        Ok(Arc::new(MemorySource::try_new(self.memory.clone(), &table)?))
     }
 
     async fn sink(&self, table: Arc<TableDefinition>, _: &Environment, owner: &Owner) -> Result<Arc<dyn Sink>> {
-        let (topic, query) = (topic(&table)?, Arc::clone(&owner.id));
+        let (topic, query) = (Options::take(&table)?.topic, Arc::clone(&owner.id));
         Ok(Arc::new(MemorySink::new(self.memory.clone(), table.name.clone(), topic, query)))
     }
 }

@@ -95,4 +95,9 @@ impl Sink for MemorySink {
     async fn discard(&self, epoch: u64) {
         self.staged().remove(&epoch);
     }
+
+    /// An epoch is published as a whole.
+    async fn retract(&self, _epoch: u64) -> Result<()> {
+        Ok(())
+    }
 }

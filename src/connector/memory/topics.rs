@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 
+use crate::connector::Fingerprint;
+
 /// Named topics in memory; clones share them. A topic comes into being when it is first spoken of.
 #[derive(Debug, Clone, Default)]
 pub struct Memory(Arc<Mutex<BTreeMap<String, Topic>>>);
@@ -26,6 +28,8 @@ pub(super) struct Log {
     pub(super) earliest: u64,
     /// The row after the last.
     pub(super) latest: u64,
+    /// How often the topic was created anew before.
+    pub(super) age: u64,
     /// Batches by the number of their first row, without empty ones.
     batches: BTreeMap<u64, RecordBatch>,
 }
@@ -60,6 +64,12 @@ impl Memory {
         self.with(topic, |topic| topic.partitions.entry(partition).or_default().trim(before));
     }
 
+    /// Deletes the rows of all partitions, and numbers what is appended from 0 again, as a topic does that is created anew.
+    pub fn recreate(&self, topic: &str) {
+        let anew = |log: &mut Log| *log = Log { age: log.age + 1, ..Log::default() };
+        self.with(topic, |topic| topic.partitions.values_mut().for_each(anew));
+    }
+
     /// What queries have published, in the order of epochs and tasks; one query after the other.
     pub fn rows(&self, topic: &str) -> Vec<RecordBatch> {
         self.with(topic, |topic| {
@@ -88,6 +98,11 @@ impl Log {
         self.earliest = before.clamp(self.earliest, self.latest);
         let earliest = self.earliest;
         self.batches.retain(|first, rows| first + rows.num_rows() as u64 > earliest);
+    }
+
+    /// What tells a row from that of another age.
+    pub(super) fn fingerprint(&self, offset: u64) -> Fingerprint {
+        Fingerprint { offset, timestamp: None, id: Some(self.age.to_string()) }
     }
 
     /// Rows `from..to`, all of which exist.

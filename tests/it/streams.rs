@@ -1,0 +1,173 @@
+//! Where streams begin and end, and what happens when messages are gone that were to be read.
+
+use millstream::error::Kind;
+use millstream::query::progress::Reporter;
+use millstream::query::{Query, Step};
+use millstream::storage::faults::{Gate, Moment};
+
+use crate::crash::crash;
+use crate::harness::{World, finish, run_to_end};
+
+const FILES: &str = "'connector' = 'filesystem', 'path' = 'memory://lake/out', 'format' = 'parquet'";
+const MEMORY: &str = "'connector' = 'memory', 'topic' = 'output'";
+
+/// Two partitions, `0..9` and `100..109`.
+fn world() -> World {
+    let world = World::new();
+    world.append("input", 0, 0..9);
+    world.append("input", 1, 100..109);
+    world
+}
+
+/// Copies the topic, four rows an epoch.
+fn script(target: &str, options: &str) -> String {
+    format!(
+        "SET 'checkpoint.location' = 'memory://ck'; SET 'parallelism' = '2'; SET 'epoch.trigger' = 'available-now';
+         SET 'restart.max-attempts' = '4';
+         CREATE TABLE input (n BIGINT)
+           WITH ('connector' = 'memory', 'topic' = 'input', 'scan.max-rows-per-epoch' = '4' {options});
+         CREATE TABLE output (n BIGINT) WITH ({target});
+         INSERT INTO output SELECT n FROM input;"
+    )
+}
+
+/// What a reader sees, sorted.
+async fn visible(world: &World) -> Vec<i64> {
+    let files = world.parquet("memory://lake/out").await.into_iter().flat_map(|(_, rows)| rows);
+    let mut rows: Vec<i64> = files.chain(world.numbers("output")).collect();
+    rows.sort_unstable();
+    rows
+}
+
+#[tokio::test]
+async fn a_stream_begins_where_the_query_says() {
+    let listed = ", 'scan.startup.mode' = 'specific-offsets', 'scan.startup.specific-offsets' = 'input:1,7'";
+    let rest = ", 'scan.startup.default' = 'latest-offset'";
+    for (options, expected) in [
+        (", 'scan.startup.mode' = 'latest-offset'".to_string(), vec![]),
+        (listed.to_string(), (0..9).chain(107..109).collect()),
+        (format!("{listed}{rest}"), vec![107, 108]),
+    ] {
+        let world = world();
+        run_to_end(world.plan(&script(MEMORY, &options), None).await).await.unwrap();
+        assert_eq!(visible(&world).await, expected, "{options}");
+    }
+}
+
+/// The end is found out once: what comes later is not part of the stream, also not for a run that comes later.
+#[tokio::test]
+async fn a_bounded_stream_ends_and_closes_every_window() {
+    let world = world();
+    let script = script(MEMORY, ", 'scan.bounded.mode' = 'latest-offset'")
+        .replace("SET 'epoch.trigger' = 'available-now';", "")
+        .replace("input (n BIGINT)", "input (n BIGINT, ts AS to_timestamp_seconds(n % 100), WATERMARK FOR ts AS ts)")
+        .replace(
+            "SELECT n FROM input",
+            "SELECT sum(n) FROM TABLE(TUMBLE(TABLE input, DESCRIPTOR(ts), INTERVAL '4' SECOND))
+             GROUP BY window_start, window_end",
+        );
+    let mut query = Query::open(world.plan(&script, None).await, Reporter::silent()).await.unwrap();
+    assert_eq!(query.step().await.unwrap(), Step::Committed(1));
+    query.close().await;
+    world.append("input", 0, 9..20);
+    world.append("input", 2, 200..220);
+    run_to_end(world.plan(&script, None).await).await.unwrap();
+    assert_eq!(visible(&world).await, [108 + 8, 400 + 6 + 6, 400 + 22 + 22]);
+    run_to_end(world.plan(&script, None).await).await.unwrap();
+    assert_eq!(visible(&world).await.len(), 3, "a stream that has ended stays so");
+
+    let longer = script.replace("'latest-offset'", "'unbounded'");
+    let error = run_to_end(world.plan(&longer, None).await).await.unwrap_err().chain();
+    assert!(
+        error.contains("source input: where a stream ends ('scan.bounded.*') was decided when the query"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_end_that_lies_ahead_is_waited_for() {
+    let world = world();
+    let options = ", 'scan.bounded.mode' = 'specific-offsets', 'scan.bounded.specific-offsets' = 'input:0,12'";
+    let script = script(MEMORY, options).replace("SET 'epoch.trigger' = 'available-now';", "");
+    let running = tokio::spawn(run_to_end(world.plan(&script, None).await));
+    while world.numbers("output").len() < 9 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(!running.is_finished());
+    world.append("input", 0, 9..15);
+    running.await.unwrap().unwrap();
+    assert_eq!(visible(&world).await, (0..12).collect::<Vec<_>>(), "a partition that is not listed is not read");
+}
+
+/// Retention overtakes a query that stands still.
+#[tokio::test]
+async fn offsets_that_are_gone_end_a_query_or_are_counted() {
+    let world = world();
+    let strict = script(MEMORY, "");
+    let mut query = Query::open(world.plan(&strict, None).await, Reporter::silent()).await.unwrap();
+    query.step().await.unwrap();
+    query.close().await;
+    world.memory.trim("input", 0, 7);
+    let error = run_to_end(world.plan(&strict, None).await).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::DataLoss);
+    let lenient = script(MEMORY, ", 'scan.on-data-loss' = 'continue'");
+    run_to_end(world.plan(&lenient, None).await).await.unwrap();
+    let expected: Vec<i64> = [0, 1].into_iter().chain(7..9).chain(100..109).collect();
+    assert_eq!(visible(&world).await, expected);
+    assert_eq!(world.lost("memory://ck", "test/output").await, 5);
+}
+
+/// Wherever it was stopped, and however much of an epoch was intended, staged or published: no row that is there is left
+/// out, and none is there twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_at_any_call_before_rows_are_gone_costs_only_these() {
+    for target in [FILES, MEMORY] {
+        let script = script(target, ", 'scan.on-data-loss' = 'continue'");
+        let mut shortest = usize::MAX;
+        for moment in [Moment::Before, Moment::After] {
+            for k in 1.. {
+                let world = world();
+                let gate = Gate::new(k, moment);
+                if !crash(&world, &script, &gate).await {
+                    assert!(k > 20, "the gate sees too little");
+                    break;
+                }
+                world.memory.trim("input", 0, 6);
+                world.memory.trim("input", 1, 3);
+                run_to_end(world.plan(&script, Some(&Gate::new(0, moment))).await).await.unwrap();
+                let rows = visible(&world).await;
+                let kept: Vec<i64> = rows.iter().copied().filter(|n| (6..100).contains(n) || *n >= 103).collect();
+                let stop = format!("{target}, stopped {moment:?} call {k}: {rows:?}");
+                assert_eq!(kept, (6..9).chain(103..109).collect::<Vec<_>>(), "{stop}");
+                assert!(rows.windows(2).all(|pair| pair[0] < pair[1]), "{stop}");
+                // A query that had not begun has lost nothing.
+                let lost = world.lost("memory://ck", "test/output").await as usize;
+                assert!(lost == 18 - rows.len() || (lost == 0 && rows.len() == 9), "{stop}");
+                shortest = shortest.min(rows.len());
+            }
+        }
+        assert_eq!(shortest, 9, "no stop came before the first epoch");
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_was_created_anew_is_noticed() {
+    for more in [3, 30] {
+        let world = world();
+        let strict = script(MEMORY, "");
+        run_to_end(world.plan(&strict, None).await).await.unwrap();
+        world.memory.recreate("input");
+        world.append("input", 0, 1000..1000 + more);
+        let error = run_to_end(world.plan(&strict, None).await).await.unwrap_err().chain();
+        let said =
+            if more < 9 { "input:0 ends at 3, and the query has read up to 9" } else { "the topic was created anew" };
+        assert!(error.contains(said), "{error}");
+        let lenient = script(MEMORY, ", 'scan.on-data-loss' = 'continue'");
+        run_to_end(world.plan(&lenient, None).await).await.unwrap();
+        let expected: Vec<i64> = (0..9).chain(100..109).chain(1000..1000 + more).collect();
+        assert_eq!(visible(&world).await, expected, "{more}");
+        let mut query = Query::open(world.plan(&lenient, None).await, Reporter::silent()).await.unwrap();
+        finish(&mut query).await.unwrap();
+        assert_eq!(visible(&world).await, expected, "it is read once");
+    }
+}
