@@ -59,10 +59,11 @@ impl Clock {
         }
     }
 
-    /// Moves a seeded clock on by so many milliseconds; the system's cannot be moved.
+    /// Moves a seeded clock on by so many milliseconds, its monotonic time as well; the system's cannot be moved.
     pub fn advance(&self, ms: i64) {
-        if let Inner::Seeded { now, .. } = &*self.0 {
+        if let Inner::Seeded { now, ticks, .. } = &*self.0 {
             now.fetch_add(ms, Ordering::Relaxed);
+            ticks.fetch_add(ms.max(0) as u64 * 1000, Ordering::Relaxed);
         }
     }
 

@@ -22,6 +22,7 @@ use crate::catalog::TableDefinition;
 use crate::checkpoint::Journal;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::sql::options::parse_duration;
 use crate::storage::Stores;
 
 pub use report::{Fingerprint, PartitionReport, ReadReport, SkippedSample};
@@ -369,6 +370,11 @@ impl Environment {
     /// A setting that is a number; what it may be was checked when it was set.
     pub fn number<T: FromStr>(&self, key: &str) -> Option<T> {
         self.settings.get(key)?.parse().ok()
+    }
+
+    /// One that is a duration.
+    pub fn duration(&self, key: &str) -> Option<Duration> {
+        parse_duration(self.settings.get(key)?)
     }
 }
 

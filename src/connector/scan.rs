@@ -4,14 +4,22 @@
 use std::time::Duration;
 
 use crate::catalog::TableDefinition;
-use crate::error::Result;
-use crate::sql::options::OptionReader;
+use crate::error::{Error, Result};
+use crate::sql::options::{OptionReader, parse_bytes};
 
 /// See the module's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanOptions {
     /// `scan.max-rows-per-epoch`: offsets that an epoch takes at most.
     pub max_rows: u64,
+    /// `scan.max-bytes-per-epoch`: bytes that an epoch should take at most.
+    pub max_bytes: u64,
+    /// `scan.max-rows-per-second-per-partition`: offsets of a partition that epochs take in a second at most.
+    pub max_rate: Option<u64>,
+    /// `scan.min-rows-per-epoch`: an epoch begins when there are so many offsets to read; from 1 to `max_rows`.
+    pub min_rows: u64,
+    /// `scan.min-rows-max-wait`: or when the oldest of them have waited so long.
+    pub max_wait: Duration,
     /// `scan.watermark.idle-timeout`: a partition that had nothing to read for so long does not hold the watermark back.
     pub idle_timeout: Duration,
     /// `scan.on-data-loss`.
@@ -29,18 +37,49 @@ pub enum OnDataLoss {
 
 impl ScanOptions {
     /// The keys. What they say is in every intent, so changes may apply at once.
-    pub const KEYS: [&'static str; 3] = ["scan.max-rows-per-epoch", "scan.watermark.idle-timeout", "scan.on-data-loss"];
+    pub const KEYS: [&'static str; 7] = [
+        "scan.max-rows-per-epoch",
+        "scan.max-bytes-per-epoch",
+        "scan.max-rows-per-second-per-partition",
+        "scan.min-rows-per-epoch",
+        "scan.min-rows-max-wait",
+        "scan.watermark.idle-timeout",
+        "scan.on-data-loss",
+    ];
 
     /// Takes them.
     pub fn take(reader: &mut OptionReader<'_>) -> Result<Self> {
-        let [max_rows, idle_timeout, on_data_loss] = Self::KEYS;
+        let [max_rows, max_bytes, max_rate, min_rows, max_wait, idle_timeout, on_data_loss] = Self::KEYS;
         let answers = [("fail", OnDataLoss::Fail), ("continue", OnDataLoss::Continue)];
-        let at_least_one = |text: &str| text.trim().parse().ok().filter(|rows| *rows > 0);
-        Ok(Self {
-            max_rows: reader.with(max_rows, "a number of rows, at least 1", at_least_one)?.unwrap_or(2_000_000),
+        let mut number = |key| {
+            let at_least_one = |text: &str| text.trim().parse().ok().filter(|rows: &u64| *rows > 0);
+            reader.with(key, "a number of rows, at least 1", at_least_one)
+        };
+        let (most, rate, least) = (number(max_rows)?, number(max_rate)?, number(min_rows)?);
+        let some_bytes = |text: &str| parse_bytes(text).filter(|bytes| *bytes > 0);
+        let bytes = reader.with(max_bytes, "a size such as '64 mb', more than 0", some_bytes)?;
+        let wait = reader.duration(max_wait)?;
+        if wait.is_some() && least.is_none() {
+            let message = format!("the option '{max_wait}' has no meaning without '{min_rows}'; say both, or neither");
+            return Err(reader.blame(Error::usage(message)));
+        }
+        let scan = Self {
+            max_rows: most.unwrap_or(2_000_000),
+            max_bytes: bytes.unwrap_or(256 << 20),
+            max_rate: rate,
+            min_rows: least.unwrap_or(1),
+            max_wait: wait.unwrap_or(Duration::from_secs(10)),
             idle_timeout: reader.duration(idle_timeout)?.unwrap_or(Duration::from_secs(60)),
             on_data_loss: reader.choice(on_data_loss, &answers)?.unwrap_or(OnDataLoss::Fail),
-        })
+        };
+        if scan.min_rows > scan.max_rows {
+            return Err(reader.blame(Error::usage(format!(
+                "'{min_rows}' is {}, more than '{max_rows}', which is {}: no epoch could have both; lower the one, or \
+                 raise the other",
+                scan.min_rows, scan.max_rows
+            ))));
+        }
+        Ok(scan)
     }
 
     /// Those of a table that was checked.

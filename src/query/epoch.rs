@@ -15,6 +15,7 @@ use futures::future::try_join_all;
 use futures::stream::{self, TryStreamExt};
 use tokio::task::JoinSet;
 
+use super::pace::LimitedBy;
 use super::progress::{Durations, Event};
 use super::trigger::Trigger;
 use super::watermark::{self, PartitionTime};
@@ -49,6 +50,7 @@ pub(super) struct NewEpoch {
     cuts: BTreeMap<String, Cut>,
     latest: BTreeMap<String, Offsets>,
     unreachable: BTreeMap<String, BTreeMap<Partition, String>>,
+    limited: BTreeMap<String, LimitedBy>,
     batch_time_ms: i64,
     watermark_ms: Option<i64>,
     plan_ms: f64,
@@ -75,7 +77,8 @@ impl Query {
             check_reachable(&extents)?;
             self.until = Some(latest.clone());
         }
-        let mut cuts = BTreeMap::new();
+        let (mut cuts, mut limited) = (BTreeMap::new(), BTreeMap::new());
+        let (mut is_due, mut is_read) = (false, true);
         for (name, extent) in &extents {
             let mut position = self.offsets(name);
             check_shrunk(name, extent, &position)?;
@@ -83,36 +86,52 @@ impl Query {
             if options.on_data_loss == OnDataLoss::Continue {
                 loss::skip_lost(&mut position, extent);
             }
-            let limit = options.max_rows.min(self.most_rows);
-            let spans = planning::next_spans(extent, &position, self.until(name), limit);
+            let unread = planning::unread(extent, &position, self.until(name));
+            let has_unread = !unread.is_empty();
+            let limits = self.pace.limits(name, &options, has_unread, start);
+            let share = planning::next_spans(unread, &limits);
+            // Where nothing more will come there is nothing to wait for.
+            let is_last = (extent.complete || self.is_all_there(name, &latest[name])) && !share.spans.is_empty();
+            is_due |= share.is_enough || is_last;
+            is_read &= !has_unread;
+            limited.extend(share.limited_by.map(|by| (name.clone(), by)));
             let all: Vec<Partition> = extent.partitions.keys().cloned().collect();
-            cuts.insert(name.clone(), planning::cut(spans, &all, self.tasks));
+            cuts.insert(name.clone(), planning::cut(share.spans, &all, self.tasks));
         }
         let batch_time_ms = self.spec.environment.clock.now_ms().max(self.position.batch_time_ms + 1);
         let watermark_ms = self.watermark(&extents, batch_time_ms)?;
-        if cuts.values().any(|cut| !cut.is_empty()) || self.would_close(watermark_ms)? {
+        if is_due || self.would_close(watermark_ms)? {
+            self.pace.planned();
+            self.is_behind = limited.values().any(|by| *by != LimitedBy::Rate);
             let plan_ms = self.ms_since(start);
             let unreachable = extents.into_iter().map(|(table, extent)| (table, extent.unreachable)).collect();
             return Ok(Work::Next(Next::New(Box::new(NewEpoch {
                 cuts,
                 latest,
                 unreachable,
+                limited,
                 batch_time_ms,
                 watermark_ms,
                 plan_ms,
             }))));
         }
-        let is_complete = extents.iter().all(|(name, extent)| match self.until(name) {
+        let has_ended = extents.iter().all(|(name, extent)| match self.until(name) {
             Some(until) => self.has_reached(name, until),
             None => extent.complete,
         });
         self.retries = 0;
-        Ok(Work::None(if is_complete { Step::Finished } else { Step::Idle }))
+        Ok(Work::None(if is_read && has_ended { Step::Finished } else { Step::Idle }))
     }
 
     /// Where a table ends for this query: as `available-now` found it, or as it was recorded of one that is bounded.
     fn until(&self, table: &str) -> Option<&Offsets> {
         self.until.as_ref().and_then(|until| until.get(table)).or_else(|| self.record.end.get(table))
+    }
+
+    /// Whether what is there now is all that this query will read of a table.
+    fn is_all_there(&self, table: &str, latest: &Offsets) -> bool {
+        let is_there = |(partition, end): (&Partition, &u64)| latest.get(partition).is_some_and(|latest| latest >= end);
+        self.until.is_some() || self.record.end.get(table).is_some_and(|end| end.iter().all(is_there))
     }
 
     fn has_reached(&self, table: &str, end: &Offsets) -> bool {
@@ -197,7 +216,7 @@ impl Query {
 
     /// Writes the intent, unless there is one; from here on the epoch's result is decided.
     pub(super) async fn intend(&mut self, next: Next) -> Result<Batch> {
-        let NewEpoch { cuts, latest, unreachable, batch_time_ms, watermark_ms, plan_ms } = match next {
+        let NewEpoch { cuts, latest, unreachable, limited, batch_time_ms, watermark_ms, plan_ms } = match next {
             Next::Pending(batch) => return Ok(*batch),
             Next::New(new) => *new,
         };
@@ -233,7 +252,20 @@ impl Query {
         let published = vec![None; self.opened.sinks.len()];
         let opened = Arc::clone(&self.opened);
         let (cuts, state) = (intent.sources.clone(), BTreeMap::new());
-        Ok(Batch { intent, cuts, opened, pins, published, looked_again, looked_us, latest, unreachable, state, took })
+        Ok(Batch {
+            intent,
+            cuts,
+            opened,
+            pins,
+            published,
+            looked_again,
+            looked_us,
+            latest,
+            unreachable,
+            limited,
+            state,
+            took,
+        })
     }
 
     /// The epoch's physical plans: a pure function of the intent.
@@ -423,17 +455,20 @@ impl Query {
             operator.apply(commit.epoch, &commit.state[&operator.layout().name])?;
         }
         batch.took.commit = self.ms_since(start);
-        let bound = batch.opened.sinks.iter().filter_map(|sink| sink.epoch_bound()).min();
-        if let Some(bound_ms) = bound.map(|bound| bound.as_secs_f64() * 1000.0) {
-            let rows = batch.intent.sources.values().map(|cut| cut.iter().flatten().map(Span::len).sum()).max();
-            let took_ms = batch.took.run + batch.took.publish;
-            self.most_rows = planning::next_most(self.most_rows, rows.unwrap_or_default(), took_ms, bound_ms);
+        let offsets = |table: &String| intent.spans(table).map(Span::len).sum::<u64>();
+        for (table, seen) in &reports {
+            // Offsets without a message, such as a transaction's end, do not show how large messages are.
+            if seen.values().any(|report| report.messages > 0) {
+                self.pace.read(table, offsets(table), seen.values().map(|report| report.bytes).sum());
+            }
         }
+        let bound = batch.opened.sinks.iter().filter_map(|sink| sink.epoch_bound()).min();
+        let rows = reports.keys().map(offsets).max().unwrap_or_default();
+        self.pace.took(rows, batch.took.run + batch.took.publish, bound);
         *batch.opened.restored.lock().await = Some((commit.epoch, self.shards));
         let (sinks, lost) = (commit.sinks.clone(), commit.lost.clone());
         self.position = Position::after(commit);
         let progress = self.progress(&batch, &reports, &sinks, &lost);
-        self.is_behind = progress.sources.values().any(|source| source.lag > 0);
         self.reporter.report(Event::Epoch(Box::new(progress)));
         self.retries = 0;
         if batch.opened.number != self.opened.number {

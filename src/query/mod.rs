@@ -32,6 +32,7 @@ use crate::storage::Location;
 
 pub mod definition;
 pub mod loss;
+pub mod pace;
 pub mod planning;
 pub mod progress;
 pub mod recovery;
@@ -46,6 +47,7 @@ mod run;
 use acknowledge::Acknowledged;
 use definition::Definition;
 use epoch::Work;
+use pace::{LimitedBy, Pace};
 use progress::{Durations, Reporter};
 use trigger::Trigger;
 
@@ -185,7 +187,7 @@ pub struct Position {
 pub enum Step {
     /// An epoch is committed.
     Committed(u64),
-    /// There was nothing to do.
+    /// There was nothing to do, or not enough yet.
     Idle,
     /// There never will be: all streams are read to their end.
     Finished,
@@ -221,6 +223,8 @@ pub struct Batch {
     latest: BTreeMap<String, Offsets>,
     /// By table, partitions that could not be reached, and why.
     unreachable: BTreeMap<String, BTreeMap<Partition, String>>,
+    /// By table, what kept it from taking all there was.
+    limited: BTreeMap<String, LimitedBy>,
     /// By operator, its state after the epoch, once that is saved.
     state: BTreeMap<String, StateCommit>,
     took: Durations,
@@ -243,9 +247,9 @@ pub struct Query {
     pending: Option<Box<Batch>>,
     /// Where `available-now` ends.
     until: Option<BTreeMap<String, Offsets>>,
-    /// How many offsets of a table an epoch may have, so that it is done in the time that its sinks give it.
-    most_rows: u64,
-    /// Whether there was more to read when the newest epoch was planned.
+    /// How much an epoch takes.
+    pace: Pace,
+    /// Whether there was more to read when the newest epoch was planned, and no rate to wait for.
     is_behind: bool,
     reporter: Reporter,
     retries: u32,

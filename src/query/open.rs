@@ -15,6 +15,7 @@ use twox_hash::XxHash64;
 use super::acknowledge::Acknowledged;
 use super::definition;
 use super::loss::{self, Anew};
+use super::pace::Pace;
 use super::progress::{Event, Reporter};
 use super::recovery::{self, Decision};
 use super::{Batch, Opened, Planned, Position, Query, QuerySpec};
@@ -33,6 +34,8 @@ use crate::state::operator::{MAX_FILES, Operator};
 
 /// Notes of what tables of dead letters pinned for epochs whose intents do not know them.
 const PINS: &str = "pins";
+/// Offsets of a table in the first epoch under `epoch.target-duration`, unless `epoch.initial-rows` says otherwise.
+const INITIAL_ROWS: u64 = 10_000;
 
 /// How many messages are looked at side by side, to find out whether they are those that were read.
 const LOOKED_AT: usize = 16;
@@ -63,6 +66,8 @@ impl Query {
         let sinks = Self::sinks(&spec, &log, &record, &planned).await?;
         let tasks = Self::tasks(&spec, &opener).await?;
         let shards = spec.environment.parallelism.max(1);
+        let target = spec.environment.duration("epoch.target-duration");
+        let pace = Pace::new(target, spec.environment.number("epoch.initial-rows").unwrap_or(INITIAL_ROWS));
         let opened = Arc::new(Opened { number, planned, opener, sinks, restored: Mutex::default() });
         let mut query = Self {
             log,
@@ -74,7 +79,7 @@ impl Query {
             position: Position::default(),
             pending: None,
             until: None,
-            most_rows: u64::MAX,
+            pace,
             is_behind: false,
             reporter,
             retries: 0,
@@ -230,7 +235,7 @@ impl Query {
         }
         self.restore(&opened).await?;
         let (looked_again, looked_us) = (Some(self.look_again(intent.epoch)), self.start_us());
-        let (latest, unreachable, state, took) = Default::default();
+        let (latest, unreachable, limited, state, took) = Default::default();
         let (pins, intent) = (self.pins(&opened, &intent).await?, *intent);
         self.pending = Some(Box::new(Batch {
             intent,
@@ -242,6 +247,7 @@ impl Query {
             looked_us,
             latest,
             unreachable,
+            limited,
             state,
             took,
         }));

@@ -1,16 +1,18 @@
 //! What the next epoch reads: pure functions from what sources hold to spans and tasks.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use super::pace::{LimitedBy, Limits};
 use crate::checkpoint::Cut;
 use crate::connector::{Extent, Offsets, Partition, Span};
 
-/// Spans of `extent` after `position`, at most `limit` offsets in all, none at or past `until`.
+/// What of `extent` is unread after `position`, none of it at or past `until`.
 ///
 /// A partition without a position (it appeared later) is read from its earliest offset. A position below the earliest
 /// offset is kept: the read will say what is lost.
-pub fn next_spans(extent: &Extent, position: &Offsets, until: Option<&Offsets>, limit: u64) -> Vec<Span> {
-    let mut spans: Vec<Span> = extent
+pub fn unread(extent: &Extent, position: &Offsets, until: Option<&Offsets>) -> Vec<Span> {
+    extent
         .partitions
         .iter()
         .map(|(partition, bounds)| {
@@ -22,17 +24,34 @@ pub fn next_spans(extent: &Extent, position: &Offsets, until: Option<&Offsets>, 
             Span::new(partition.clone(), from, end.max(from))
         })
         .filter(|span| !span.is_empty())
-        .collect();
-    let backlog: Vec<u64> = spans.iter().map(Span::len).collect();
-    for (span, share) in spans.iter_mut().zip(share_out(&backlog, limit)) {
-        span.to = span.from + share;
-    }
-    spans.retain(|span| !span.is_empty());
-    spans
+        .collect()
+}
+
+/// What the next epoch takes of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The spans.
+    pub spans: Vec<Span>,
+    /// Why there are no more.
+    pub limited_by: Option<LimitedBy>,
+    /// Whether there is enough to be had to begin an epoch.
+    pub is_enough: bool,
+}
+
+/// As much of what is unread as the limits allow, shared out among the partitions by backlog.
+pub fn next_spans(unread: Vec<Span>, limits: &Limits) -> Share {
+    let backlog: Vec<u64> = unread.iter().map(|span| span.len().min(limits.rows_per_partition)).collect();
+    let ready = backlog.iter().copied().fold(0, u64::saturating_add);
+    let is_rated = unread.iter().any(|span| span.len() > limits.rows_per_partition);
+    let limited_by = if ready > limits.rows { Some(limits.by) } else { is_rated.then_some(LimitedBy::Rate) };
+    let shares = share_out(&backlog, limits.rows);
+    let cut_short = |(span, share): (Span, u64)| Span { to: span.from + share, ..span };
+    let spans = unread.into_iter().zip(shares).map(cut_short).filter(|span| !span.is_empty()).collect();
+    Share { spans, limited_by, is_enough: ready >= limits.enough }
 }
 
 /// Shares `limit` out in proportion to `backlog`; nobody gets more than it has, and what rounding leaves goes to those
-/// who would get nothing, then to the first that can take it.
+/// who would get nothing, the longest backlog first, then to the first that can take it.
 pub fn share_out(backlog: &[u64], limit: u64) -> Vec<u64> {
     let total: u128 = backlog.iter().map(|&b| u128::from(b)).sum();
     if total <= u128::from(limit) {
@@ -41,10 +60,12 @@ pub fn share_out(backlog: &[u64], limit: u64) -> Vec<u64> {
     let share = |b: &u64| (u128::from(*b) * u128::from(limit) / total) as u64;
     let mut shares: Vec<u64> = backlog.iter().map(share).collect();
     let mut left = limit - shares.iter().sum::<u64>();
-    // Nobody starves behind a larger backlog.
-    for (share, _) in shares.iter_mut().zip(backlog).filter(|(share, backlog)| **share == 0 && **backlog > 0) {
-        *share = left.min(1);
-        left -= *share;
+    // Nobody starves behind a larger backlog, or behind its equals, where there are more of them than the limit.
+    let mut starving: Vec<usize> = (0..backlog.len()).filter(|i| shares[*i] == 0 && backlog[*i] > 0).collect();
+    starving.sort_by_key(|i| Reverse(backlog[*i]));
+    for i in starving {
+        shares[i] = left.min(1);
+        left -= shares[i];
     }
     for (share, backlog) in shares.iter_mut().zip(backlog) {
         let more = left.min(backlog - *share);
@@ -52,19 +73,6 @@ pub fn share_out(backlog: &[u64], limit: u64) -> Vec<u64> {
         left -= more;
     }
     shares
-}
-
-/// How many offsets of a table the next epoch may have, of which the last one could have `most`: it had `rows`, and took
-/// `took_ms` where it should take `bound_ms`. Less in proportion, if it was too slow; more by and by, once it is not.
-pub fn next_most(most: u64, rows: u64, took_ms: f64, bound_ms: f64) -> u64 {
-    if took_ms > bound_ms {
-        // A number that is too large for u64 becomes its maximum.
-        ((rows as f64 * bound_ms / took_ms) as u64).clamp(1, most)
-    } else if took_ms < bound_ms / 2.0 && rows >= most / 2 {
-        most.saturating_mul(2)
-    } else {
-        most
-    }
 }
 
 /// Cuts spans into at most `tasks` tasks. A partition stays with its task from epoch to epoch, so that a reader that is
@@ -97,6 +105,7 @@ mod tests {
         assert_eq!(share_out(&[10, 20, 70], 1000), vec![10, 20, 70]);
         assert_eq!(share_out(&[10, 20, 70], 10), vec![1, 2, 7]);
         assert_eq!(share_out(&[1, 1, 1], 2), vec![1, 1, 0]);
+        assert_eq!(share_out(&[7, 8, 8], 2), vec![0, 1, 1]);
         assert_eq!(share_out(&[u64::MAX, u64::MAX], 3).iter().sum::<u64>(), 3);
         assert_eq!(share_out(&[], 3), Vec::<u64>::new());
     }
@@ -104,12 +113,31 @@ mod tests {
     #[test]
     fn spans_follow_positions_limits_and_ends() {
         let position = Offsets::from([(partition(0), 5), (partition(1), 7)]);
-        let spans = |until: Option<&Offsets>, limit| {
-            format!("{:?}", next_spans(&extent(&[(0, 9), (0, 7), (3, 4)]), &position, until, limit))
+        let spans = |until: Option<&Offsets>, rows| {
+            let unread = unread(&extent(&[(0, 9), (0, 7), (3, 4)]), &position, until);
+            format!("{:?}", next_spans(unread, &limits(rows, u64::MAX)).spans)
         };
         assert_eq!(spans(None, 100), "[t:0 5..9, t:2 3..4]");
         assert_eq!(spans(None, 3), "[t:0 5..7, t:2 3..4]");
         assert_eq!(spans(Some(&Offsets::from([(partition(0), 6)])), 100), "[t:0 5..6]");
+    }
+
+    fn limits(rows: u64, rows_per_partition: u64) -> Limits {
+        Limits { rows, by: LimitedBy::Bytes, rows_per_partition, enough: 5 }
+    }
+
+    #[test]
+    fn a_partition_has_a_limit_of_its_own() {
+        let share = |rows, rows_per_partition| {
+            let unread = vec![Span::new(partition(0), 0, 3), Span::new(partition(1), 10, 90)];
+            let Share { spans, limited_by, is_enough } = next_spans(unread, &limits(rows, rows_per_partition));
+            format!("{spans:?} {limited_by:?} {is_enough}")
+        };
+        assert_eq!(share(100, 80), "[t:0 0..3, t:1 10..90] None true");
+        assert_eq!(share(100, 4), "[t:0 0..3, t:1 10..14] Some(Rate) true");
+        assert_eq!(share(100, 2), "[t:0 0..2, t:1 10..12] Some(Rate) false");
+        assert_eq!(share(100, 0), "[] Some(Rate) false");
+        assert_eq!(share(4, 5), "[t:0 0..2, t:1 10..12] Some(Bytes) true");
     }
 
     #[test]
@@ -121,16 +149,5 @@ mod tests {
             "[[t:0 0..1, t:2 0..1], [t:1 0..1]]"
         );
         assert_eq!(format!("{:?}", cut(vec![span(3)], &all, 2)), "[[t:3 0..1]]");
-    }
-
-    #[test]
-    fn an_epoch_that_is_too_slow_makes_the_next_one_smaller() {
-        assert_eq!(next_most(u64::MAX, 2_000_000, 10_000.0, 30_000.0), u64::MAX);
-        let most = next_most(u64::MAX, 2_000_000, 60_000.0, 30_000.0);
-        assert_eq!(most, 1_000_000);
-        assert_eq!(next_most(most, 1_000_000, 20_000.0, 30_000.0), most, "between half and whole it stays");
-        assert_eq!(next_most(most, 1_000_000, 14_000.0, 30_000.0), 2_000_000);
-        assert_eq!(next_most(most, 10, 20.0, 30_000.0), most, "a small one says nothing");
-        assert_eq!(next_most(1, 1, 90_000.0, 30_000.0), 1);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::pace::LimitedBy;
 use super::{Batch, Query};
 use crate::connector::{Offsets, Partition, PartitionReport, Published, SkippedSample};
 use crate::plan::opener::LateRows;
@@ -65,6 +66,9 @@ pub struct StateProgress {
 pub struct SourceProgress {
     /// Rows that are there and not read yet, after this epoch.
     pub lag: u64,
+    /// What kept this epoch from taking all there was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limited_by: Option<LimitedBy>,
     /// Messages skipped in this epoch (`format.on-error` = skip).
     pub skipped: u64,
     /// Messages that went to the table for dead letters.
@@ -187,6 +191,7 @@ impl Query {
             let mut source = SourceProgress {
                 lost: lost.get(table).into_iter().flat_map(BTreeMap::values).sum(),
                 unreachable: batch.unreachable.get(table).cloned().unwrap_or_default(),
+                limited_by: batch.limited.get(table).copied(),
                 ..SourceProgress::default()
             };
             let latest = batch.latest.get(table);

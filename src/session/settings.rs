@@ -12,6 +12,8 @@ enum Expects {
     Count,
     Trigger,
     Duration,
+    /// A duration that is not 0.
+    Period,
 }
 
 /// The table that late rows go to.
@@ -21,6 +23,16 @@ pub const LATE_ROWS: &str = "late-rows.table";
 const SETTINGS: &[(&str, Expects, &str)] = &[
     ("checkpoint.fsync", Expects::Flag, "false: local checkpoints and files are not synced to disk"),
     ("checkpoint.location", Expects::Text, "where checkpoints lie: a path or s3://bucket/prefix"),
+    (
+        "epoch.initial-rows",
+        Expects::Count,
+        "rows of a table in the first epoch under epoch.target-duration; default: 10000",
+    ),
+    (
+        "epoch.target-duration",
+        Expects::Period,
+        "how long an epoch should take, by which its rows are limited; default: any",
+    ),
     ("epoch.trigger", Expects::Trigger, "continuous, available-now, or an interval such as '10 s'"),
     (LATE_ROWS, Expects::Text, "the table that gets rows that were late; default: they are only counted"),
     ("parallelism", Expects::Count, "tasks an epoch is cut into at most; default: the machine's cores"),
@@ -67,6 +79,9 @@ pub fn check(key: &str, value: &str) -> Result<()> {
             wrong("continuous, available-now or an interval such as '10 s'")
         }
         Some(Expects::Duration) if parse_duration(value).is_none() => wrong("a duration such as '1 h' or '30 min'"),
+        Some(Expects::Period) if parse_duration(value).is_none_or(|period| period.is_zero()) => {
+            wrong("a duration such as '5 s', more than 0")
+        }
         _ => Ok(()),
     }
 }

@@ -85,8 +85,18 @@ impl World {
         self.plan_with(script, self.stores.clone(), connectors).await.unwrap()
     }
 
+    /// The first query of a script, whose time is this clock's.
+    pub async fn plan_by(&self, script: &str, clock: &Clock) -> QuerySpec {
+        let connectors = Connectors::standard().with(Arc::new(MemoryConnector::new(self.memory.clone())));
+        let session = Session::with("test", connectors, self.stores.clone(), clock.clone()).unwrap();
+        Self::first_query(session, script).await.unwrap()
+    }
+
     pub async fn plan_with(&self, script: &str, stores: Stores, connectors: Connectors) -> Result<QuerySpec> {
-        let mut session = Session::with("test", connectors, stores, Clock::system())?;
+        Self::first_query(Session::with("test", connectors, stores, Clock::system())?, script).await
+    }
+
+    async fn first_query(mut session: Session, script: &str) -> Result<QuerySpec> {
         for outcome in session.execute_script(script).await? {
             if let Outcome::Query(spec) = outcome {
                 return Ok(*spec);

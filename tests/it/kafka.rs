@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arrow::array::{
@@ -32,7 +32,7 @@ use millstream::connector::{
 use millstream::error::{Error, Kind};
 use millstream::plan::changes::{RowKind, with_kind};
 use millstream::query::Query;
-use millstream::query::progress::Reporter;
+use millstream::query::progress::{Event, Reporter};
 use millstream::storage::Stores;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -555,6 +555,42 @@ async fn a_query_starts_where_the_options_say() {
     assert!(error.kind() == Kind::Usage && error.to_string().contains("which holds 0..5"), "{error}");
     let error = specific("partition:7,offset:0").await.unwrap_err();
     assert!(error.kind() == Kind::Usage && error.to_string().contains("has no partition 7; it has 2"), "{error}");
+}
+
+/// Large messages make small epochs: of the first one nothing is known, and then their size is.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_make_epochs_of_fewer() {
+    let topic = Topic::create(1, &[]).await;
+    let (producer, pad) = (producer(&[]), "x".repeat(100_000));
+    for id in 0..200 {
+        let payload = format!("{{\"id\": {id}, \"pad\": \"{pad}\"}}");
+        let record: BaseRecord<'_, (), str> = BaseRecord::to(&topic.0).partition(0).payload(&payload);
+        producer.send(record).unwrap();
+    }
+    producer.flush(TIMEOUT).unwrap();
+    let script = format!(
+        "SET 'checkpoint.location' = 'memory://ck';
+         CREATE TABLE input (id BIGINT, pad STRING)
+           WITH ('connector' = 'kafka', 'topic' = '{}', 'properties.bootstrap.servers' = '{}', 'format' = 'json',
+                 'scan.max-bytes-per-epoch' = '1 mb');
+         CREATE TABLE output (id BIGINT) WITH ('connector' = 'memory', 'topic' = 'output');
+         INSERT INTO output SELECT id FROM input;",
+        topic.0,
+        servers()
+    );
+    let rows: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let seen = Arc::clone(&rows);
+    let reporter = Reporter::new(move |event| {
+        if let Event::Epoch(epoch) = event {
+            seen.lock().unwrap().push(epoch.rows_in);
+        }
+    });
+    let mut query = Query::open(World::new().plan(&script, None).await, reporter).await.unwrap();
+    finish(&mut query).await.unwrap();
+    query.close().await;
+    // Messages are taken for 16 kB; then for what they are, and 10 of them are a megabyte.
+    let expected: Vec<u64> = [64].into_iter().chain([10; 13]).chain([6]).collect();
+    assert_eq!(*rows.lock().unwrap(), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ mod family;
 mod harness;
 mod kafka;
 mod local_durability;
+mod pace;
 mod records;
 mod rocketmq;
 mod streams;

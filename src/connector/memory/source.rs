@@ -134,7 +134,10 @@ impl Source for MemorySource {
         let (partition, report) = (span.partition.clone(), report.clone());
         let batches = batches.into_iter().map(move |(rows, last)| {
             let (messages, last) = (rows.num_rows() as u64, Some(last));
-            report.add(&partition, PartitionReport { messages, last, ..PartitionReport::default() });
+            let sizes =
+                rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or_default());
+            let bytes = sizes.sum::<usize>() as u64;
+            report.add(&partition, PartitionReport { messages, bytes, last, ..PartitionReport::default() });
             Ok(rows)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter(batches))))
