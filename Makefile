@@ -61,7 +61,8 @@ check: ## format, lints, documentation
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
-# The servers start when all is compiled: the machine may be small. What restarts a broker runs alone, at the end.
+# The servers start when all is compiled: the machine may be small. What restarts a broker runs at the end, one test at
+# a time.
 test: ## everything: checks, then unit tests, tests against real servers, documentation's examples
 	scripts/setup.sh build
 	$(MAKE) --no-print-directory check
@@ -70,7 +71,7 @@ test: ## everything: checks, then unit tests, tests against real servers, docume
 	@dir=$$(mktemp -d "$${TMPDIR:-/tmp}/millstream-test.XXXXXX"); \
 	echo "scripts/brokers.sh with $$dir -- cargo test --locked"; \
 	scripts/brokers.sh with "$$dir" -- bash -c \
-	  'cargo test --locked && cargo test --locked --test it -- --ignored restart' || { \
+	  'cargo test --locked && cargo test --locked --test it -- --ignored --test-threads 1 restart' || { \
 		status=$$?; echo "the servers' logs are in $$dir/logs" >&2; exit $$status; }; \
 	rm -rf "$$dir"
 

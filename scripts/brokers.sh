@@ -5,7 +5,9 @@
 #   brokers.sh up DIR [--fixed-ports]         start what is not running, wait until it serves, write DIR/env
 #   brokers.sh down DIR [--now]               end all of it (--now: kill -9); the data stays
 #   brokers.sh stop DIR SERVER [--kill]       end one server: kafka, rocketmq (the broker), namesrv or s3
-#   brokers.sh start DIR SERVER               start it again, on its ports and data, and wait until it serves
+#   brokers.sh start DIR SERVER               start it again, on its ports and data, and wait until it serves; or one
+#                                             that up leaves out: kafka2, a second node of the same cluster, or
+#                                             rocketmq2, a second master at the same name server; stop ends it
 #   brokers.sh restart DIR SERVER [--kill]
 #   brokers.sh env DIR                        print DIR/env: what the tests want to know
 #   brokers.sh run DIR -- COMMAND...          run a command with that environment
@@ -13,13 +15,19 @@
 #
 # Ports are free ones and stay the directory's own; --fixed-ports takes those that everybody knows. The servers are
 # tuned to start soon and to live briefly: MILLSTREAM_BROKER_JAVA_OPTS= (empty) gives them the JVM's full compiler.
+#
+# Kafka has a second door, with TLS and names (SASL_SSL). There an admin may do everything, and a guest what an access
+# list allows. Whoever comes without a name, by the first door, may do everything, too.
 set -euo pipefail
 
 tools=${MILLSTREAM_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/millstream/tools}
 [[ $tools == /* ]] || tools=$PWD/$tools
 read -ra java_opts <<<"${MILLSTREAM_BROKER_JAVA_OPTS--XX:TieredStopAtLevel=1 -XX:+UseSerialGC}"
-readonly servers=(namesrv rocketmq kafka s3)
+readonly servers=(namesrv rocketmq kafka s3) extras=(kafka2 rocketmq2)
+# What a second server is called beside the first.
+declare -rA node=([kafka]=1 [kafka2]=2) master=([rocketmq]=broker-a [rocketmq2]=broker-b)
 readonly s3_key=testkey s3_secret=testsecret bucket=lake
+readonly admin=admin admin_password=admin-hunter2 guest=guest guest_password=guest-hunter2 store_password=keystore
 readonly patience=120 # seconds until a server must serve
 readonly grace=20     # seconds from SIGTERM to SIGKILL; a RocketMQ broker takes 12
 
@@ -35,33 +43,36 @@ choose_ports() { # --fixed-ports|""
     local base number free
     [[ -f $dir/ports ]] && return 0
     if [[ $1 ]]; then
-        printf '%s\n' kafka=9092 controller=9093 namesrv=9876 rocketmq=10911 ha=10912 s3=7070 >"$dir/ports"
+        printf '%s\n' kafka=9092 controller=9093 sasl=9094 kafka2=9095 namesrv=9876 rocketmq=10911 ha=10912 \
+            rocketmq2=10921 ha2=10922 s3=7070 >"$dir/ports"
         return 0
     fi
-    # Below the ports that the kernel gives to outgoing connections, so that they are still free after a restart. The
+    # Below the ports that the kernel gives to outgoing connections, so that they are still free after a restart. A
     # RocketMQ broker also takes its port less 2.
     for _ in {1..100}; do
-        base=$((20000 + RANDOM % 1200 * 10)) free=yes
-        for number in $(seq "$base" $((base + 7))); do
+        base=$((20000 + RANDOM % 600 * 20)) free=yes
+        for number in $(seq "$base" $((base + 12))); do
             ! listening "$number" || free=
         done
         [[ ! $free ]] || break
     done
     [[ $free ]] || die "found no free ports"
     printf '%s\n' "kafka=$base" "controller=$((base + 1))" "namesrv=$((base + 2))" "s3=$((base + 3))" \
-        "rocketmq=$((base + 6))" "ha=$((base + 7))" >"$dir/ports"
+        "sasl=$((base + 5))" "rocketmq=$((base + 6))" "ha=$((base + 7))" "kafka2=$((base + 8))" \
+        "rocketmq2=$((base + 11))" "ha2=$((base + 12))" >"$dir/ports"
 }
 
 load_ports() {
     local name value
     [[ -f $dir/ports ]] || die "no servers were ever started in $dir"
     while IFS='=' read -r name value; do port[$name]=$value; done <"$dir/ports"
+    [[ ${port[sasl]-} ]] || die "$dir is of an older version, with other servers: remove it"
 }
 
 ports_of() { # SERVER
     case $1 in
-        kafka) echo "${port[kafka]} ${port[controller]}" ;;
-        rocketmq) echo "${port[rocketmq]} $((port[rocketmq] - 2)) ${port[ha]}" ;;
+        kafka) echo "${port[kafka]} ${port[controller]} ${port[sasl]}" ;;
+        rocketmq | rocketmq2) echo "${port[$1]} $((port[$1] - 2)) ${port[${1/rocketmq/ha}]}" ;;
         *) echo "${port[$1]}" ;;
     esac
 }
@@ -75,18 +86,14 @@ tool() { # PART CLASS
         "-XX:SharedArchiveFile=\"$tools/java/$1.jsa\" -cp \"$tools/$1/*:$tools/java/tool.jar\" $2"
 }
 
-write_configuration() {
-    mkdir -p "$dir"/{conf,data/kafka,data/rocketmq,data/s3/"$bucket",logs,pids,tmp}
-
-    cat >"$dir/conf/kafka.properties" <<END
-process.roles=broker,controller
-node.id=1
+# What both nodes have in common. Between themselves they have no name: ANONYMOUS.
+kafka_configuration() {
+    cat <<END
 controller.quorum.bootstrap.servers=127.0.0.1:${port[controller]}
-listeners=PLAINTEXT://127.0.0.1:${port[kafka]},CONTROLLER://127.0.0.1:${port[controller]}
-advertised.listeners=PLAINTEXT://127.0.0.1:${port[kafka]}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
-log.dirs=$dir/data/kafka
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:$admin
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
@@ -97,26 +104,21 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 END
+}
 
-    cat >"$dir/conf/namesrv.properties" <<END
-listenPort=${port[namesrv]}
-bindAddress=127.0.0.1
-kvConfigPath=$dir/data/rocketmq/kv.json
-configStorePath=$dir/data/rocketmq/namesrv.properties
-END
-
-    # Stock brokers hand out 32 messages or 256 KiB a pull, and preallocate 1 GiB.
-    cat >"$dir/conf/rocketmq.properties" <<END
+# Stock brokers hand out 32 messages or 256 KiB a pull, and preallocate 1 GiB.
+rocketmq_configuration() { # SERVER
+    cat <<END
 brokerClusterName=DefaultCluster
-brokerName=broker-a
+brokerName=${master[$1]}
 brokerId=0
 brokerIP1=127.0.0.1
 bindAddress=127.0.0.1
-listenPort=${port[rocketmq]}
-haListenPort=${port[ha]}
+listenPort=${port[$1]}
+haListenPort=${port[${1/rocketmq/ha}]}
 namesrvAddr=127.0.0.1:${port[namesrv]}
 registerNameServerPeriod=10000
-storePathRootDir=$dir/data/rocketmq/store
+storePathRootDir=$dir/data/$1/store
 brokerRole=ASYNC_MASTER
 flushDiskType=ASYNC_FLUSH
 autoCreateTopicEnable=true
@@ -131,6 +133,44 @@ maxTransferBytesOnMessageInMemory=4194304
 maxTransferCountOnMessageInDisk=1024
 maxTransferBytesOnMessageInDisk=4194304
 END
+}
+
+write_configuration() {
+    local server
+    mkdir -p "$dir"/{conf,data/{kafka,kafka2,rocketmq,rocketmq2},data/s3/"$bucket",logs,pids,tmp}
+
+    cat - <(kafka_configuration) >"$dir/conf/kafka.properties" <<END
+process.roles=broker,controller
+node.id=${node[kafka]}
+listeners=PLAINTEXT://127.0.0.1:${port[kafka]},SASL_SSL://127.0.0.1:${port[sasl]},\
+CONTROLLER://127.0.0.1:${port[controller]}
+advertised.listeners=PLAINTEXT://127.0.0.1:${port[kafka]},SASL_SSL://127.0.0.1:${port[sasl]}
+log.dirs=$dir/data/kafka
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+    user_$admin="$admin_password" user_$guest="$guest_password";
+ssl.keystore.type=PKCS12
+ssl.keystore.location=$dir/conf/kafka.p12
+ssl.keystore.password=$store_password
+ssl.key.password=$store_password
+END
+    cat - <(kafka_configuration) >"$dir/conf/kafka2.properties" <<END
+process.roles=broker
+node.id=${node[kafka2]}
+listeners=PLAINTEXT://127.0.0.1:${port[kafka2]}
+advertised.listeners=PLAINTEXT://127.0.0.1:${port[kafka2]}
+log.dirs=$dir/data/kafka2
+END
+
+    cat >"$dir/conf/namesrv.properties" <<END
+listenPort=${port[namesrv]}
+bindAddress=127.0.0.1
+kvConfigPath=$dir/data/rocketmq/kv.json
+configStorePath=$dir/data/rocketmq/namesrv.properties
+END
+    for server in "${!master[@]}"; do
+        rocketmq_configuration "$server" >"$dir/conf/$server.properties"
+    done
 
     # RocketMQ's own sets up two dozen files: that costs a second of every start.
     cat >"$dir/conf/logback.xml" <<'END'
@@ -146,6 +186,12 @@ END
     rocketmq_tool=$(tool rocketmq RocketmqTool)
     cat >"$dir/env" <<END
 export MILLSTREAM_TEST_KAFKA=127.0.0.1:${port[kafka]}
+export MILLSTREAM_TEST_KAFKA_SASL=127.0.0.1:${port[sasl]}
+export MILLSTREAM_TEST_KAFKA_CA='$dir/conf/kafka.pem'
+export MILLSTREAM_TEST_KAFKA_ADMIN=$admin
+export MILLSTREAM_TEST_KAFKA_ADMIN_PASSWORD=$admin_password
+export MILLSTREAM_TEST_KAFKA_GUEST=$guest
+export MILLSTREAM_TEST_KAFKA_GUEST_PASSWORD=$guest_password
 export MILLSTREAM_TEST_ROCKETMQ=127.0.0.1:${port[namesrv]}
 export MILLSTREAM_TEST_S3=http://127.0.0.1:${port[s3]}
 export MILLSTREAM_TEST_S3_KEY=$s3_key
@@ -224,25 +270,53 @@ rocketmq_server() { # SERVER HEAP ARGUMENTS...
         -cp "$tools/rocketmq/*" "${@:3}"
 }
 
+# A key and a certificate for 127.0.0.1, once; the certificate vouches for itself.
+certify() {
+    local store=$dir/conf/kafka.p12 certificate=$dir/conf/kafka.pem
+    local -a keytool=(keytool -J-XX:TieredStopAtLevel=1 -J-XX:+UseSerialGC)
+    [[ ! -f $certificate ]] || return 0
+    rm -f "$store"
+    "${keytool[@]}" -genkeypair -alias kafka -keyalg EC -groupname secp256r1 -validity 3650 -dname CN=localhost \
+        -ext san=ip:127.0.0.1,dns:localhost -keystore "$store" -storetype PKCS12 -storepass "$store_password" &&
+        "${keytool[@]}" -exportcert -rfc -alias kafka -keystore "$store" -storepass "$store_password" \
+            -file "$certificate.new" &&
+        mv "$certificate.new" "$certificate"
+}
+
+format_kafka() { # SERVER CLUSTER-ID OPTION
+    java -Xmx128m "${java_opts[@]}" -cp "$tools/kafka/*" kafka.tools.StorageTool format "$3" -t "$2" \
+        -c "$dir/conf/$1.properties" >"$dir/logs/$1.log" 2>&1 || complain "$1" "could not be formatted"
+}
+
 launch_server() { # SERVER
-    local number config=$dir/conf/$1.properties
+    local number cluster certifying config=$dir/conf/$1.properties
     for number in $(ports_of "$1"); do
         ! listening "$number" || sleep 1 # the one before, killed by others, may still be ending
         ! listening "$number" || die "port $number, for $1, is taken by another process"
     done
     case $1 in
         namesrv) rocketmq_server namesrv 128m org.apache.rocketmq.namesrv.NamesrvStartup -c "$config" ;;
-        rocketmq)
-            rocketmq_server rocketmq 384m -Xms384m -XX:MaxDirectMemorySize=256m \
+        rocketmq | rocketmq2)
+            rocketmq_server "$1" 384m -Xms384m -XX:MaxDirectMemorySize=256m \
                 org.apache.rocketmq.broker.BrokerStartup -c "$config"
             ;;
         kafka)
+            # Beside the formatting, it costs no time.
+            certify >"$dir/logs/keytool.log" 2>&1 &
+            certifying=$!
             if [[ ! -f $dir/data/kafka/meta.properties ]]; then
-                java -Xmx128m "${java_opts[@]}" -cp "$tools/kafka/*" kafka.tools.StorageTool format --standalone \
-                    -t "$(head -c 16 /dev/urandom | base64 | tr '+/' AB | tr -d =)" -c "$config" \
-                    >"$dir/logs/kafka.log" 2>&1 || complain kafka "could not be formatted"
+                cluster=$(head -c 16 /dev/urandom | base64 | tr '+/' AB | tr -d =)
+                format_kafka kafka "$cluster" --standalone
             fi
+            wait "$certifying" || complain keytool "made no certificate"
             java_server kafka 512m -cp "$tools/kafka/*" kafka.Kafka "$config"
+            ;;
+        kafka2)
+            if [[ ! -f $dir/data/kafka2/meta.properties ]]; then
+                cluster=$(sed -n 's/^cluster\.id=//p' "$dir/data/kafka/meta.properties")
+                format_kafka kafka2 "$cluster" --no-initial-controllers
+            fi
+            java_server kafka2 512m -cp "$tools/kafka/*" kafka.Kafka "$config"
             ;;
         s3)
             # Never --sidecar, which loses updates. Without --disableotmp, listings show ghosts.
@@ -272,6 +346,7 @@ answers() { # SERVER
 }
 
 # Until it serves, which is later than its port: Kafka has left its fence, the name server knows the RocketMQ broker.
+# Of two the first knows of the second.
 # The ports are watched from here and only then is a JVM spent: it does all the rest of the waiting.
 await() { # SERVER
     local deadline=$((SECONDS + patience)) waiter
@@ -281,8 +356,8 @@ await() { # SERVER
         sleep 0.1
     done
     case $1 in
-        kafka) eval "exec $kafka_tool wait 127.0.0.1:${port[kafka]} $patience" >/dev/null & ;;
-        rocketmq) eval "exec $rocketmq_tool wait 127.0.0.1:${port[namesrv]} $patience" >/dev/null & ;;
+        kafka*) eval "exec $kafka_tool wait 127.0.0.1:${port[kafka]} $patience ${node[$1]}" >/dev/null & ;;
+        rocketmq*) eval "exec $rocketmq_tool wait 127.0.0.1:${port[namesrv]} $patience ${master[$1]}" >/dev/null & ;;
         *) return 0 ;;
     esac
     waiter=$!
@@ -331,12 +406,16 @@ up() { # --fixed-ports|""
 }
 
 start() { # SERVER
+    local broker
     write_configuration
     running "$1" && return 0
     launch_server "$1"
     await "$1"
+    [[ $1 == namesrv ]] || return 0
     # A new name server knows no broker until the next of its ten-second calls.
-    if [[ $1 == namesrv ]] && running rocketmq; then await rocketmq; fi
+    for broker in "${!master[@]}"; do
+        ! running "$broker" || await "$broker"
+    done
 }
 
 run() { # COMMAND...
@@ -348,7 +427,7 @@ run() { # COMMAND...
 with() { # COMMAND...
     local child
     up ""
-    trap 'end KILL "${servers[@]}"' EXIT
+    trap 'end KILL "${servers[@]}" "${extras[@]}"' EXIT
     # In the background, because a shell that waits for a foreground command hears no signal; with stdin and with
     # Ctrl-C, which background commands are otherwise denied.
     run env --default-signal=INT,QUIT "$@" <&0 &
@@ -382,10 +461,14 @@ case $command in
         ;;
     down)
         [[ $# -eq 0 || $* == --now ]] || usage
-        if [[ ${1:-} ]]; then end KILL "${servers[@]}"; else end TERM "${servers[@]}"; fi
+        signal=TERM
+        [[ ! ${1:-} ]] || signal=KILL
+        # A second node leaves by the controller, which is the first.
+        end "$signal" "${extras[@]}"
+        end "$signal" "${servers[@]}"
         ;;
     stop | start | restart)
-        [[ " ${servers[*]} " == *" ${1:-} "* ]] || usage
+        [[ " ${servers[*]} ${extras[*]} " == *" ${1:-} "* ]] || usage
         [[ $# -eq 1 || ($command != start && $# -eq 2 && $2 == --kill) ]] || usage
         load_ports
         if [[ $command != start ]]; then

@@ -3,7 +3,7 @@
 //! Guarantee: what a step does follows from the intent and from what the step before it left; only [`Query::step`]
 //! strings them together. Nothing is readable before all tasks of all sinks have staged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -181,7 +181,7 @@ impl Query {
         for (table, extent) in extents {
             let Some(definition) = timed.get(table).filter(|table| table.watermark.is_some()) else { continue };
             let (commits, end) = (self.position.sources.get(table), self.record.end.get(table));
-            let shown = |(partition, bounds): (&Partition, Option<&Bounds>)| {
+            let shown = |partition: &Partition| {
                 let commit = commits.and_then(|commits| commits.get(partition)).cloned().unwrap_or_default();
                 // One that is read to its end, or never will be, holds nothing back.
                 if end.is_some_and(|end| end.get(partition).is_none_or(|end| commit.next >= *end)) {
@@ -190,12 +190,17 @@ impl Query {
                 Some(PartitionTime {
                     watermark_ms: commit.watermark_ms,
                     last_row_ms: commit.last_row_ms.unwrap_or(self.record.created_ms),
-                    has_more: bounds.is_none_or(|bounds| bounds.latest > commit.next.max(bounds.earliest)),
+                    has_more: match extent.partitions.get(partition) {
+                        Some(bounds) => bounds.latest > commit.next.max(bounds.earliest),
+                        // Of one that is not there at all nobody knows; it is idle in the end.
+                        None => extent.unreachable.contains_key(partition),
+                    },
                 })
             };
-            let reachable = extent.partitions.iter().map(|(partition, bounds)| (partition, Some(bounds)));
-            let unreachable = extent.unreachable.keys().map(|partition| (partition, None));
-            let partitions: Vec<PartitionTime> = reachable.chain(unreachable).filter_map(shown).collect();
+            let read = commits.into_iter().flatten().map(|(partition, _)| partition);
+            let known: BTreeSet<&Partition> =
+                extent.partitions.keys().chain(extent.unreachable.keys()).chain(read).collect();
+            let partitions: Vec<PartitionTime> = known.into_iter().filter_map(shown).collect();
             let timeout = ScanOptions::of(definition)?.idle_timeout;
             sources.push(watermark::of_source(&partitions, batch_time_ms, timeout));
         }

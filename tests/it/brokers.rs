@@ -3,6 +3,7 @@
 //! Messages come from the brokers' own Java clients, and what the topic sinks wrote is read by them.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -23,7 +24,7 @@ const KILLS: usize = 30;
 
 /// A broker, through its Java tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Broker {
+pub enum Broker {
     Kafka,
     Rocketmq,
 }
@@ -47,28 +48,29 @@ impl Broker {
         command
     }
 
-    fn run(self, arguments: &[&str]) -> String {
+    /// What the tool answers; it must succeed.
+    pub fn run(self, arguments: &[&str]) -> String {
         let output = self.tool(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// Creates a topic of four partitions, with a name of its own.
-    fn topic(self, what: &str) -> String {
+    pub fn topic(self, what: &str) -> String {
         let name = format!("{what}-{}", Clock::system().random_id());
         self.run(&["create", &name, "4"]);
         name
     }
 
     /// A producer that sends what it is fed.
-    fn feeder(self, topic: &str, more: &[&str]) -> Feeder {
+    pub fn feeder(self, topic: &str, more: &[&str]) -> Feeder {
         let arguments = [&["produce", topic], more].concat();
         let mut child = self.tool(&arguments).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         Feeder { broker: self, input: child.stdin.take().unwrap(), child }
     }
 
     /// The `n` of every message, in offset order.
-    fn numbers(self, topic: &str) -> Vec<i64> {
+    pub fn numbers(self, topic: &str) -> Vec<i64> {
         let field = if self == Broker::Kafka { "value" } else { "body" };
         let messages = self.run(&["consume", topic]);
         let number = |line: &str| {
@@ -80,7 +82,7 @@ impl Broker {
     }
 
     /// DDL of a table over a topic.
-    fn table(self, name: &str, topic: &str, columns: &str, more: &str) -> String {
+    pub fn table(self, name: &str, topic: &str, columns: &str, more: &str) -> String {
         let server = match self {
             Broker::Kafka => "'connector' = 'kafka', 'properties.bootstrap.servers'",
             Broker::Rocketmq => "'connector' = 'rocketmq', 'name-server'",
@@ -92,21 +94,28 @@ impl Broker {
     }
 }
 
-struct Feeder {
+/// A producer that is fed.
+pub struct Feeder {
     broker: Broker,
     input: ChildStdin,
     child: Child,
 }
 
 impl Feeder {
-    fn send(&mut self, numbers: std::ops::Range<i64>) {
+    /// Sends rows to all four partitions in turn.
+    pub fn send(&mut self, numbers: std::ops::Range<i64>) {
         for n in numbers {
-            self.send_payload(n % 4, &format!("{{\"n\":{n},\"text\":\"row {n}\"}}"));
+            self.send_to(n % 4, n);
         }
         self.input.flush().unwrap();
     }
 
-    fn send_payload(&mut self, partition: i64, payload: &str) {
+    /// Sends a row to this partition, or to the queue `broker:queue`.
+    pub fn send_to(&mut self, partition: impl Display, n: i64) {
+        self.send_payload(partition, &format!("{{\"n\":{n},\"text\":\"row {n}\"}}"));
+    }
+
+    fn send_payload(&mut self, partition: impl Display, payload: &str) {
         match self.broker {
             Broker::Kafka => writeln!(self.input, "{partition}\t\t{payload}"),
             Broker::Rocketmq => writeln!(self.input, "{partition}\ttag\t\t{payload}"),
@@ -114,7 +123,7 @@ impl Feeder {
         .unwrap();
     }
 
-    fn finish(self) {
+    pub fn finish(self) {
         let Feeder { input, mut child, .. } = self;
         drop(input);
         assert!(child.wait().unwrap().success(), "the producer failed");
@@ -122,13 +131,13 @@ impl Feeder {
 }
 
 /// A SQL file in a directory of its own.
-struct Job {
+pub struct Job {
     dir: tempfile::TempDir,
     file: PathBuf,
 }
 
 impl Job {
-    fn new(sql: &str) -> Self {
+    pub fn new(sql: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("job.sql");
         let job = Self { dir, file };
@@ -140,7 +149,7 @@ impl Job {
         std::fs::write(&self.file, sql).unwrap();
     }
 
-    fn start(&self, trigger: &str) -> Child {
+    pub fn start(&self, trigger: &str) -> Child {
         Command::new(env!("CARGO_BIN_EXE_millstream"))
             .arg("submit")
             .arg(&self.file)
@@ -153,17 +162,17 @@ impl Job {
     }
 
     /// What the newest run with this trigger has said.
-    fn said(&self, trigger: &str) -> String {
+    pub fn said(&self, trigger: &str) -> String {
         std::fs::read_to_string(self.dir.path().join(trigger)).unwrap()
     }
 
     /// Reads what is there, and ends.
-    fn catch_up(&self) -> (Option<i32>, String) {
+    pub fn catch_up(&self) -> (Option<i32>, String) {
         let code = self.start("available-now").wait().unwrap().code();
         (code, self.said("available-now"))
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 }
@@ -190,7 +199,7 @@ fn s3(name: &str) -> (String, String) {
 }
 
 /// The first column of every Parquet file that a reader of the directory sees.
-fn parquet(location: &str) -> Vec<i64> {
+pub fn parquet(location: &str) -> Vec<i64> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let location = Stores::new(Clock::system()).open(location, &s3_settings()).unwrap();
@@ -206,7 +215,8 @@ fn parquet(location: &str) -> Vec<i64> {
     })
 }
 
-fn assert_exactly_once(mut rows: Vec<i64>, expected: std::ops::Range<i64>) {
+/// Whether there is each of `expected` once, and nothing else.
+pub fn assert_exactly_once(mut rows: Vec<i64>, expected: std::ops::Range<i64>) {
     rows.sort_unstable();
     let twice: Vec<i64> = rows.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0]).take(5).collect();
     assert!(twice.is_empty(), "twice: {twice:?} …");
@@ -215,7 +225,8 @@ fn assert_exactly_once(mut rows: Vec<i64>, expected: std::ops::Range<i64>) {
     assert_eq!(rows.len() as i64, expected.end - expected.start, "rows that nobody sent");
 }
 
-fn signal(child: &Child, name: &str) {
+/// Sends a signal, such as `-KILL`.
+pub fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").arg(name).arg(child.id().to_string()).status().unwrap().success());
 }
 
@@ -254,7 +265,8 @@ fn kill_after(job: &Job, broker: Broker, topic: &str, waits: impl Iterator<Item 
     0..sent
 }
 
-fn commits(events: &str) -> usize {
+/// How many epochs were committed, by what a run has said.
+pub fn commits(events: &str) -> usize {
     events.lines().filter(|line| line.contains("\"event\":\"epoch\"")).count()
 }
 
@@ -605,6 +617,14 @@ fn what_cannot_be_reached_is_a_clear_error() {
     assert!(events.contains(&misspelt) && events.contains(&format!("did you mean '{kafka}'")), "{events}");
 }
 
+/// Runs a command of `scripts/brokers.sh` on the servers of the tests.
+pub fn servers(command: &[&str]) {
+    let mut run = Command::new("bash");
+    run.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/brokers.sh"));
+    run.arg(command[0]).arg(variable("MILLSTREAM_TEST_BROKERS_DIR")).args(&command[1..]);
+    assert!(run.stdout(Stdio::null()).status().unwrap().success(), "{command:?}");
+}
+
 /// Alone, and last: it takes the brokers away from everybody. A statement set writes into files and both brokers, and each
 /// of these goes in the middle of an epoch, and of a transaction, for longer than that may take.
 #[test]
@@ -642,15 +662,9 @@ fn restart_of_a_broker_in_the_middle_of_an_epoch() {
                 std::thread::sleep(Duration::from_millis(10));
                 tries += 1;
             }
-            let script = format!("{}/scripts/brokers.sh", env!("CARGO_MANIFEST_DIR"));
-            let run = |command: &[&str]| {
-                let mut run = Command::new("bash");
-                run.arg(&script).arg(command[0]).arg(variable("MILLSTREAM_TEST_BROKERS_DIR")).args(&command[1..]);
-                assert!(run.stdout(Stdio::null()).status().unwrap().success(), "{command:?}");
-            };
-            run(&["stop", name, "--kill"]);
+            servers(&["stop", name, "--kill"]);
             std::thread::sleep(Duration::from_secs(5));
-            run(&["start", name]);
+            servers(&["start", name]);
         }
         let mut feeder = broker.feeder(&topic, &[]);
         feeder.send(sent..sent + 100);

@@ -5,11 +5,13 @@
 
 #![recursion_limit = "512"]
 
+mod access;
 mod brokers;
 mod cases;
 mod cli;
 mod crash;
 mod examples;
+mod failover;
 mod family;
 mod harness;
 mod kafka;

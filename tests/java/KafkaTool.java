@@ -8,6 +8,7 @@ import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Properties;
 import java.util.TreeMap;
 import java.util.concurrent.ExecutionException;
@@ -16,6 +17,7 @@ import java.util.concurrent.atomic.AtomicReference;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.ListOffsetsOptions;
 import org.apache.kafka.clients.admin.ListTopicsOptions;
+import org.apache.kafka.clients.admin.NewPartitionReassignment;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.TopicDescription;
@@ -26,9 +28,16 @@ import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.TopicPartitionInfo;
+import org.apache.kafka.common.acl.AccessControlEntry;
+import org.apache.kafka.common.acl.AclBinding;
+import org.apache.kafka.common.acl.AclOperation;
+import org.apache.kafka.common.acl.AclPermissionType;
 import org.apache.kafka.common.errors.TopicExistsException;
 import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.kafka.common.header.Header;
+import org.apache.kafka.common.resource.PatternType;
+import org.apache.kafka.common.resource.ResourcePattern;
+import org.apache.kafka.common.resource.ResourceType;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
@@ -43,13 +52,15 @@ public final class KafkaTool {
     }
 
     private static final String USAGE = String.join("\n",
-            "usage: KafkaTool wait BOOTSTRAP [SECONDS]",
+            "usage: KafkaTool wait BOOTSTRAP [SECONDS [NODE]]",
             "       KafkaTool create BOOTSTRAP TOPIC PARTITIONS [CONFIG=VALUE...]",
             "       KafkaTool delete BOOTSTRAP TOPIC",
             "       KafkaTool produce BOOTSTRAP TOPIC [CONFIG=VALUE...]",
             "       KafkaTool produce-tx BOOTSTRAP TOPIC TXID commit|abort|hang [CONFIG=VALUE...]",
             "       KafkaTool consume BOOTSTRAP TOPIC [CONFIG=VALUE...]",
             "       KafkaTool ends BOOTSTRAP TOPIC",
+            "       KafkaTool move BOOTSTRAP TOPIC NODE",
+            "       KafkaTool allow BOOTSTRAP USER OPERATION topic|group|txn NAME",
             "produce and produce-tx read lines of PARTITION<tab>KEY<tab>VALUE: without a partition the client chooses,",
             "an empty key is null, and a line that ends after the key has a null value.");
 
@@ -79,13 +90,16 @@ public final class KafkaTool {
     private static void run(String[] args) throws Exception {
         String bootstrap = args[1];
         switch (args[0]) {
-            case "wait" -> await(bootstrap, args.length > 2 ? Integer.parseInt(args[2]) : 120);
+            case "wait" -> await(bootstrap, args.length > 2 ? Integer.parseInt(args[2]) : 120,
+                    args.length > 3 ? Integer.parseInt(args[3]) : 1);
             case "create" -> create(bootstrap, args[2], Integer.parseInt(args[3]), options(args, 4));
             case "delete" -> delete(bootstrap, args[2]);
             case "produce" -> produce(bootstrap, args[2], options(args, 3));
             case "produce-tx" -> produceTx(bootstrap, args[2], args[3], args[4], options(args, 5));
             case "consume" -> consume(bootstrap, args[2], options(args, 3));
             case "ends" -> ends(bootstrap, args[2]);
+            case "move" -> move(bootstrap, args[2], Integer.parseInt(args[3]));
+            case "allow" -> allow(bootstrap, args[2], args[3], args[4], args[5]);
             default -> throw new IllegalArgumentException("unknown command " + args[0]);
         }
     }
@@ -113,16 +127,16 @@ public final class KafkaTool {
         return Admin.create(properties(bootstrap, Map.of("default.api.timeout.ms", "30000")));
     }
 
-    /** Until the broker serves: it has left its fence, and every partition has a leader again after a restart. */
-    private static void await(String bootstrap, int seconds) throws Exception {
+    /** Until the node serves: it has left its fence, and every partition has a leader again after a restart. */
+    private static void await(String bootstrap, int seconds, int node) throws Exception {
         long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(seconds);
         Map<String, String> impatient = Map.of("default.api.timeout.ms", "2000", "request.timeout.ms", "1000",
                 "reconnect.backoff.ms", "100", "reconnect.backoff.max.ms", "200");
         try (Admin admin = Admin.create(properties(bootstrap, impatient))) {
-            String why = "no broker";
+            String why = "no node " + node;
             while (System.nanoTime() < deadline) {
                 try {
-                    if (!admin.describeCluster().nodes().get().isEmpty()) {
+                    if (admin.describeCluster().nodes().get().stream().anyMatch(n -> n.id() == node)) {
                         why = "a partition without a leader";
                         var topics = admin.listTopics(new ListTopicsOptions().listInternal(true)).names().get();
                         var descriptions = admin.describeTopics(topics).allTopicNames().get().values();
@@ -318,6 +332,41 @@ public final class KafkaTool {
                 OUT.printf("{\"partition\":%d,\"begin\":%d,\"stable\":%d,\"end\":%d}%n", partition,
                         begin.get(partition), stable.get(partition), end.get(partition));
             }
+        }
+    }
+
+    /** Moves a topic, all of it, to one node; returns when it leads every partition, and no other has any. */
+    private static void move(String bootstrap, String topic, int node) throws Exception {
+        var there = Optional.of(new NewPartitionReassignment(List.of(node)));
+        Map<TopicPartition, Optional<NewPartitionReassignment>> moves = new HashMap<>();
+        partitions(bootstrap, topic).forEach(p -> moves.put(p, there));
+        try (Admin admin = admin(bootstrap)) {
+            admin.alterPartitionReassignments(moves).all().get();
+            while (!admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions().stream()
+                    .allMatch(p -> p.leader() != null && p.leader().id() == node && p.replicas().size() == 1)) {
+                Thread.sleep(20);
+            }
+            OUT.println("moved");
+        }
+    }
+
+    /** Adds to the access lists; returns when the broker has it in its own. */
+    private static void allow(String bootstrap, String user, String operation, String type, String name)
+            throws Exception {
+        ResourceType resource = switch (type) {
+            case "topic" -> ResourceType.TOPIC;
+            case "group" -> ResourceType.GROUP;
+            case "txn" -> ResourceType.TRANSACTIONAL_ID;
+            default -> throw new IllegalArgumentException("not topic, group or txn: " + type);
+        };
+        var allowed = new AclBinding(new ResourcePattern(resource, name, PatternType.LITERAL), new AccessControlEntry(
+                "User:" + user, "*", AclOperation.valueOf(operation), AclPermissionType.ALLOW));
+        try (Admin admin = admin(bootstrap)) {
+            admin.createAcls(List.of(allowed)).all().get();
+            while (admin.describeAcls(allowed.toFilter()).values().get().isEmpty()) {
+                Thread.sleep(20);
+            }
+            OUT.println("allowed");
         }
     }
 

@@ -36,13 +36,14 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
 @SuppressWarnings("deprecation") // DefaultMQPullConsumer: the one that reads exactly the offsets it is told
 public final class RocketmqTool {
     private static final String USAGE = String.join("\n",
-            "usage: RocketmqTool wait NAMESRV [SECONDS]",
+            "usage: RocketmqTool wait NAMESRV [SECONDS [BROKER]]",
             "       RocketmqTool create NAMESRV TOPIC QUEUES [ATTRIBUTE=VALUE...]",
             "       RocketmqTool delete NAMESRV TOPIC",
             "       RocketmqTool produce NAMESRV TOPIC [--compress zlib|zstd|lz4 | --batch N] [--property K=V]...",
             "       RocketmqTool consume NAMESRV TOPIC",
             "       RocketmqTool ends NAMESRV TOPIC",
-            "produce reads lines of QUEUE<tab>TAGS<tab>KEYS<tab>BODY; empty tags and keys are left out.");
+            "produce reads lines of QUEUE<tab>TAGS<tab>KEYS<tab>BODY; empty tags and keys are left out. Where several",
+            "brokers have the topic, the queue is BROKER:QUEUE.");
 
     private static final String CLUSTER = "DefaultCluster";
     private static final String GROUP = "millstream-tool";
@@ -72,7 +73,8 @@ public final class RocketmqTool {
     private static void run(String[] args) throws Exception {
         String namesrv = args[1];
         switch (args[0]) {
-            case "wait" -> await(namesrv, args.length > 2 ? Integer.parseInt(args[2]) : 120);
+            case "wait" -> await(namesrv, args.length > 2 ? Integer.parseInt(args[2]) : 120,
+                    args.length > 3 ? args[3] : "broker-a");
             case "create" -> create(namesrv, args[2], Integer.parseInt(args[3]), args);
             case "delete" -> delete(namesrv, args[2]);
             case "produce" -> produce(namesrv, args[2], args);
@@ -94,18 +96,16 @@ public final class RocketmqTool {
         return admin.examineBrokerClusterInfo().getBrokerAddrTable().values();
     }
 
-    /** Until the name server knows a broker and that broker answers: its port is open seconds before. */
-    private static void await(String namesrv, int seconds) throws Exception {
+    /** Until the name server knows the broker and that broker answers: its port is open seconds before. */
+    private static void await(String namesrv, int seconds, String name) throws Exception {
         long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(seconds);
         DefaultMQAdminExt admin = admin(namesrv);
-        String why = "no broker is registered";
+        String why = name + " is not registered";
         while (System.nanoTime() < deadline) {
             try {
-                Collection<BrokerData> brokers = brokers(admin);
-                for (BrokerData broker : brokers) {
+                BrokerData broker = admin.examineBrokerClusterInfo().getBrokerAddrTable().get(name);
+                if (broker != null) {
                     admin.fetchBrokerRuntimeStats(broker.selectBrokerAddr());
-                }
-                if (!brokers.isEmpty()) {
                     OUT.println("ready");
                     return;
                 }
@@ -200,17 +200,18 @@ public final class RocketmqTool {
             throw new IllegalArgumentException("the client does not compress batches");
         }
         producer.start();
-        Map<Integer, MessageQueue> queues = new HashMap<>();
+        Map<String, MessageQueue> queues = new HashMap<>();
         for (MessageQueue queue : producer.fetchPublishMessageQueues(topic)) {
-            queues.put(queue.getQueueId(), queue);
+            queues.put(String.valueOf(queue.getQueueId()), queue);
+            queues.put(queue.getBrokerName() + ":" + queue.getQueueId(), queue);
         }
 
-        Map<Integer, List<Message>> pending = new TreeMap<>();
+        Map<String, List<Message>> pending = new TreeMap<>();
         var in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         long sent = 0;
         for (String line; (line = in.readLine()) != null; sent++) {
             String[] fields = line.split("\t", 4);
-            int queue = Integer.parseInt(fields[0]);
+            String queue = fields[0];
             if (!queues.containsKey(queue)) {
                 throw new IllegalArgumentException("no queue " + queue + " in " + topic);
             }

@@ -150,12 +150,10 @@ impl Client {
                     if let Some(refusal) = self.events().refusal() {
                         return Err(refusal);
                     }
-                    let code = error.rdkafka_error_code();
-                    if code.is_some_and(is_refusal) {
-                        return Err(Error::refused(format!("{what}: not allowed; check the cluster's access lists"))
-                            .caused_by(error));
+                    match error.rdkafka_error_code() {
+                        Some(code) if is_refusal(code) => return Err(hidden(what, code)),
+                        _ => failure = Some(error),
                     }
-                    failure = Some(error);
                 }
             }
         }
@@ -176,9 +174,7 @@ impl Client {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
                 return Err(self.missing(topic, missing));
             }
-            Some(code) if is_refusal(code) => {
-                return Err(Error::refused(format!("topic {topic}: {code}; check the cluster's access lists")));
-            }
+            Some(code) if is_refusal(code) => return Err(hidden(&format!("topic {topic}"), code)),
             Some(code) => return Err(Error::transient(format!("topic {topic}: {code}"))),
         }
         let mut numbers: Vec<i32> =
@@ -227,9 +223,10 @@ impl Client {
         })?;
         let mut offsets = BTreeMap::new();
         for element in answer.elements() {
-            element
-                .error()
-                .map_err(|e| Error::transient(format!("{what}: partition {}", element.partition())).caused_by(e))?;
+            element.error().map_err(|error| match error.rdkafka_error_code() {
+                Some(code) if is_refusal(code) => hidden(&what, code),
+                _ => Error::transient(format!("{what}: partition {}", element.partition())).caused_by(error),
+            })?;
             match element.offset() {
                 Offset::Offset(offset) => {
                     offsets.insert(element.partition(), u64::try_from(offset).unwrap_or_default());
@@ -242,6 +239,11 @@ impl Client {
         }
         Ok(offsets)
     }
+}
+
+/// The error for a topic that the cluster does not show this user.
+fn hidden(what: &str, code: Code) -> Error {
+    Error::refused(format!("{what}: {code}; the user needs DESCRIBE on the topic, which comes with READ or WRITE"))
 }
 
 /// A configuration that librdkafka took property by property, but not as a whole.

@@ -48,6 +48,8 @@ pub(super) struct Producer {
     topic: String,
     limit: String,
     is_transactional: bool,
+    /// What its user must be allowed beside writing to the topic, for an error.
+    permissions: String,
     epoch: u64,
     sent: usize,
     /// Which message of the epoch is its record, once that was sent.
@@ -61,12 +63,23 @@ impl std::fmt::Debug for Producer {
 }
 
 impl Producer {
-    /// A producer of this configuration. It connects when it has something to send.
-    pub(super) fn try_new(config: &ClientConfig, topic: &str, tolerates_losses: bool) -> Result<Self> {
+    /// A producer of this configuration; in transactions it also writes to the topic `progress`. It connects when it
+    /// has something to send.
+    pub(super) fn try_new(
+        config: &ClientConfig,
+        topic: &str,
+        progress: Option<&str>,
+        tolerates_losses: bool,
+    ) -> Result<Self> {
         let limit = config.create_native_config().and_then(|c| c.get("message.max.bytes")).map_err(unusable)?;
         let inner = config.create_with_context(Receipts::new(tolerates_losses)).map_err(unusable)?;
-        let is_transactional = config.get("transactional.id").is_some();
-        Ok(Self { inner, topic: topic.to_string(), limit, is_transactional, epoch: 0, sent: 0, record: None })
+        let transactional_id = config.get("transactional.id");
+        let permissions = progress.zip(transactional_id).map(|(progress, id)| {
+            format!(", READ and WRITE on the progress topic {progress}, and WRITE on the transactional id {id}")
+        });
+        let (topic, permissions) = (topic.to_string(), permissions.unwrap_or_default());
+        let is_transactional = transactional_id.is_some();
+        Ok(Self { inner, topic, limit, is_transactional, permissions, epoch: 0, sent: 0, record: None })
     }
 
     fn receipts(&self) -> &Receipts {
@@ -151,7 +164,11 @@ impl Producer {
         self.record = Some(self.sent);
         match self.enqueue(record, wanted)? {
             None => self.sent += 1,
-            Some(failure) => return Err(self.explain(failure)),
+            Some(failure) => {
+                // A row that was refused before says more.
+                self.check(0)?;
+                return Err(self.explain(failure));
+            }
         }
         Ok(())
     }
@@ -205,10 +222,11 @@ impl Producer {
         self.inner.client().fatal_error().is_some_and(|(code, _)| is_fenced(code))
     }
 
-    /// Why the transaction under way has failed, if it has: librdkafka tells whoever asks for another one.
+    /// Why the transaction under way has failed, if it has: librdkafka tells whoever asks for another one. Without
+    /// transactions: why the producer has.
     fn cause(&self) -> Option<KafkaError> {
         if !self.is_transactional {
-            return None;
+            return self.inner.client().fatal_error().map(|(code, _)| KafkaError::Global(code));
         }
         let is_answer = |code: Code| !matches!(code, Code::State | Code::Conflict | Code::PreviousInProgress);
         self.inner.begin_transaction().err().filter(|error| error.rdkafka_error_code().is_some_and(is_answer))
@@ -226,8 +244,9 @@ impl Producer {
                  one up"
             )),
             Some(code) if is_refusal(code) => Error::refused(format!(
-                "topic {topic}: {what}: {code}; check the cluster's access lists, also those of the progress topic and of \
-                 transactional ids, or write at least once ('sink.delivery-guarantee')"
+                "topic {topic}: {what}: {code}; the user needs WRITE on the topic{}; or write at least once \
+                 ('sink.delivery-guarantee')",
+                self.permissions
             )),
             _ => match self.receipts().events.refusal() {
                 Some(refusal) => refusal,
@@ -312,8 +331,9 @@ impl Producer {
                 ))
             }
             Some(code) if is_refusal(code) => Error::refused(format!(
-                "{row} was refused: {text}; check the cluster's access lists of topic {topic}{}",
-                if self.is_transactional { " and of the progress topic" } else { "" }
+                "{row} was refused: {text}; the user needs WRITE on topic {}{}",
+                if is_record { &self.topic } else { &topic },
+                self.permissions
             )),
             _ => match self.receipts().events.refusal() {
                 Some(refusal) => refusal,

@@ -16,9 +16,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::error::RDKafkaErrorCode as Code;
 use serde::{Deserialize, Serialize};
 
-use super::client::{ANSWER, Client, Events, unusable};
+use super::client::{ANSWER, Client, Events, is_refusal, unusable};
 use super::properties::Properties;
-use super::queue::{PartitionQueue, Topic};
+use super::queue::{PartitionQueue, Topic, Trouble};
 use crate::connector::Bounds;
 use crate::error::{Error, Kind, Result};
 
@@ -114,13 +114,14 @@ impl ProgressTopic {
                 let created = created.map_err(|e| trouble("it cannot be created").caused_by(e))?;
                 return match created.into_iter().next() {
                     Some(Err((name, code))) if code != Code::TopicAlreadyExists => Err(Error::refused(format!(
-                        "the progress topic {name} is missing, and cannot be created: {code}; create it with one partition \
-                         and cleanup.policy=compact, or write at least once ('sink.delivery-guarantee')"
+                        "the progress topic {name} is missing, and cannot be created: {code}; let the user CREATE it, \
+                         create it with one partition and cleanup.policy=compact, or write at least once \
+                         ('sink.delivery-guarantee')"
                     ))),
                     _ => self.wait_for_leader(),
                 };
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.context("progress topic")),
         }
         let described = block_on(admin.describe_configs([&ResourceSpecifier::Topic(&self.name)], &options));
         let described = described.map_err(|e| trouble("its settings cannot be read").caused_by(e))?;
@@ -218,6 +219,12 @@ impl ProgressTopic {
             queue.drop_first(queue.taken().len());
             waits = if is_progress { 0 } else { waits + 1 };
             match trouble {
+                Some(Trouble { code, text }) if is_refusal(code) => {
+                    return Err(Error::refused(format!(
+                        "progress topic {}: {text}; the user needs READ and WRITE on it",
+                        self.name
+                    )));
+                }
                 Some(trouble) => return Err(broken(trouble.text)),
                 None if waits > WAITS => return Err(broken("it does not answer".into())),
                 None => {}

@@ -212,7 +212,7 @@ impl PartitionReader {
                 "{place}: the broker's copy cannot be read: {text}; look at the broker's log, and delete the records \
                  before the next offset if it is damaged"
             )),
-            code if is_refusal(code) => Error::refused(format!("{place}: {text}; check the cluster's access lists")),
+            code if is_refusal(code) => Error::refused(format!("{place}: {text}; the user needs READ on the topic")),
             _ => Error::transient(format!("{place}: {text}")),
         })
     }

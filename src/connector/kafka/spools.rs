@@ -41,7 +41,7 @@ impl Spools {
     }
 
     fn connect(&self) -> Result<Producer> {
-        Producer::try_new(&self.options.properties.producer(), &self.options.topic, self.tolerates_losses())
+        Producer::try_new(&self.options.properties.producer(), &self.options.topic, None, self.tolerates_losses())
     }
 
     /// Makes a producer, so that one that is misconfigured shows at once.

@@ -58,12 +58,12 @@ struct State {
 }
 
 /// A transaction under way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Open {
     epoch: u64,
     since_us: u64,
-    /// It has failed, and can only be forgotten.
-    is_lost: bool,
+    /// It has failed, and can only be forgotten: why, for the tasks that did not see it.
+    lost: Option<(Kind, String)>,
 }
 
 /// How long a transaction may be open.
@@ -107,6 +107,15 @@ impl State {
     /// Whether the progress topic has this epoch.
     fn holds(&self, epoch: u64) -> bool {
         self.position.as_ref().is_some_and(|position| position.epoch >= epoch)
+    }
+
+    /// That the transaction has failed, for the reason that was met first.
+    fn lost(&self, epoch: u64) -> Error {
+        let (kind, reason) = match self.open.as_ref().and_then(|open| open.lost.as_ref()) {
+            Some((kind, reason)) => (*kind, format!(": {reason}")),
+            None => (Kind::Transient, ", so the epoch has to be staged again".to_string()),
+        };
+        Error::new(kind, format!("the transaction of epoch {epoch} has failed{reason}"))
     }
 }
 
@@ -154,7 +163,7 @@ impl Transactions {
         let id = format!("millstream-{}", String::from_utf8_lossy(self.progress.key()));
         loop {
             let config = self.options.properties.transactional(&id, timeout.ms);
-            let producer = Producer::try_new(&config, &self.options.topic, false)?;
+            let producer = Producer::try_new(&config, &self.options.topic, Some(self.progress.name()), false)?;
             // librdkafka looks for the coordinator at once, or half a second later where it knows no broker yet.
             producer.connect()?;
             if producer.init_transactions()? {
@@ -235,8 +244,8 @@ impl Transactions {
         epoch: u64,
         wanted: &dyn Fn() -> bool,
     ) -> Result<Option<&'a mut Producer>> {
-        match state.open {
-            Some(open) if open.epoch == epoch && open.is_lost => return Err(lost(epoch)),
+        match &state.open {
+            Some(open) if open.epoch == epoch && open.lost.is_some() => return Err(state.lost(epoch)),
             Some(open) if open.epoch == epoch => return Ok(state.producer.as_mut()),
             // What nobody has published and nobody will.
             Some(_) => self.abort(state),
@@ -256,7 +265,7 @@ impl Transactions {
         if let Some(producer) = &mut state.producer {
             producer.begin(epoch);
             producer.begin_transaction()?;
-            state.open = Some(Open { epoch, since_us: self.clock.monotonic_us(), is_lost: false });
+            state.open = Some(Open { epoch, since_us: self.clock.monotonic_us(), lost: None });
         }
         Ok(state.producer.as_mut())
     }
@@ -281,7 +290,7 @@ impl Transactions {
         }
         let tasks = locked(&self.staged).remove(&epoch).unwrap_or_default();
         let mut published = total(tasks.values());
-        let is_open = state.open.is_some_and(|open| open.epoch == epoch);
+        let is_open = state.open.as_ref().is_some_and(|open| open.epoch == epoch);
         if is_open || (published.rows > 0 && !state.holds(epoch)) {
             let committed = self.commit(&mut state, epoch, published.rows, wanted);
             let offset = committed.map_err(|error| self.fail(&mut state, error))?;
@@ -294,10 +303,11 @@ impl Transactions {
     }
 
     fn commit(&self, state: &mut State, epoch: u64, rows: u64, wanted: &dyn Fn() -> bool) -> Result<u64> {
-        let is_whole = state.open.is_some_and(|open| open.epoch == epoch && !open.is_lost);
+        let is_whole = state.open.as_ref().is_some_and(|open| open.epoch == epoch && open.lost.is_none());
+        let lost = state.lost(epoch);
         let Some(producer) = state.producer.as_mut().filter(|producer| is_whole && producer.sent() as u64 == rows)
         else {
-            return Err(lost(epoch));
+            return Err(lost);
         };
         let record = ProgressTopic::record(epoch)?;
         producer.send_record(self.progress.name(), self.progress.key(), &record, wanted)?;
@@ -312,14 +322,14 @@ impl Transactions {
         let mut state = locked(&self.state);
         locked(&self.staged).remove(&epoch);
         state.shut_out = None;
-        if state.open.is_some_and(|open| open.epoch == epoch) {
+        if state.open.as_ref().is_some_and(|open| open.epoch == epoch) {
             self.abort(&mut state);
         }
     }
 
     fn abort(&self, state: &mut State) {
-        let aborted = match (state.open, &state.producer) {
-            (Some(Open { is_lost: false, .. }), Some(producer)) => producer.abort_transaction(),
+        let aborted = match (&state.open, &state.producer) {
+            (Some(Open { lost: None, .. }), Some(producer)) => producer.abort_transaction(),
             _ => Ok(()),
         };
         if let Err(error) = aborted {
@@ -343,7 +353,7 @@ impl Transactions {
                 tracing::debug!(target: "kafka", error = error.chain(), "a transaction was not aborted");
             }
             if let Some(open) = &mut state.open {
-                open.is_lost = true;
+                open.lost.get_or_insert((error.kind(), error.chain()));
             }
         }
         error
@@ -352,9 +362,9 @@ impl Transactions {
     /// Tells a transaction that the brokers have given up for slow from one that another producer has ended; the next
     /// one may take longer.
     fn judge(&self, state: &mut State, error: Error) -> Error {
-        let Some(open) = state.open else { return error };
+        let Some(Open { epoch, since_us, .. }) = state.open else { return error };
         let ms = state.timeout.ms;
-        let open_us = self.clock.monotonic_us().saturating_sub(open.since_us);
+        let open_us = self.clock.monotonic_us().saturating_sub(since_us);
         if error.kind() != Kind::Fenced || open_us < u64::from(ms) * 1000 {
             return error;
         }
@@ -367,7 +377,7 @@ impl Transactions {
             "topic {}: epoch {} was not written: this one's transaction was open for longer than transaction.timeout.ms = \
              {ms}; {next}; with fewer rows an epoch ('scan.max-rows-per-epoch'), or a longer \
              'properties.transaction.timeout.ms', it is in time",
-            self.options.topic, open.epoch
+            self.options.topic, epoch
         ))
         .caused_by(error)
     }
@@ -383,10 +393,6 @@ impl Transactions {
 
 fn abandoned(epoch: u64) -> Error {
     Error::transient(format!("epoch {epoch} was abandoned"))
-}
-
-fn lost(epoch: u64) -> Error {
-    Error::transient(format!("the transaction of epoch {epoch} has failed, so the epoch has to be staged again"))
 }
 
 #[cfg(test)]
