@@ -3,13 +3,16 @@
 //! A reader hands over messages as columns, a [`MessageBatch`] at a time; [`decoded`] turns a stream of them into the
 //! rows of the table, applies `format.on-error`, and reports what it saw. Only columns that were asked for are decoded.
 //! A message may hold several rows, or none; metadata are then those of each row's message.
+//!
+//! Columns may also be read from messages' keys ([`KeyColumns`]): without a key they are NULL, and a message whose key
+//! cannot be read is bad as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
-use arrow::compute::{cast, filter, filter_record_batch, take};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::compute::{and, cast, filter, filter_record_batch, is_not_null, take};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{Stream, StreamExt};
@@ -18,7 +21,7 @@ use super::dead_letters::{self, Unreadable};
 use super::{Fingerprint, MetadataKey, Partition, PartitionReport, ReadReport, SkippedSample};
 use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::error::{Error, Result};
-use crate::format::{BadPayload, Decoded, Decoder, FormatOptions, OnError, Wanted};
+use crate::format::{BadPayload, Decoded, Decoder, FormatOptions, KeyFormat, OnError, Wanted};
 use crate::plan::changes::with_kind;
 
 /// Consecutive messages of one partition, as columns of equal length.
@@ -36,18 +39,85 @@ pub struct MessageBatch {
     pub last: Fingerprint,
 }
 
+/// Columns that are read from messages' keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyColumns {
+    /// Which metadata the key is; BYTES.
+    pub metadata: &'static str,
+    /// Their names, in the order of the key's fields.
+    pub names: Vec<String>,
+    /// What their names begin with, and those of the key's fields do not.
+    pub prefix: String,
+    /// How a key is read.
+    pub format: KeyFormat,
+    /// Whether payloads hold these columns as well; the key's values count.
+    pub in_payload: bool,
+}
+
+impl KeyColumns {
+    /// Reads those at these places in `names`.
+    fn decoder(&self, stored: &[&Column], projection: Vec<usize>) -> Result<Box<dyn Decoder>> {
+        let field = |name: &String| {
+            let column = stored.iter().find(|column| column.name == *name)?;
+            Some(column.field().with_name(name.strip_prefix(self.prefix.as_str())?))
+        };
+        let fields: Option<Vec<Field>> = self.names.iter().map(field).collect();
+        let fields = fields.ok_or_else(|| Error::internal("a field of the key is no column"))?;
+        self.format.decoder(&Wanted { all: Arc::new(Schema::new(fields)), projection })
+    }
+}
+
+/// Reads the columns of keys.
+#[derive(Debug)]
+struct Keys {
+    decoder: Box<dyn Decoder>,
+    /// Which of the metadata the keys are.
+    metadata: usize,
+}
+
+impl Keys {
+    /// The columns of these keys, a row for each: NULL where there is none, or one that cannot be read.
+    fn read(&mut self, keys: &BinaryArray) -> Result<(Vec<ArrayRef>, Vec<BadPayload>)> {
+        let there = is_not_null(keys)?;
+        let places: Vec<usize> = there.values().set_indices().collect();
+        let Decoded { rows, mut bad, .. } = self.decoder.decode(filter(keys, &there)?.as_binary())?;
+        for bad in &mut bad {
+            *bad = BadPayload { index: places[bad.index], reason: format!("its key: {}", bad.reason) };
+        }
+        if rows.num_rows() == keys.len() {
+            return Ok((rows.columns().to_vec(), bad));
+        }
+        let is_read = and(&there, &mask(keys.len(), bad.iter().map(|bad| bad.index)))?;
+        let mut next = 0u64..;
+        let row = |is_read: bool| if is_read { next.next() } else { None };
+        let row_of: UInt64Array = is_read.values().iter().map(row).collect();
+        let columns = rows.columns().iter().map(|column| take(column, &row_of, None)).collect::<Result<_, _>>()?;
+        Ok((columns, bad))
+    }
+}
+
+/// The part of a message that a column is read from, and which of the columns there it is.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Payload(usize),
+    Metadata(usize),
+    Key(usize),
+}
+
 /// Turns message batches into the rows that a scan asked for.
 #[derive(Debug)]
 pub struct Decoding {
     table: String,
     schema: SchemaRef,
     decoder: Box<dyn Decoder>,
+    /// There if any of their columns is asked for.
+    keys: Option<Keys>,
     on_error: OnError,
     report: ReadReport,
     /// What is read of each message, by key; those of dead letters last.
     metadata: Vec<String>,
-    /// For each column of the table in `schema`: its index among the decoded (false) or the metadata columns (true).
-    columns: Vec<(bool, usize)>,
+    /// Where each column of the table in `schema` comes from.
+    columns: Vec<Part>,
     /// The columns that the scan wants.
     projection: Vec<usize>,
     /// The last offset, and how many messages had it: those of a file share one.
@@ -62,26 +132,52 @@ impl Decoding {
         projection: &[usize],
         report: &ReadReport,
     ) -> Result<Self> {
+        Self::with_key(table, format, None, projection, report)
+    }
+
+    /// The same for a table that has columns in its messages' keys.
+    pub fn with_key(
+        table: &TableDefinition,
+        format: &FormatOptions,
+        key: Option<&KeyColumns>,
+        projection: &[usize],
+        report: &ReadReport,
+    ) -> Result<Self> {
         let stored: Vec<_> = table.stored_columns().collect();
+        let in_key = |column: &Column| key?.names.iter().position(|name| *name == column.name);
         // Some formats know columns by their position among all that a payload holds.
-        let is_physical = |column: &&&Column| column.kind == ColumnKind::Physical;
-        let all: Vec<_> = stored.iter().filter(is_physical).map(|column| column.field()).collect();
-        let position = |index: usize| stored[..index].iter().filter(is_physical).count();
-        let (mut payload, mut metadata, mut columns, mut fields) = (vec![], vec![], vec![], vec![]);
+        let in_payload = |column: &&&Column| {
+            column.kind == ColumnKind::Physical && (key.is_none_or(|key| key.in_payload) || in_key(column).is_none())
+        };
+        let all: Vec<_> = stored.iter().filter(in_payload).map(|column| column.field()).collect();
+        let position = |index: usize| stored[..index].iter().filter(in_payload).count();
+        let (mut payload, mut metadata, mut of_key) = (vec![], vec![], vec![]);
+        let (mut columns, mut fields) = (vec![], vec![]);
         for &index in projection {
             let column = stored[index];
             fields.push(column.field());
-            match &column.kind {
-                ColumnKind::Metadata { key, .. } => {
-                    columns.push((true, metadata.len()));
-                    metadata.push(key.clone());
+            columns.push(match (&column.kind, in_key(column)) {
+                (ColumnKind::Metadata { key: name, .. }, _) => {
+                    metadata.push(name.clone());
+                    Part::Metadata(metadata.len() - 1)
                 }
-                _ => {
-                    columns.push((false, payload.len()));
+                (_, Some(place)) => {
+                    of_key.push(place);
+                    Part::Key(of_key.len() - 1)
+                }
+                (_, None) => {
                     payload.push(position(index));
+                    Part::Payload(payload.len() - 1)
                 }
-            }
+            });
         }
+        let keys = match key.filter(|_| !of_key.is_empty()) {
+            Some(key) => {
+                metadata.push(key.metadata.to_string());
+                Some(Keys { decoder: key.decoder(&stored, of_key)?, metadata: metadata.len() - 1 })
+            }
+            None => None,
+        };
         if let (OnError::DeadLetter, Some(letters)) = (format.on_error, report.dead_letters()) {
             metadata.extend(letters.metadata().iter().cloned());
         }
@@ -91,6 +187,7 @@ impl Decoding {
             table: table.name.clone(),
             schema: if format.is_changelog() { with_kind(&schema) } else { schema },
             decoder,
+            keys,
             on_error: format.on_error,
             report: report.clone(),
             metadata,
@@ -112,8 +209,9 @@ impl Decoding {
 
     /// The rows of one batch of messages of `partition`.
     pub fn decode(&mut self, partition: &Partition, batch: MessageBatch) -> Result<RecordBatch> {
-        let mut found = self.read(&batch)?;
-        let mut columns = self.columns_of(&batch, &found)?;
+        let (keys, broken) = self.read_keys(&batch)?;
+        let mut found = self.read(&batch.payloads, broken)?;
+        let mut columns = self.columns_of(&batch, &keys, &found)?;
         if let Some(missing) = self.missing(&columns) {
             (found, columns) = without(found, columns, batch.payloads.len(), missing)?;
         }
@@ -131,37 +229,52 @@ impl Decoding {
         Ok(RecordBatch::try_new_with_options(self.schema(), columns, &options)?)
     }
 
-    /// Decodes what can be decoded; places are those in the batch.
-    fn read(&mut self, batch: &MessageBatch) -> Result<Decoded> {
-        if batch.broken.is_empty() {
-            return self.decoder.decode(&batch.payloads);
+    /// The columns of the messages' keys, and the messages of which nothing can be read.
+    fn read_keys(&mut self, batch: &MessageBatch) -> Result<(Vec<ArrayRef>, Vec<BadPayload>)> {
+        let mut broken = batch.broken.clone();
+        let Some(keys) = &mut self.keys else { return Ok((vec![], broken)) };
+        let (columns, mut bad) = keys.read(batch.metadata[keys.metadata].as_binary())?;
+        bad.retain(|bad| broken.iter().all(|broken| broken.index != bad.index));
+        broken.extend(bad);
+        broken.sort_by_key(|broken| broken.index);
+        Ok((columns, broken))
+    }
+
+    /// Decodes what can be decoded, without what is `broken`; places are those in the batch.
+    fn read(&mut self, payloads: &BinaryArray, broken: Vec<BadPayload>) -> Result<Decoded> {
+        if broken.is_empty() {
+            return self.decoder.decode(payloads);
         }
-        let whole = mask(batch.payloads.len(), batch.broken.iter().map(|broken| broken.index));
+        let whole = mask(payloads.len(), broken.iter().map(|broken| broken.index));
         let places: Vec<usize> = whole.values().set_indices().collect();
-        let mut decoded = self.decoder.decode(filter(&batch.payloads, &whole)?.as_binary())?;
+        let mut decoded = self.decoder.decode(filter(payloads, &whole)?.as_binary())?;
         decoded.bad.iter_mut().for_each(|bad| bad.index = places[bad.index]);
         decoded.origins.iter_mut().flatten().for_each(|origin| *origin = places[*origin]);
-        decoded.bad.extend(batch.broken.iter().cloned());
+        decoded.bad.extend(broken);
         decoded.bad.sort_by_key(|bad| bad.index);
         Ok(decoded)
     }
 
     /// The columns of the table for the rows that were found.
-    fn columns_of(&self, batch: &MessageBatch, found: &Decoded) -> Result<Vec<ArrayRef>> {
+    fn columns_of(&self, batch: &MessageBatch, keys: &[ArrayRef], found: &Decoded) -> Result<Vec<ArrayRef>> {
         let of_rows = |origins: &Vec<usize>| origins.iter().map(|origin| *origin as u64).collect::<UInt64Array>();
         let origins = found.origins.as_ref().map(of_rows);
         let good = (!found.bad.is_empty()).then(|| mask(batch.payloads.len(), found.bad.iter().map(|bad| bad.index)));
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
-        for (&(is_metadata, index), field) in self.columns.iter().zip(self.schema.fields()) {
-            columns.push(if is_metadata {
-                let column = cast(&batch.metadata[index], field.data_type())?;
-                match (&origins, &good) {
-                    (Some(origins), _) => take(&column, origins, None)?,
-                    (None, Some(good)) => filter(&column, good)?,
-                    (None, None) => column,
+        for (part, field) in self.columns.iter().zip(self.schema.fields()) {
+            let of_messages = match *part {
+                Part::Payload(index) => {
+                    columns.push(Arc::clone(found.rows.column(index)));
+                    continue;
                 }
-            } else {
-                Arc::clone(found.rows.column(index))
+                Part::Metadata(index) => &batch.metadata[index],
+                Part::Key(index) => &keys[index],
+            };
+            let column = cast(of_messages, field.data_type())?;
+            columns.push(match (&origins, &good) {
+                (Some(origins), _) => take(&column, origins, None)?,
+                (None, Some(good)) => filter(&column, good)?,
+                (None, None) => column,
             });
         }
         Ok(columns)
@@ -322,7 +435,7 @@ pub fn refuse_layout(table: &TableDefinition) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use arrow::array::Int64Array;
-    use arrow::datatypes::{DataType, Field};
+    use arrow::datatypes::DataType;
     use arrow::util::pretty::pretty_format_batches;
 
     use super::*;
@@ -351,10 +464,13 @@ mod tests {
         let partition = Partition::new("p", 0);
         let rows = decoding.decode(&partition, batch).unwrap();
         assert_eq!(rows.schema(), decoding.schema());
-        let table = pretty_format_batches(std::slice::from_ref(&rows)).unwrap().to_string();
+        (lines(&rows), report.take()[&partition].skipped)
+    }
+
+    fn lines(rows: &RecordBatch) -> Vec<String> {
+        let table = pretty_format_batches(std::slice::from_ref(rows)).unwrap().to_string();
         let lines = table.lines().skip(3).take(rows.num_rows());
-        let lines = lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
-        (lines.collect(), report.take()[&partition].skipped)
+        lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
     }
 
     #[test]
@@ -374,6 +490,48 @@ mod tests {
         let options = [("format", "csv"), ("format.on-error", "skip")];
         let found = rows(&options, &[1, 2], &[Some("1,a"), Some("1"), Some("3,c")]);
         assert_eq!(found, (vec!["| 10 | a |".to_string(), "| 12 | c |".to_string()], 1));
+    }
+
+    #[test]
+    fn columns_of_keys_are_read_beside_those_of_payloads() {
+        let fields = [("id", DataType::Int64), ("k_a", DataType::Utf8View), ("k_b", DataType::Int64)];
+        let schema = Schema::new(fields.map(|(name, data_type)| Field::new(name, data_type, true)).to_vec());
+        let table = fixture::table_of("t", &schema, &[("format", "json"), ("format.on-error", "skip")]);
+        let format = FormatOptions::take(&mut OptionReader::new(&table)).unwrap();
+        let messages = [
+            (Some(r#"{"a":"x","b":1}"#), r#"{"id":10,"k_a":"no"}"#),
+            (None, r#"{"id":11}"#),
+            (Some("{"), r#"{"id":12}"#),
+            (Some(r#"{"b":4}"#), "{"),
+            (Some(r#"{"b":5}"#), r#"{"id":14}"#),
+        ];
+        let decode = |projection: &[usize], in_payload: bool| {
+            let names = vec!["k_b".into(), "k_a".into()];
+            let key = KeyColumns { metadata: "key", names, prefix: "k_".into(), format: KeyFormat::Json, in_payload };
+            let report = ReadReport::default();
+            let mut decoding = Decoding::with_key(&table, &format, Some(&key), projection, &report).unwrap();
+            let keys: BinaryArray = messages.iter().map(|(key, _)| key.map(str::as_bytes)).collect();
+            let keys = Arc::new(keys) as ArrayRef;
+            let batch = MessageBatch {
+                payloads: messages.iter().map(|(_, payload)| Some(payload.as_bytes())).collect(),
+                broken: vec![],
+                offsets: (0..5).collect(),
+                metadata: decoding.metadata().iter().map(|_| Arc::clone(&keys)).collect(),
+                last: Fingerprint { offset: 4, timestamp: None, id: None },
+            };
+            let partition = Partition::new("p", 0);
+            let rows = decoding.decode(&partition, batch).unwrap();
+            (lines(&rows), report.take()[&partition].sample.clone().unwrap().reason)
+        };
+        for in_payload in [true, false] {
+            let (found, reason) = decode(&[0, 1, 2], in_payload);
+            assert_eq!(found, ["| 10 | x | 1 |", "| 11 | | |", "| 14 | | 5 |"]);
+            assert!(reason.starts_with("its key: "), "{reason}");
+        }
+        assert_eq!(decode(&[2], false).0, ["| 1 |", "| |", "| 5 |"]);
+        let (found, reason) = decode(&[0], false);
+        assert_eq!(found, ["| 10 |", "| 11 |", "| 12 |", "| 14 |"], "keys are not looked at where nobody asks");
+        assert!(!reason.contains("key"), "{reason}");
     }
 
     #[test]

@@ -405,9 +405,15 @@ pub trait Connector: Debug + Send + Sync {
     /// sink changes it is another query. Without secrets or addresses.
     fn identity(&self, table: &TableDefinition) -> Result<String>;
 
-    /// What is compared to find out whether a query reads what it writes: a place, and those below it, behind a slash.
+    /// Where rows are written to, to find out whether a query reads what it writes: a place, and those below it, behind
+    /// a slash.
     fn place(&self, table: &TableDefinition) -> Result<String> {
         self.identity(table)
+    }
+
+    /// Whether what is written to `place` is read from this table.
+    fn reads(&self, table: &TableDefinition, place: &str) -> Result<bool> {
+        Ok(overlap(&self.place(table)?, place))
     }
 
     /// What writing to it promises, said before anything runs.
@@ -450,6 +456,12 @@ pub trait Connector: Debug + Send + Sync {
         environment: &Environment,
         owner: &Owner,
     ) -> Result<Arc<dyn Sink>>;
+}
+
+/// Whether rows of one [place](Connector::place) are also in the other: the same topic, or files in one tree.
+pub fn overlap(one: &str, other: &str) -> bool {
+    let (one, other) = (format!("{one}/"), format!("{other}/"));
+    one.starts_with(&other) || other.starts_with(&one)
 }
 
 /// The connectors that a session knows, by name.

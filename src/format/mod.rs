@@ -119,6 +119,26 @@ enum FormatKind {
     Canal(canal::CanalOptions),
 }
 
+/// How a message's key that is made of columns is written and read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFormat {
+    /// As a JSON object of them.
+    Json,
+    /// As the bytes of the only one, which is STRING or BYTES.
+    Raw,
+}
+
+impl KeyFormat {
+    /// A decoder of the columns of keys that are asked for.
+    pub fn decoder(self, wanted: &Wanted) -> Result<Box<dyn Decoder>> {
+        let decoder: Box<dyn Decoder> = match self {
+            Self::Json => Box::new(json::JsonDecoder::try_new(wanted.schema()?, &json::JsonOptions::default())?),
+            Self::Raw => Box::new(raw::RawDecoder::try_new(wanted, &raw::RawOptions::default())?),
+        };
+        Ok(decoder)
+    }
+}
+
 /// The formats of messages.
 pub const FORMATS: [&str; 5] = ["json", "csv", "raw", "debezium-json", "canal-json"];
 /// Those of them whose payloads say what happened to rows.

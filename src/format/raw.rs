@@ -20,14 +20,15 @@ use crate::sql::options::OptionReader;
 use crate::sql::types::sql_type;
 
 /// The options `raw.*`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RawOptions {
     order: Order,
 }
 
 /// Where the bytes of a number begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Order {
+    #[default]
     BigEndian,
     LittleEndian,
 }
@@ -48,7 +49,7 @@ impl RawOptions {
         let utf8 = |text: &str| text.eq_ignore_ascii_case("UTF-8").then_some(());
         options.with("raw.charset", "UTF-8, which is the only one that is supported", utf8)?;
         let orders = [("big-endian", Order::BigEndian), ("little-endian", Order::LittleEndian)];
-        Ok(Self { order: options.choice("raw.endianness", &orders)?.unwrap_or(Order::BigEndian) })
+        Ok(Self { order: options.choice("raw.endianness", &orders)?.unwrap_or_default() })
     }
 }
 

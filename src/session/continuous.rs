@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast;
 use super::{Outcome, Session, epoch_state, settings};
 use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::connector::dead_letters::{self, DeadLetters};
-use crate::connector::{Connector, Partition, Role, Span};
+use crate::connector::{Connector, Partition, Role, Span, overlap};
 use crate::error::{Error, Result};
 use crate::plan::aggregate::{Times, shapes};
 use crate::plan::changes::{self, is_updating};
@@ -147,9 +147,10 @@ impl Session {
         for (name, table) in planned.tables() {
             let connector = self.connectors.of(&table)?;
             connector.check(&table, Role::Source)?;
-            let (identity, place) = (connector.identity(&table)?, connector.place(&table)?);
+            let identity = connector.identity(&table)?;
             let allowed = self.setting("query.allow-feedback") == Some("true");
-            if !allowed && written.iter().any(|written| feeds(written, &place)) {
+            let reads = written.iter().map(|place| connector.reads(&table, place)).collect::<Result<Vec<_>>>()?;
+            if !allowed && reads.contains(&true) {
                 return Err(Error::usage(format!(
                     "the query reads what it writes ({identity}), and would never end feeding itself; \
                      SET 'query.allow-feedback' = 'true' if that is meant"
@@ -386,13 +387,7 @@ fn check_primary_key(target: &TableDefinition, keys: Option<Vec<Vec<usize>>>, is
 /// Whether a table's rows would go where others go already. All that is printed, or thrown away, has one place, the name of
 /// the connector.
 fn is_shared(table: &TableDefinition, place: &str, written: &str) -> bool {
-    table.connector().is_ok_and(|connector| connector != place) && feeds(place, written)
-}
-
-/// Whether what is written to one place is read from another: the same topic, or files in one tree.
-fn feeds(target: &str, source: &str) -> bool {
-    let (target, source) = (format!("{target}/"), format!("{source}/"));
-    target.starts_with(&source) || source.starts_with(&target)
+    table.connector().is_ok_and(|connector| connector != place) && overlap(place, written)
 }
 
 /// Gives the rows of a SELECT the target's schema: by position, or by the columns named; a column that is left out is

@@ -23,6 +23,7 @@ import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.TopicDescription;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.IsolationLevel;
@@ -61,6 +62,8 @@ public final class KafkaTool {
             "       KafkaTool ends BOOTSTRAP TOPIC",
             "       KafkaTool move BOOTSTRAP TOPIC NODE",
             "       KafkaTool allow BOOTSTRAP USER OPERATION topic|group|txn NAME",
+            "       KafkaTool commit BOOTSTRAP GROUP TOPIC PARTITION=OFFSET...",
+            "       KafkaTool group BOOTSTRAP GROUP",
             "produce and produce-tx read lines of PARTITION<tab>KEY<tab>VALUE: without a partition the client chooses,",
             "an empty key is null, and a line that ends after the key has a null value.");
 
@@ -100,6 +103,8 @@ public final class KafkaTool {
             case "ends" -> ends(bootstrap, args[2]);
             case "move" -> move(bootstrap, args[2], Integer.parseInt(args[3]));
             case "allow" -> allow(bootstrap, args[2], args[3], args[4], args[5]);
+            case "commit" -> commit(bootstrap, args[2], args[3], options(args, 4));
+            case "group" -> group(bootstrap, args[2]);
             default -> throw new IllegalArgumentException("unknown command " + args[0]);
         }
     }
@@ -367,6 +372,28 @@ public final class KafkaTool {
                 Thread.sleep(20);
             }
             OUT.println("allowed");
+        }
+    }
+
+    /** Commits the next offsets of a group, as a consumer of it does that has read up to there. */
+    private static void commit(String bootstrap, String group, String topic, Map<String, String> offsets) {
+        Map<TopicPartition, OffsetAndMetadata> next = new HashMap<>();
+        offsets.forEach((partition, offset) -> next.put(new TopicPartition(topic, Integer.parseInt(partition)),
+                new OffsetAndMetadata(Long.parseLong(offset))));
+        Properties properties = properties(bootstrap, Map.of("group.id", group, "enable.auto.commit", "false"));
+        try (var consumer = new KafkaConsumer<>(properties, new StringDeserializer(), new StringDeserializer())) {
+            consumer.assign(next.keySet());
+            consumer.commitSync(next);
+        }
+        OUT.println("committed");
+    }
+
+    /** The next offsets of a group, as the broker has them. */
+    private static void group(String bootstrap, String group) throws Exception {
+        try (Admin admin = admin(bootstrap)) {
+            admin.listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get()
+                    .forEach((partition, next) -> OUT.printf("{\"topic\":\"%s\",\"partition\":%d,\"offset\":%d}%n",
+                            partition.topic(), partition.partition(), next.offset()));
         }
     }
 

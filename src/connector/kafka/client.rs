@@ -4,20 +4,23 @@
 //! collects the last reason, so that an error can name it, and ends the wait at once where trying again is no use
 //! (a refused password).
 //!
-//! Guarantee: every call ends within about ten seconds. All of them block: they belong on a blocking thread.
+//! Guarantee: a question ends within about ten seconds, and two more for each broker that is silent while others
+//! answer. All calls block: they belong on a blocking thread.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::slice::from_ref;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::connector::Bounds;
+use crate::connector::{Bounds, Extent, Offsets, Partition};
 use crate::error::{Error, Kind, Result};
 use crate::sql::options::did_you_mean;
 
@@ -101,11 +104,15 @@ pub(super) fn is_refusal(code: Code) -> bool {
             | Code::UnsupportedSASLMechanism
             | Code::TopicAuthorizationFailed
             | Code::ClusterAuthorizationFailed
+            | Code::GroupAuthorizationFailed
             | Code::TransactionalIdAuthorizationFailed
     )
 }
 
-/// A consumer of no group: it answers questions, and its partitions are read through
+/// Partitions, each with the number of the broker that leads it; below zero where none does.
+pub(super) type Leaders = BTreeMap<Partition, i32>;
+
+/// A consumer that joins no group: it answers questions, and its partitions are read through
 /// [`PartitionQueue`](super::queue::PartitionQueue)s.
 pub(super) struct Client {
     consumer: BaseConsumer<Events>,
@@ -140,10 +147,10 @@ impl Client {
         self.consumer.context()
     }
 
-    /// Asks until there is an answer, trying again is no use, or the time is over.
-    fn ask<T>(&self, what: &str, ask: impl Fn(&BaseConsumer<Events>) -> KafkaResult<T>) -> Result<T> {
+    /// Asks until there is an answer, trying again is no use, or that was often enough.
+    fn ask<T>(&self, what: &str, attempts: usize, ask: impl Fn(&BaseConsumer<Events>) -> KafkaResult<T>) -> Result<T> {
         let mut failure = None;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..attempts {
             match ask(&self.consumer) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
@@ -165,80 +172,237 @@ impl Client {
         })
     }
 
-    /// The numbers of the topic's partitions; a topic that is missing is an error of kind `missing`, naming similar ones.
-    pub(super) fn partitions(&self, topic: &str, missing: Kind) -> Result<Vec<i32>> {
-        let metadata = self.ask(&format!("topic {topic}"), |consumer| consumer.fetch_metadata(Some(topic), ATTEMPT))?;
-        let found = metadata.topics().first();
-        match found.and_then(|topic| topic.error()).map(Code::from) {
+    /// The partitions of this topic; none, if there is no such topic.
+    pub(super) fn find(&self, topic: &str) -> Result<Option<Leaders>> {
+        let what = format!("topic {topic}");
+        let metadata = self.ask(&what, ATTEMPTS, |consumer| consumer.fetch_metadata(Some(topic), ATTEMPT))?;
+        let Some(found) = metadata.topics().first() else { return Ok(None) };
+        match found.error().map(Code::from) {
             None | Some(Code::LeaderNotAvailable) => {}
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                return Err(self.missing(topic, missing));
-            }
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => return Ok(None),
             Some(code) if is_refusal(code) => return Err(hidden(&format!("topic {topic}"), code)),
             Some(code) => return Err(Error::transient(format!("topic {topic}: {code}"))),
         }
-        let mut numbers: Vec<i32> =
-            found.map(|topic| topic.partitions().iter().map(|p| p.id()).collect()).unwrap_or_default();
-        if numbers.is_empty() {
-            return Err(self.missing(topic, missing));
-        }
-        numbers.sort_unstable();
-        Ok(numbers)
+        Ok(Some(leaders(found)).filter(|leaders| !leaders.is_empty()))
     }
 
-    fn missing(&self, topic: &str, kind: Kind) -> Error {
-        let all = self.ask("topics", |consumer| consumer.fetch_metadata(None, ATTEMPT));
+    /// The same; a topic that is missing is an error of kind `missing`, naming similar ones.
+    pub(super) fn partitions(&self, topic: &str, missing: Kind) -> Result<Leaders> {
+        self.find(topic)?.ok_or_else(|| self.missing(missing, &format!("there is no topic '{topic}'"), topic))
+    }
+
+    /// The partitions of all topics whose names are wanted.
+    pub(super) fn search(&self, wanted: impl Fn(&str) -> bool) -> Result<Leaders> {
+        let metadata = self.ask("topics", ATTEMPTS, |consumer| consumer.fetch_metadata(None, ATTEMPT))?;
+        Ok(metadata.topics().iter().filter(|topic| wanted(topic.name())).flat_map(leaders).collect())
+    }
+
+    /// An error that says what is missing, and names the topics whose names are most like this.
+    pub(super) fn missing(&self, kind: Kind, what: &str, like: &str) -> Error {
+        let all = self.ask("topics", ATTEMPTS, |consumer| consumer.fetch_metadata(None, ATTEMPT));
         let mut names: Vec<String> = match &all {
             Ok(all) => all.topics().iter().map(|t| t.name().to_string()).collect(),
             Err(_) => Vec::new(),
         };
         names.retain(|name| !name.starts_with("__"));
-        names.sort_by_cached_key(|name| Reverse((strsim::jaro_winkler(topic, name) * 1e6) as u64));
+        names.sort_by_cached_key(|name| Reverse((strsim::jaro_winkler(like, name) * 1e6) as u64));
         names.truncate(SUGGESTIONS);
-        let hint = did_you_mean(topic, names.iter().map(String::as_str));
-        Error::new(kind, format!("there is no topic '{topic}' at {}; create it first{hint}", self.servers))
+        let hint = did_you_mean(like, names.iter().map(String::as_str));
+        Error::new(kind, format!("{what} at {}; create it first{hint}", self.servers))
+    }
+
+    /// What these partitions hold, leader by leader: where one does not answer, its partitions are unreachable.
+    ///
+    /// Errors: no partition can be reached.
+    pub(super) fn extent(&self, leaders: &Leaders) -> Result<Extent> {
+        let mut led: BTreeMap<i32, Vec<Partition>> = BTreeMap::new();
+        for (partition, leader) in leaders {
+            led.entry((*leader).max(-1)).or_default().push(partition.clone());
+        }
+        // One that is silent does not hold up the others for longer than it must.
+        let attempts = if led.len() > 1 { 1 } else { ATTEMPTS };
+        let (mut extent, mut failure) = (Extent::default(), None);
+        for (leader, partitions) in led {
+            let answer = match leader {
+                ..0 => Err(Error::transient("it has no leader")),
+                _ => self.bounds(&partitions, attempts),
+            };
+            match answer {
+                Ok(found) => {
+                    extent.partitions.extend(found.partitions);
+                    extent.unreachable.extend(found.unreachable);
+                }
+                Err(error) if error.kind() == Kind::Transient => {
+                    let reason = error.chain();
+                    extent.unreachable.extend(partitions.into_iter().map(|partition| (partition, reason.clone())));
+                    failure = failure.or(Some(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match extent.unreachable.first_key_value() {
+            Some((partition, reason)) if extent.partitions.is_empty() => Err(failure
+                .unwrap_or_else(|| Error::transient(reason.as_str()))
+                .context(format_args!("{partition} cannot be reached"))),
+            _ => Ok(extent),
+        }
     }
 
     /// What these partitions hold: one request to each of their leaders for the first offsets, and one for the last,
-    /// which are stable ones unless `isolation.level` says otherwise.
-    pub(super) fn bounds(&self, topic: &str, partitions: &[i32]) -> Result<BTreeMap<i32, Bounds>> {
-        let earliest = self.offsets(topic, partitions, Offset::Beginning)?;
-        let latest = self.offsets(topic, partitions, Offset::End)?;
-        let bounds = earliest.into_iter().filter_map(|(number, earliest)| {
-            let latest = *latest.get(&number)?;
-            Some((number, Bounds { earliest, latest: latest.max(earliest) }))
-        });
-        Ok(bounds.collect())
+    /// which are stable ones unless `isolation.level` says otherwise. Those that a leader objects to are unreachable.
+    ///
+    /// Errors: a leader does not answer, whoever leads the others.
+    pub(super) fn bounds(&self, partitions: &[Partition], attempts: usize) -> Result<Extent> {
+        let earliest = self.offsets(partitions, Offset::Beginning, attempts)?;
+        let mut latest = self.offsets(partitions, Offset::End, attempts)?;
+        let mut extent = Extent::default();
+        for (partition, earliest) in earliest {
+            let reason = match (earliest, latest.remove(&partition).unwrap_or(Ok(Offset::Invalid))) {
+                (Ok(Offset::Offset(earliest)), Ok(Offset::Offset(latest))) => {
+                    let earliest = u64::try_from(earliest).unwrap_or_default();
+                    let latest = u64::try_from(latest).unwrap_or_default().max(earliest);
+                    extent.partitions.insert(partition, Bounds { earliest, latest });
+                    continue;
+                }
+                (Err(error), _) | (_, Err(error)) => match error.rdkafka_error_code() {
+                    Some(code) => code.to_string(),
+                    None => error.to_string(),
+                },
+                (Ok(earliest), Ok(latest)) => format!("its leader says that it holds {earliest:?}..{latest:?}"),
+            };
+            extent.unreachable.insert(partition, reason);
+        }
+        Ok(extent)
     }
 
-    /// `end` doubles as the timestamp that asks for it: in the protocol, -2 is the first offset and -1 the last.
-    fn offsets(&self, topic: &str, partitions: &[i32], end: Offset) -> Result<BTreeMap<i32, u64>> {
-        let what = format!("offsets of topic {topic}");
-        let answer = self.ask(&what, |consumer| {
-            let mut list = TopicPartitionList::with_capacity(partitions.len());
-            for number in partitions {
-                list.add_partition_offset(topic, *number, end)?;
-            }
-            consumer.offsets_for_times(list, ATTEMPT)
-        })?;
-        let mut offsets = BTreeMap::new();
-        for element in answer.elements() {
-            element.error().map_err(|error| match error.rdkafka_error_code() {
-                Some(code) if is_refusal(code) => hidden(&what, code),
-                _ => Error::transient(format!("{what}: partition {}", element.partition())).caused_by(error),
-            })?;
-            match element.offset() {
-                Offset::Offset(offset) => {
-                    offsets.insert(element.partition(), u64::try_from(offset).unwrap_or_default());
-                }
-                other => {
-                    let number = element.partition();
-                    return Err(Error::transient(format!("{what}: the leader of partition {number} says {other:?}")));
-                }
+    /// What one partition holds.
+    pub(super) fn bounds_of(&self, partition: &Partition) -> Result<Bounds> {
+        let extent = self.bounds(from_ref(partition), ATTEMPTS)?;
+        extent.partitions.get(partition).copied().ok_or_else(|| {
+            let reason = extent.unreachable.get(partition).map_or("no answer", String::as_str);
+            Error::transient(format!("offsets of {partition}: {reason}"))
+        })
+    }
+
+    /// The offsets of the first messages that are not before this time, ms since 1970; none where all are.
+    pub(super) fn at(&self, partitions: &[Partition], timestamp_ms: i64) -> Result<Offsets> {
+        let mut offsets = Offsets::new();
+        // Times before 1970 would be taken for what a protocol means by negative ones; no message has one.
+        for (partition, answer) in self.offsets(partitions, Offset::Offset(timestamp_ms.max(0)), ATTEMPTS)? {
+            let what = || Error::transient(format!("offset of {partition} at {timestamp_ms} ms"));
+            if let Offset::Offset(offset) = answer.map_err(|e| what().caused_by(e))? {
+                offsets.insert(partition, u64::try_from(offset).unwrap_or_default());
             }
         }
         Ok(offsets)
     }
+
+    /// The next offsets of the group that the client is of, where it has any.
+    pub(super) fn committed(&self, partitions: &[Partition]) -> Result<Offsets> {
+        let what = "offsets of the consumer group";
+        let answer = self.ask(what, ATTEMPTS, |consumer| {
+            consumer.committed_offsets(list(partitions.iter().map(|partition| (partition, Offset::Invalid)))?, ATTEMPT)
+        })?;
+        let mut offsets = Offsets::new();
+        for element in answer.elements() {
+            let partition = Partition::new(element.topic(), element.partition() as u32);
+            element.error().map_err(|error| match error.rdkafka_error_code() {
+                Some(code) if is_refusal(code) => hidden(what, code),
+                _ => Error::transient(format!("{what}: {partition}")).caused_by(error),
+            })?;
+            if let Offset::Offset(offset) = element.offset() {
+                offsets.insert(partition, u64::try_from(offset).unwrap_or_default());
+            }
+        }
+        Ok(offsets)
+    }
+
+    /// Commits the next offsets to the group that the client is of; it waits for as long as librdkafka does.
+    pub(super) fn commit(&self, next: &Offsets) -> KafkaResult<()> {
+        let offset = |offset: &u64| Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
+        let list = list(next.iter().map(|(partition, next)| (partition, offset(next))))?;
+        let outcome = self.consumer.commit(&list, CommitMode::Sync);
+        // What it says besides is taken by nobody else.
+        self.events();
+        outcome
+    }
+
+    /// The answers for `at`, which doubles as the timestamp that is asked for: in the protocol, -2 is the first offset
+    /// and -1 the last; in an answer -1 is none.
+    fn offsets(
+        &self,
+        partitions: &[Partition],
+        at: Offset,
+        attempts: usize,
+    ) -> Result<BTreeMap<Partition, KafkaResult<Offset>>> {
+        let what = match partitions {
+            [only] => format!("offsets of {only}"),
+            [first, ..] => format!("offsets of {first} and {} more", partitions.len() - 1),
+            [] => return Ok(BTreeMap::new()),
+        };
+        let answer = self.ask(&what, attempts, |consumer| {
+            consumer.offsets_for_times(list(partitions.iter().map(|partition| (partition, at)))?, ATTEMPT)
+        });
+        let answer = match answer {
+            Err(error) if partitions.len() > 1 && objection(&error).is_some() => return self.each(partitions, at),
+            answer => answer?,
+        };
+        let answers = answer.elements().into_iter().map(|element| {
+            let partition = Partition::new(element.topic(), element.partition() as u32);
+            (partition, element.error().map(|()| element.offset()))
+        });
+        Ok(answers.collect())
+    }
+
+    /// The same, one by one: where there is an objection to one partition, librdkafka answers nothing of the others.
+    fn each(&self, partitions: &[Partition], at: Offset) -> Result<BTreeMap<Partition, KafkaResult<Offset>>> {
+        let mut answers = BTreeMap::new();
+        for partition in partitions {
+            match self.offsets(from_ref(partition), at, 1) {
+                Ok(answer) => answers.extend(answer),
+                Err(error) => match objection(&error) {
+                    Some(code) => drop(answers.insert(partition.clone(), Err(KafkaError::OffsetFetch(code)))),
+                    None => return Err(error),
+                },
+            }
+        }
+        Ok(answers)
+    }
+}
+
+/// What a leader says against one of its partitions, if that is why a question failed: a new one that it does not know
+/// yet, or one that it leads no more.
+fn objection(error: &Error) -> Option<Code> {
+    let cause = std::error::Error::source(error)?.downcast_ref::<KafkaError>()?;
+    cause.rdkafka_error_code().filter(|code| {
+        matches!(
+            code,
+            Code::UnknownTopicOrPartition
+                | Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::ReplicaNotAvailable
+                | Code::OffsetNotAvailable
+                | Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
+                | Code::UnknownPartition
+        )
+    })
+}
+
+/// The partitions of a topic.
+fn leaders(topic: &MetadataTopic) -> Leaders {
+    let name: Arc<str> = topic.name().into();
+    let partitions = topic.partitions().iter();
+    partitions.map(|partition| (Partition::new(Arc::clone(&name), partition.id() as u32), partition.leader())).collect()
+}
+
+/// As librdkafka has it.
+fn list<'a>(partitions: impl Iterator<Item = (&'a Partition, Offset)>) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in partitions {
+        list.add_partition_offset(&partition.name, partition.number as i32, offset)?;
+    }
+    Ok(list)
 }
 
 /// The error for a topic that the cluster does not show this user.

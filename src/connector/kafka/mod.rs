@@ -1,22 +1,22 @@
 //! Kafka topics as tables: `'connector' = 'kafka'`.
 //!
-//! The idea: a topic is a set of logs, which is what the engine calls a source; its offsets are the engine's, its last
-//! stable offsets are the ends, and the query's checkpoint is the only place where positions are kept. No consumer
-//! group is joined.
+//! The idea: topics are sets of logs, which is what the engine calls a source; their offsets are the engine's, their
+//! last stable offsets are the ends, and the query's checkpoint is where positions are kept. No consumer group is
+//! joined; if one is named, it is told how far the query is, for others to see.
 //!
-//! What it guarantees: exact spans when reading, also of topics written in transactions. Writing is exactly-once, a
-//! transaction an epoch, for readers of committed messages; or at-least-once; or with no promise at all. A table with a
-//! PRIMARY KEY takes results that change, as upserts and tombstones, by this name or by `upsert-kafka`, which is
-//! another spelling of the same.
+//! What it guarantees: exact spans when reading, also of topics written in transactions. Topics and partitions that
+//! appear later are found. Writing is exactly-once, a transaction an epoch, for readers of committed messages; or
+//! at-least-once; or with no promise at all. A table with a PRIMARY KEY takes results that change, as upserts and
+//! tombstones, by this name or by `upsert-kafka`, which is another spelling of the same.
 //!
-//! What it does not promise yet: reading several topics in one table, reading upserts.
+//! What it does not promise yet: reading upserts.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
 use self::columns::Column;
-use self::options::KafkaOptions;
+use self::options::{DISCOVERY_OPTION, KafkaOptions, Topics};
 use self::sink::KafkaSink;
 use self::source::KafkaSource;
 use super::messages::{Decoding, check_metadata};
@@ -35,6 +35,8 @@ pub mod properties;
 
 mod client;
 mod columns;
+mod discovery;
+mod group;
 mod producer;
 mod progress;
 mod queue;
@@ -46,6 +48,9 @@ mod source;
 mod spools;
 mod transactions;
 mod upsert;
+
+/// What the place of one topic begins with.
+const PLACE: &str = "kafka topic ";
 
 /// The connector `kafka`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -73,16 +78,18 @@ impl Connector for KafkaConnector {
                 "a PRIMARY KEY makes the messages of a topic updates of rows, which is not supported yet; leave it out to \
                  read every message as a row",
             ),
-            Role::Source if !options.is_key_in_payload => refuse(
-                "'value.fields-include' = 'EXCEPT_KEY' leaves columns to the messages' keys, which are not read as columns \
-                 yet; read the topic by a table without them, and the key by METADATA FROM 'key'",
+            Role::Source if !options.is_key_in_payload && options.key_columns.is_none() => refuse(
+                "'value.fields-include' = 'EXCEPT_KEY' leaves columns to the messages' keys; to read them say by \
+                 'key.fields' which these are, and by 'key.format' how a key is read",
             ),
             Role::Source => {
                 let all: Vec<usize> = (0..table.stored_columns().count()).collect();
-                Decoding::try_new(table, &options.format, &all, &super::ReadReport::default())
-                    .map(drop)
-                    .map_err(|e| blame(table, e))
+                let (key, report) = (options.key_columns.as_ref(), super::ReadReport::default());
+                Decoding::with_key(table, &options.format, key, &all, &report).map(drop).map_err(|e| blame(table, e))
             }
+            Role::Sink if options.topics.only().is_none() => refuse(
+                "a table that is written names one topic, by 'topic'; a column METADATA FROM 'topic' sends rows elsewhere",
+            ),
             Role::Sink if table.options.contains_key("key.fields") && matches!(options.key, Key::Given(_)) => {
                 refuse("the message's key is given twice: by 'key.fields' and by the metadata column 'key'; drop one")
             }
@@ -91,7 +98,19 @@ impl Connector for KafkaConnector {
     }
 
     fn identity(&self, table: &TableDefinition) -> Result<String> {
-        Ok(format!("kafka topic {}", KafkaOptions::take(table)?.topic))
+        let topics = KafkaOptions::take(table)?.topics;
+        Ok(match (topics.only(), &topics) {
+            (Some(topic), _) => format!("{PLACE}{topic}"),
+            (None, Topics::Named(names)) => {
+                format!("kafka topics {}", names.iter().map(String::as_str).collect::<Vec<_>>().join(";"))
+            }
+            (None, Topics::Matching { pattern, .. }) => format!("kafka topics matching '{pattern}'"),
+        })
+    }
+
+    fn reads(&self, table: &TableDefinition, place: &str) -> Result<bool> {
+        let options = KafkaOptions::take(table)?;
+        Ok(place.strip_prefix(PLACE).is_some_and(|topic| options.reads(topic)))
     }
 
     fn guarantee(&self, table: &TableDefinition) -> Result<Guarantee> {
@@ -100,6 +119,7 @@ impl Connector for KafkaConnector {
 
     fn is_operational(&self, option: &str) -> bool {
         option.starts_with("properties.")
+            || option == DISCOVERY_OPTION
             || FormatOptions::OPERATIONAL.contains(&option)
             || ScanOptions::KEYS.contains(&option)
     }
@@ -119,7 +139,8 @@ impl Connector for KafkaConnector {
         _owner: Option<&Owner>,
     ) -> Result<Arc<dyn Source>> {
         let options = KafkaOptions::take(&table)?;
-        let source = KafkaSource::try_new(Arc::clone(&table), options, environment.parallelism);
+        let clock = environment.clock.clone();
+        let source = KafkaSource::try_new(Arc::clone(&table), options, environment.parallelism, clock);
         Ok(Arc::new(source.map_err(|e| blame(&table, e))?))
     }
 

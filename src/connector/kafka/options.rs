@@ -5,35 +5,49 @@
 //! Guarantee: what is unknown, malformed, contradictory or not supported yet is refused by name, without any I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use arrow::datatypes::DataType;
+use regex::Regex;
 
 use super::properties::Properties;
 use crate::catalog::{Column, ColumnKind, TableDefinition};
+use crate::connector::messages::KeyColumns;
+use crate::connector::position::{Position, Side};
 use crate::connector::upserts::Key;
-use crate::connector::{Delivery, ScanOptions};
+use crate::connector::{Delivery, Offsets, Partition, ScanOptions};
 use crate::error::{Error, Result};
-use crate::format::FormatOptions;
+use crate::format::{FormatOptions, KeyFormat};
 use crate::sql::options::{OptionReader, did_you_mean};
 
-/// Where a new query starts reading.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Startup {
-    /// At the first offset that is there.
-    Earliest,
-    /// Behind the last offset that is there.
-    Latest,
-    /// At these offsets; partitions that are not listed at their first.
-    Specific(BTreeMap<u32, u64>),
+/// How often new topics and partitions are looked for, unless the table says otherwise.
+pub(super) const DISCOVERY: Duration = Duration::from_secs(5);
+
+/// The option that says how often they are.
+pub(super) const DISCOVERY_OPTION: &str = "scan.topic-partition-discovery.interval";
+
+/// The topics of a table.
+#[derive(Debug, Clone)]
+pub enum Topics {
+    /// `topic`: these.
+    Named(BTreeSet<String>),
+    /// `topic-pattern`: those whose whole name it matches.
+    Matching {
+        /// As it was written.
+        pattern: String,
+        /// For the whole of a name.
+        whole: Regex,
+    },
 }
 
-/// How a key that is made of columns is written: `key.format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyFormat {
-    /// As a JSON object of them.
-    Json,
-    /// As the bytes of the only one, which is STRING or BYTES.
-    Raw,
+impl Topics {
+    /// The topic, if there is exactly one by name.
+    pub fn only(&self) -> Option<&str> {
+        match self {
+            Self::Named(names) if names.len() == 1 => names.first().map(String::as_str),
+            _ => None,
+        }
+    }
 }
 
 /// Where a row goes that names no partition: `sink.partitioner`.
@@ -48,16 +62,20 @@ pub enum Partitioner {
 }
 
 /// All options of a Kafka table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct KafkaOptions {
-    /// `topic`.
-    pub topic: String,
+    /// `topic` or `topic-pattern`.
+    pub topics: Topics,
     /// `properties.*`.
     pub properties: Properties,
     /// `format` and its own.
     pub format: FormatOptions,
-    /// `scan.startup.mode` and `scan.startup.specific-offsets`.
-    pub startup: Startup,
+    /// `scan.startup.*`: where a new query begins.
+    pub startup: Position,
+    /// `scan.bounded.*`: where it ends, if it does.
+    pub bounded: Option<Position>,
+    /// `scan.topic-partition-discovery.interval`: how often new topics and partitions are looked for; zero is never.
+    pub discovery: Duration,
     /// `sink.delivery-guarantee`.
     pub delivery: Delivery,
     /// `sink.progress-topic`: where exactly-once writing keeps which epochs are written.
@@ -66,8 +84,12 @@ pub struct KafkaOptions {
     pub key: Key,
     /// `key.format`.
     pub key_format: KeyFormat,
+    /// `key.fields-prefix`: what the columns of the key begin with, and the key's own fields do not.
+    pub key_prefix: String,
     /// `value.fields-include`: whether columns of the key are also in the payload.
     pub is_key_in_payload: bool,
+    /// The columns that are read from keys: `key.fields`, where `key.format` says how.
+    pub key_columns: Option<KeyColumns>,
     /// `sink.partitioner`.
     pub partitioner: Partitioner,
 }
@@ -76,19 +98,21 @@ impl KafkaOptions {
     /// Takes them from a table's `WITH` list.
     pub fn take(table: &TableDefinition) -> Result<Self> {
         let mut reader = OptionReader::new(table);
+        let topics = topics(&mut reader)?;
+        let only = topics.only();
+        let form = match only {
+            Some(_) => "a list such as 'partition:0,offset:42;partition:1,offset:300'",
+            None => "a list such as 'topic:orders,partition:0,offset:42;topic:returns,partition:0,offset:7'",
+        };
         let format = FormatOptions::take(&mut reader)?;
         let given = Given {
-            topic: reader.text("topic")?,
-            topic_pattern: reader.text("topic-pattern")?,
             transactional_id: reader.text("sink.transactional-id-prefix")?,
-            startup_mode: reader.text("scan.startup.mode")?,
-            startup_offsets: reader.with(
-                STARTUP_OFFSETS,
-                "a list such as 'partition:0,offset:42;partition:1,offset:300'",
-                offsets,
-            )?,
+            startup: Position::take(&mut reader, Side::Startup, form, |text| offsets(text, only))?,
+            bounded: Position::take(&mut reader, Side::Bounded, form, |text| offsets(text, only))?,
+            discovery: reader.duration(DISCOVERY_OPTION)?,
             key_format: reader.choice("key.format", &[("json", KeyFormat::Json), ("raw", KeyFormat::Raw)])?,
             key_fields: reader.text("key.fields")?,
+            key_prefix: reader.text("key.fields-prefix")?,
             is_key_in_payload: reader.choice("value.fields-include", &[("ALL", true), ("EXCEPT_KEY", false)])?,
             partitioner: reader.choice("sink.partitioner", &PARTITIONERS)?,
             guarantee: reader.text("sink.delivery-guarantee")?,
@@ -96,26 +120,39 @@ impl KafkaOptions {
             properties: reader.prefixed("properties.")?,
         };
         ScanOptions::take(&mut reader)?;
-        let options = given.judge(table, format).map_err(|error| reader.blame(error))?;
+        let options = given.judge(table, topics, format).map_err(|error| reader.blame(error))?;
         reader.finish()?;
         Ok(options)
     }
-}
 
-const STARTUP_OFFSETS: &str = "scan.startup.specific-offsets";
+    /// The topic that is written: a table that is written has one, which is checked before.
+    pub(super) fn target(&self) -> &str {
+        self.topics.only().unwrap_or_default()
+    }
+
+    /// Whether this topic is one of the table's. A pattern never means what clients and brokers keep for themselves.
+    pub(super) fn reads(&self, topic: &str) -> bool {
+        match &self.topics {
+            Topics::Named(names) => names.contains(topic),
+            Topics::Matching { whole, .. } => {
+                whole.is_match(topic) && !topic.starts_with("__") && topic != self.progress_topic
+            }
+        }
+    }
+}
 
 const PARTITIONERS: [(&str, Partitioner); 3] =
     [("default", Partitioner::Hash), ("fixed", Partitioner::Fixed), ("round-robin", Partitioner::RoundRobin)];
 
 /// What was written, before it is judged.
 struct Given {
-    topic: Option<String>,
-    topic_pattern: Option<String>,
     transactional_id: Option<String>,
-    startup_mode: Option<String>,
-    startup_offsets: Option<BTreeMap<u32, u64>>,
+    startup: Option<Position>,
+    bounded: Option<Position>,
+    discovery: Option<Duration>,
     key_format: Option<KeyFormat>,
     key_fields: Option<String>,
+    key_prefix: Option<String>,
     is_key_in_payload: Option<bool>,
     partitioner: Option<Partitioner>,
     guarantee: Option<String>,
@@ -124,26 +161,41 @@ struct Given {
 }
 
 impl Given {
-    fn judge(self, table: &TableDefinition, format: FormatOptions) -> Result<KafkaOptions> {
-        if self.topic_pattern.is_some() {
-            return Err(Error::usage("option 'topic-pattern' is not supported yet; name one topic with 'topic'"));
-        }
+    fn judge(self, table: &TableDefinition, topics: Topics, format: FormatOptions) -> Result<KafkaOptions> {
         if self.transactional_id.is_some() {
             return Err(Error::usage(
                 "option 'sink.transactional-id-prefix' is not yours to set: the id is made of the query's and the topic; leave \
                  it out",
             ));
         }
-        let topic = topic(self.topic)?;
         let progress_topic = self.progress_topic.unwrap_or_else(|| "millstream-progress".into());
-        if !is_legal(&progress_topic) || progress_topic == topic {
+        let is_taken = matches!(&topics, Topics::Named(names) if names.contains(&progress_topic));
+        if !is_legal(&progress_topic) || is_taken {
             return Err(Error::usage(format!(
                 "option 'sink.progress-topic': '{progress_topic}' cannot be a topic of its own"
             )));
         }
-        let key = Key::of(table, "key", &key_fields(table, self.key_fields.as_deref())?)?;
+        let properties = Properties::try_new(self.properties)?;
+        for (option, position) in [("scan.startup.mode", &self.startup), ("scan.bounded.mode", &self.bounded)] {
+            if matches!(position, Some(Position::Group(_))) && properties.group().is_none() {
+                return Err(Error::usage(format!(
+                    "'{option}' = 'group-offsets' needs the option 'properties.group.id', the group that is meant"
+                )));
+            }
+        }
+        let fields = key_fields(table, self.key_fields.as_deref())?;
+        let key = Key::of(table, "key", &fields)?;
         let is_key_in_payload = self.is_key_in_payload.unwrap_or(true);
         check_made_key(table, &key, self.key_format, is_key_in_payload)?;
+        let key_prefix = key_prefix(self.key_prefix, &fields, is_key_in_payload)?;
+        // Without a format, or by a PRIMARY KEY alone, a key is only written.
+        let key_columns = self.key_format.filter(|_| self.key_fields.is_some()).map(|format| KeyColumns {
+            metadata: "key",
+            names: fields,
+            prefix: key_prefix.clone(),
+            format,
+            in_payload: is_key_in_payload,
+        });
         let partitioner = self.partitioner.unwrap_or(Partitioner::Hash);
         if partitioner != Partitioner::Hash && !table.primary_key.is_empty() {
             return Err(Error::usage(
@@ -152,31 +204,51 @@ impl Given {
             ));
         }
         Ok(KafkaOptions {
-            topic,
+            topics,
             delivery: delivery(self.guarantee.as_deref())?,
             progress_topic,
-            properties: Properties::try_new(self.properties)?,
+            properties,
             format,
-            startup: startup(self.startup_mode.as_deref(), self.startup_offsets)?,
+            startup: self.startup.unwrap_or(Position::Earliest),
+            bounded: self.bounded,
+            discovery: self.discovery.unwrap_or(DISCOVERY),
             key,
             key_format: self.key_format.unwrap_or(KeyFormat::Json),
+            key_prefix,
             is_key_in_payload,
+            key_columns,
             partitioner,
         })
     }
 }
 
-fn topic(given: Option<String>) -> Result<String> {
-    let topic = given.ok_or_else(|| Error::usage("the option 'topic' is missing"))?;
-    if topic.contains(';') {
-        return Err(Error::usage("option 'topic': several topics in one table are not supported yet; name one"));
+/// `topic` or `topic-pattern`: one of them.
+fn topics(reader: &mut OptionReader<'_>) -> Result<Topics> {
+    let form = "a topic, or several divided by ';'; a name has 1 to 249 letters, digits, '.', '_' or '-'";
+    let named = reader.with("topic", form, names)?;
+    let matching = reader.with("topic-pattern", "a regular expression", pattern)?;
+    match (named, matching) {
+        (Some(names), None) => Ok(Topics::Named(names)),
+        (None, Some(matching)) => Ok(matching),
+        (Some(_), Some(_)) => {
+            Err(reader.blame(Error::usage("the options 'topic' and 'topic-pattern' are both there; keep one of them")))
+        }
+        (None, None) => {
+            Err(reader.blame(Error::usage("the option 'topic' is missing, or 'topic-pattern' in its place")))
+        }
     }
-    if !is_legal(&topic) {
-        return Err(Error::usage(format!(
-            "option 'topic': '{topic}' cannot be a topic; a name has 1 to 249 letters, digits, '.', '_' or '-'"
-        )));
-    }
-    Ok(topic)
+}
+
+/// `a;b`, all of them legal.
+fn names(text: &str) -> Option<BTreeSet<String>> {
+    let names: BTreeSet<String> =
+        text.split(';').map(str::trim).filter(|name| !name.is_empty()).map(str::to_string).collect();
+    (!names.is_empty() && names.iter().all(|name| is_legal(name))).then_some(names)
+}
+
+fn pattern(text: &str) -> Option<Topics> {
+    let whole = Regex::new(&format!("^(?:{text})$")).ok().filter(|_| !text.is_empty())?;
+    Some(Topics::Matching { pattern: text.to_string(), whole })
 }
 
 /// Whether a topic can have this name.
@@ -198,35 +270,23 @@ fn delivery(given: Option<&str>) -> Result<Delivery> {
     }
 }
 
-fn startup(mode: Option<&str>, offsets: Option<BTreeMap<u32, u64>>) -> Result<Startup> {
-    const MODES: [&str; 3] = ["earliest-offset", "latest-offset", "specific-offsets"];
-    let key = "scan.startup.mode";
-    match (mode, offsets) {
-        (Some("specific-offsets"), Some(offsets)) => Ok(Startup::Specific(offsets)),
-        (Some("specific-offsets"), None) => {
-            Err(Error::usage(format!("'{key}' = 'specific-offsets' needs the option '{STARTUP_OFFSETS}'")))
-        }
-        (_, Some(_)) => Err(Error::usage(format!("option '{STARTUP_OFFSETS}' needs '{key}' = 'specific-offsets'"))),
-        (None | Some("earliest-offset"), None) => Ok(Startup::Earliest),
-        (Some("latest-offset"), None) => Ok(Startup::Latest),
-        (Some(word @ ("group-offsets" | "timestamp")), None) => {
-            Err(Error::usage(format!("option '{key}': '{word}' is not supported yet; say {}", MODES.join(" or "))))
-        }
-        (Some(word), None) => {
-            let hint = did_you_mean(word, MODES.into_iter());
-            Err(Error::usage(format!("option '{key}': '{word}' is no choice{hint}")))
-        }
-    }
-}
-
-/// `partition:0,offset:42;partition:1,offset:300`, each partition once.
-fn offsets(text: &str) -> Option<BTreeMap<u32, u64>> {
-    let mut offsets = BTreeMap::new();
+/// `partition:0,offset:42;…`, each partition once; with `topic:orders` before it, where the table has not the one topic
+/// `only`.
+fn offsets(text: &str, only: Option<&str>) -> Option<Offsets> {
+    let mut offsets = Offsets::new();
     for entry in text.split(';').map(str::trim).filter(|entry| !entry.is_empty()) {
-        let (partition, offset) = entry.split_once(',')?;
-        let partition = partition.trim().strip_prefix("partition:")?.trim().parse().ok()?;
-        let offset = offset.trim().strip_prefix("offset:")?.trim().parse().ok()?;
-        if i32::try_from(partition).is_err() || offsets.insert(partition, offset).is_some() {
+        let (mut topic, mut partition, mut offset) = (only, None, None);
+        for part in entry.split(',') {
+            let (key, value) = part.split_once(':')?;
+            let value = value.trim();
+            match key.trim() {
+                "topic" => topic = Some(value),
+                "partition" => partition = value.parse::<u32>().ok().filter(|number| i32::try_from(*number).is_ok()),
+                "offset" => offset = value.parse::<u64>().ok(),
+                _ => return None,
+            }
+        }
+        if offsets.insert(Partition::new(topic?, partition?), offset?).is_some() {
             return None;
         }
     }
@@ -288,6 +348,23 @@ fn check_made_key(table: &TableDefinition, key: &Key, format: Option<KeyFormat>,
             )))
         }
         _ => Ok(()),
+    }
+}
+
+/// Checks `key.fields-prefix`.
+fn key_prefix(given: Option<String>, fields: &[String], is_in_payload: bool) -> Result<String> {
+    let option = "option 'key.fields-prefix'";
+    let Some(prefix) = given.filter(|prefix| !prefix.is_empty()) else { return Ok(String::new()) };
+    if is_in_payload {
+        return Err(Error::usage(format!(
+            "{option} needs 'value.fields-include' = 'EXCEPT_KEY': payloads would have these columns under other names"
+        )));
+    }
+    match fields.iter().find(|field| field.strip_prefix(prefix.as_str()).is_none_or(str::is_empty)) {
+        Some(other) => Err(Error::usage(format!(
+            "{option}: column {other} of the key must begin with '{prefix}', followed by the name of the key's field"
+        ))),
+        None => Ok(prefix),
     }
 }
 

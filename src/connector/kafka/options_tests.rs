@@ -1,13 +1,23 @@
 use super::*;
+use crate::connector::kafka::KafkaConnector;
+use crate::connector::position::End;
+use crate::connector::{Connector, Role};
 
 fn take(options: &[(&str, &str)]) -> Result<KafkaOptions> {
     take_keyed(&[], options)
 }
 
 fn take_keyed(primary_key: &[&str], options: &[(&str, &str)]) -> Result<KafkaOptions> {
+    KafkaOptions::take(&table(primary_key, options))
+}
+
+/// A table over the topic `t`, unless the options say otherwise.
+fn table(primary_key: &[&str], options: &[(&str, &str)]) -> TableDefinition {
     let base = [("connector", "kafka"), ("format", "json"), ("properties.bootstrap.servers", "a:1")];
-    let all = base.iter().chain([("topic", "t")].iter()).chain(options);
-    KafkaOptions::take(&TableDefinition {
+    let is_named = options.iter().any(|(key, _)| *key == "topic-pattern");
+    let topic = (!is_named).then_some(&("topic", "t"));
+    let all = base.iter().chain(topic).chain(options);
+    TableDefinition {
         name: "orders".into(),
         columns: vec![
             Column::physical("id", DataType::Int64),
@@ -18,7 +28,7 @@ fn take_keyed(primary_key: &[&str], options: &[(&str, &str)]) -> Result<KafkaOpt
         watermark: None,
         partitioned_by: vec![],
         options: all.map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-    })
+    }
 }
 
 fn refusal(options: &[(&str, &str)]) -> String {
@@ -31,19 +41,74 @@ fn offsets_are_listed_as_in_flink() {
         ("scan.startup.mode", "specific-offsets"),
         ("scan.startup.specific-offsets", "partition:0,offset:42; partition:1,offset:300"),
     ];
-    assert_eq!(take(&options).unwrap().startup, Startup::Specific(BTreeMap::from([(0, 42), (1, 300)])));
+    let listed = Offsets::from([(Partition::new("t", 0), 42), (Partition::new("t", 1), 300)]);
+    assert_eq!(take(&options).unwrap().startup, Position::Specific(listed, End::Earliest));
     assert!(refusal(&options[1..]).contains("needs 'scan.startup.mode' = 'specific-offsets'"));
-    for wrong in ["", "0:42", "partition:0,offset:-1", "partition:0,offset:1;partition:0,offset:2"] {
-        assert!(offsets(wrong).is_none(), "{wrong}");
+    for wrong in ["", "0:42", "partition:0,offset:-1", "partition:0,offset:1;partition:0,offset:2", "offset:1"] {
+        assert!(offsets(wrong, Some("t")).is_none(), "{wrong}");
     }
+    let several = "topic:a,partition:0,offset:1;topic:b,partition:0,offset:2";
+    let listed = Offsets::from([(Partition::new("a", 0), 1), (Partition::new("b", 0), 2)]);
+    assert_eq!(offsets(several, None), Some(listed));
+    assert_eq!(offsets("partition:0,offset:42", None), None);
 }
 
 #[test]
-fn what_is_not_supported_yet_is_refused_by_name() {
-    for (key, value) in [("topic", "a;b"), ("topic-pattern", "t.*"), ("scan.startup.mode", "group-offsets")] {
-        let text = refusal(&[(key, value)]);
-        assert!(text.starts_with("table orders: option") && text.contains("not supported yet"), "{text}");
+fn a_stream_begins_and_ends_where_it_is_said() {
+    let plain = take(&[]).unwrap();
+    assert_eq!((plain.startup, plain.bounded, plain.discovery), (Position::Earliest, None, DISCOVERY));
+    let bounded = take(&[("scan.bounded.mode", "latest-offset")]).unwrap().bounded;
+    assert_eq!(bounded, Some(Position::Latest));
+    for option in ["scan.startup.mode", "scan.bounded.mode"] {
+        let group = (option, "group-offsets");
+        assert!(
+            refusal(&[group]).contains(&format!("'{option}' = 'group-offsets' needs the option 'properties.group.id'"))
+        );
+        take(&[group, ("properties.group.id", "g")]).unwrap();
     }
+    assert!(take(&[("scan.topic-partition-discovery.interval", "0 s")]).unwrap().discovery.is_zero());
+}
+
+#[test]
+fn a_table_has_a_topic_or_several_or_a_pattern() {
+    let reads = |options: &[(&str, &str)], topics: [&str; 4]| {
+        let options = take(options).unwrap();
+        topics.map(|topic| options.reads(topic))
+    };
+    assert_eq!(take(&[]).unwrap().topics.only(), Some("t"));
+    assert_eq!(take(&[("topic", "b; a;")]).unwrap().topics.only(), None);
+    assert_eq!(reads(&[("topic", "b;a")], ["a", "b", "c", "a;b"]), [true, true, false, false]);
+    let names = ["orders", "_orders", "__consumer_offsets", "millstream-progress"];
+    assert_eq!(reads(&[("topic-pattern", ".*")], names), [true, true, false, false]);
+    assert_eq!(reads(&[("topic-pattern", "t|or+")], ["t", "orr", "tt", "order"]), [true, true, false, false]);
+    assert!(refusal(&[("topic-pattern", "(")]).contains("'(' is not a regular expression"));
+    assert!(refusal(&[("topic", "a;b c")]).contains("'a;b c' is not a topic, or several"));
+    let mut definition = table(&[], &[]);
+    definition.options.insert("topic-pattern".into(), "t".into());
+    assert!(KafkaOptions::take(&definition).unwrap_err().to_string().contains("are both there"));
+    definition.options.retain(|key, _| !key.starts_with("topic"));
+    assert!(KafkaOptions::take(&definition).unwrap_err().to_string().contains("the option 'topic' is missing"));
+}
+
+/// That a query reads what it writes is found out by these.
+#[test]
+fn several_topics_are_one_stream_and_each_of_them_a_place() {
+    let identity = |options: &[(&str, &str)]| KafkaConnector.identity(&table(&[], options)).unwrap();
+    assert_eq!(identity(&[]), "kafka topic t");
+    assert_eq!(identity(&[("topic", "b;a")]), "kafka topics a;b");
+    assert_eq!(identity(&[("topic-pattern", "a.*")]), "kafka topics matching 'a.*'");
+    let reads = |options: &[(&str, &str)], topic: &str| {
+        let place = KafkaConnector.place(&table(&[], &[("topic", topic)])).unwrap();
+        KafkaConnector.reads(&table(&[], options), &place).unwrap()
+    };
+    for options in [&[("topic", "a")][..], &[("topic", "b;a")], &[("topic-pattern", "a|b")]] {
+        assert!(reads(options, "a") && !reads(options, "ab"), "{options:?}");
+        assert!(!KafkaConnector.reads(&table(&[], options), "rocketmq topic a").unwrap());
+    }
+    let several = table(&[], &[("topic", "b;a")]);
+    let error = KafkaConnector.check(&several, Role::Sink).unwrap_err().to_string();
+    assert!(error.contains("a table that is written names one topic"), "{error}");
+    KafkaConnector.check(&several, Role::Source).unwrap();
 }
 
 #[test]
@@ -87,6 +152,28 @@ fn a_made_key_may_be_raw_and_left_out_of_payloads() {
     }
     assert!(refusal(&[("key.fields", "id"), ("key.format", "avro")]).contains("'avro' is no choice"));
     assert!(refusal(&[("value.fields-include", "SOME")]).contains("known are ALL, EXCEPT_KEY"));
+}
+
+#[test]
+fn keys_are_read_where_their_fields_and_format_are_given() {
+    let format = ("key.format", "json");
+    assert_eq!(take(&[("key.fields", "item")]).unwrap().key_columns, None);
+    assert_eq!(take_keyed(&["item"], &[format]).unwrap().key_columns, None);
+    let except = ("value.fields-include", "EXCEPT_KEY");
+    let read = take(&[("key.fields", "item;id"), format, except, ("key.fields-prefix", "i")]).unwrap().key_columns;
+    let read = read.unwrap();
+    assert_eq!((read.names, read.in_payload), (vec!["item".to_string(), "id".to_string()], false));
+    let prefix = ("key.fields-prefix", "i");
+    assert!(refusal(&[("key.fields", "id"), prefix]).contains("needs 'value.fields-include' = 'EXCEPT_KEY'"));
+    for fields in ["name", "id;name"] {
+        assert!(
+            refusal(&[("key.fields", fields), except, prefix]).contains("column name of the key must begin with 'i'")
+        );
+    }
+    let whole = refusal(&[("key.fields", "id"), except, ("key.fields-prefix", "id")]);
+    assert!(whole.contains("column id of the key must begin with 'id', followed by"), "{whole}");
+    let error = KafkaConnector.check(&table(&[], &[("key.fields", "id"), except]), Role::Source).unwrap_err();
+    assert!(error.to_string().contains("'key.format'"), "{error}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::client::{ANSWER, Client, Events, is_refusal, unusable};
 use super::properties::Properties;
 use super::queue::{PartitionQueue, Topic, Trouble};
-use crate::connector::Bounds;
+use crate::connector::{Bounds, Partition};
 use crate::error::{Error, Kind, Result};
 
 /// How long one wait for records takes at most.
@@ -69,6 +69,11 @@ impl ProgressTopic {
     /// Its name.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its only partition.
+    fn partition(&self) -> Partition {
+        Partition::new(self.name.as_str(), 0)
     }
 
     /// The key of our records.
@@ -144,7 +149,7 @@ impl ProgressTopic {
         let client = Client::try_new(&self.properties.consumer())?;
         let mut tries = 0;
         loop {
-            match client.bounds(&self.name, &[0]) {
+            match client.bounds_of(&self.partition()) {
                 Err(error) if error.kind() == Kind::Transient && tries < LEADER => tries += 1,
                 known => return known.map(drop),
             }
@@ -158,11 +163,7 @@ impl ProgressTopic {
     pub(super) fn newest(&self, from: Option<u64>, wanted: &dyn Fn() -> bool) -> Result<Option<Position>> {
         let client = Arc::new(Client::try_new(&self.properties.committed())?);
         let all = Client::try_new(&self.properties.uncommitted())?;
-        let bounds = |client: &Client| -> Result<Bounds> {
-            let bounds = client.bounds(&self.name, &[0])?;
-            bounds.get(&0).copied().ok_or_else(|| Error::transient(format!("topic {} has no partition 0", self.name)))
-        };
-        let Bounds { earliest, latest: end } = bounds(&all)?;
+        let Bounds { earliest, latest: end } = all.bounds_of(&self.partition())?;
         if from.is_some_and(|from| from > end) {
             return Err(Error::refused(format!(
                 "the progress topic {} ends at {end}, and had a record of this query at {}: it was created anew, so nobody \
@@ -174,7 +175,7 @@ impl ProgressTopic {
         // What lies before that is decided: no transaction that may still be committed began before it.
         let mut waits = 0;
         loop {
-            let Bounds { latest: decided, .. } = bounds(&client)?;
+            let Bounds { latest: decided, .. } = client.bounds_of(&self.partition())?;
             if decided >= end {
                 break;
             }

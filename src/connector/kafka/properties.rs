@@ -15,11 +15,15 @@ use crate::sql::options::is_secret;
 
 /// What the user tells librdkafka. Its values may be secrets, so only its keys are ever printed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Properties(BTreeMap<String, String>);
+pub struct Properties {
+    given: BTreeMap<String, String>,
+    /// `group.id`, which only a client of its own is told.
+    group: Option<String>,
+}
 
 impl fmt::Debug for Properties {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.given.keys()).finish()
     }
 }
 
@@ -62,18 +66,32 @@ impl Properties {
                 )));
             }
         }
-        // Everyone who comes from Flink sets it. Without a group there is no coordinator to wait for, and no permission
-        // on groups to ask for.
-        given.remove("group.id");
-        let properties = Self(given);
-        let scratch: ClientConfig = properties.0.clone().into_iter().collect();
+        // Everyone who comes from Flink sets it. A reader without a group has no coordinator to wait for, and needs no
+        // permission on groups.
+        let group = given.remove("group.id").filter(|group| !group.trim().is_empty());
+        let properties = Self { given, group };
+        let scratch: ClientConfig = properties.given.clone().into_iter().collect();
         scratch.create_native_config().map_err(refused_property)?;
         Ok(properties)
     }
 
     /// The servers to begin with.
     pub fn servers(&self) -> &str {
-        self.0.get("bootstrap.servers").map_or("", String::as_str)
+        self.given.get("bootstrap.servers").map_or("", String::as_str)
+    }
+
+    /// The consumer group in which other tools see how far a query is.
+    pub(super) fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+
+    /// How to ask for the offsets of a group, and to commit them, without joining it. The session's timeout is how long
+    /// a commit waits for the group's coordinator.
+    pub(super) fn of_group(&self, group: &str) -> ClientConfig {
+        let mut config = self.consumer();
+        config.set("group.id", group).set("group.protocol", "classic");
+        config.set("session.timeout.ms", "6000").set("max.poll.interval.ms", "300000");
+        config
     }
 
     /// How to read: small queues and short waits, because the next epoch's messages are wanted now; at most about
@@ -117,7 +135,7 @@ impl Properties {
 
     /// How long a message may wait for its receipt. librdkafka has two names for it.
     fn limit_messages(&self, config: &mut ClientConfig, timeout_ms: u32) {
-        if !["delivery.timeout.ms", "message.timeout.ms"].iter().any(|name| self.0.contains_key(*name)) {
+        if !["delivery.timeout.ms", "message.timeout.ms"].iter().any(|name| self.given.contains_key(*name)) {
             config.set("message.timeout.ms", timeout_ms.to_string());
         }
     }
@@ -125,7 +143,7 @@ impl Properties {
     /// How long a transaction may be open: the user's `transaction.timeout.ms`, or librdkafka's.
     pub(super) fn transaction_timeout_ms(&self) -> Result<u32> {
         let key = "transaction.timeout.ms";
-        let config: ClientConfig = self.0.clone().into_iter().collect();
+        let config: ClientConfig = self.given.clone().into_iter().collect();
         let timeout = config.create_native_config().and_then(|config| config.get(key)).map_err(refused_property)?;
         timeout
             .parse::<u32>()
@@ -149,7 +167,7 @@ impl Properties {
     fn config(&self, defaults: &[(&str, &str)], owned: &[(&str, &str)]) -> ClientConfig {
         let text = |(key, value): &(&str, &str)| (key.to_string(), value.to_string());
         let mut config: ClientConfig = defaults.iter().map(text).collect();
-        config.extend(self.0.clone());
+        config.extend(self.given.clone());
         config.extend(owned.iter().map(text));
         config
     }
@@ -182,6 +200,15 @@ mod tests {
     fn properties(more: &[(&str, &str)]) -> Properties {
         let given = [("bootstrap.servers", "a:1")].iter().chain(more);
         Properties::try_new(given.map(|(key, value)| (key.to_string(), value.to_string())).collect()).unwrap()
+    }
+
+    #[test]
+    fn only_a_client_of_its_own_knows_the_group() {
+        let grouped = properties(&[("group.id", "g"), ("max.poll.interval.ms", "5000")]);
+        assert_eq!((grouped.group(), grouped.consumer().get("group.id")), (Some("g"), None));
+        assert_eq!(grouped.of_group("g").get("group.id"), Some("g"));
+        assert!(grouped.of_group("g").create_native_config().is_ok());
+        assert_eq!(properties(&[("group.id", "")]).group(), None);
     }
 
     #[test]

@@ -167,12 +167,12 @@ impl PartitionReader {
 
     /// Whether the rest of the span is there, as far as the cluster knows.
     fn lookup(&self, span: &Span) -> Result<()> {
-        let (client, number) = (self.queue.client(), self.partition.number as i32);
+        let client = self.queue.client();
         let bounds = client
             .partitions(&self.partition.name, Kind::DataLoss)
-            .and_then(|_| client.bounds(&self.partition.name, &[number]))
+            .and_then(|_| client.bounds_of(&self.partition))
             .map_err(|error| self.error(error))?;
-        match bounds.get(&number).and_then(|bounds| self.loss(span, *bounds)) {
+        match self.loss(span, bounds) {
             Some(loss) => Err(loss),
             None => Ok(()),
         }

@@ -17,12 +17,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rdkafka::message::{Header, OwnedHeaders};
 
 use super::columns::Column;
-use super::options::{KafkaOptions, KeyFormat, Partitioner, is_legal};
+use super::options::{KafkaOptions, Partitioner, is_legal};
 use crate::catalog::{ColumnKind, TableDefinition};
 use crate::connector::outgoing::{Encoding, PAYLOAD};
 use crate::connector::upserts::{Key, Upserts};
 use crate::error::{Error, Result};
-use crate::format::Encoder;
+use crate::format::{Encoder, KeyFormat};
 
 /// Makes messages of rows.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ pub(super) struct Rows {
 /// Makes a key of columns.
 #[derive(Debug)]
 enum KeyEncoder {
-    /// An object of them.
-    Object(Box<dyn Encoder>),
+    /// An object of them, whose fields are named as in this schema.
+    Object(SchemaRef, Box<dyn Encoder>),
     /// The one that there is, as it is.
     Raw,
 }
@@ -87,8 +87,13 @@ impl Rows {
             (Key::Made(columns), _) if columns.is_empty() => None,
             (Key::Made(_), KeyFormat::Raw) => Some(KeyEncoder::Raw),
             (Key::Made(columns), KeyFormat::Json) => {
-                let schema = Arc::new(table.writable_schema().project(columns)?);
-                Some(KeyEncoder::Object(options.format.key_encoder(schema)?))
+                let named = table.writable_schema().project(columns)?;
+                let fields = named.fields().iter().map(|field| {
+                    let name = field.name().strip_prefix(options.key_prefix.as_str());
+                    Field::new(name.unwrap_or(field.name()), field.data_type().clone(), true)
+                });
+                let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+                Some(KeyEncoder::Object(Arc::clone(&schema), options.format.key_encoder(schema)?))
             }
             (Key::Given(_), _) => None,
         };
@@ -113,7 +118,7 @@ impl Rows {
             metadata,
             spread,
             schema: Arc::new(Schema::new(fields)),
-            topic: options.topic.clone(),
+            topic: options.target().to_string(),
             progress_topic: options.progress_topic.clone(),
         })
     }
@@ -143,7 +148,10 @@ impl Rows {
         if let Some(encoder) = &mut self.key_encoder {
             let key = upserts.rows.project(self.key.columns())?;
             columns.push(match encoder {
-                KeyEncoder::Object(encoder) => Arc::new(encoder.encode(&key)?) as ArrayRef,
+                KeyEncoder::Object(schema, encoder) => {
+                    let key = RecordBatch::try_new(Arc::clone(schema), key.columns().to_vec())?;
+                    Arc::new(encoder.encode(&key)?) as ArrayRef
+                }
                 KeyEncoder::Raw => cast(key.column(0), &DataType::Binary)?,
             });
         }
@@ -301,6 +309,30 @@ mod tests {
         assert_eq!(partitions(Partitioner::Fixed, 1), Some([1, 1, 1, 1]));
         assert_eq!(partitions(Partitioner::Fixed, 5), Some([2, 2, 2, 2]));
         assert_eq!(partitions(Partitioner::RoundRobin, 2), Some([2, 0, 1, 2]));
+    }
+
+    #[test]
+    fn fields_of_a_key_have_no_prefix() {
+        let columns: [(&str, ArrayRef); 2] =
+            [("k_k_id", Arc::new(Int64Array::from(vec![1]))), ("item", Arc::new(StringArray::from(vec!["a"])))];
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let options = [
+            ("connector", "kafka"),
+            ("topic", "t"),
+            ("format", "json"),
+            ("properties.bootstrap.servers", "a:1"),
+            ("key.fields", "k_k_id"),
+            ("key.fields-prefix", "k_"),
+            ("value.fields-include", "EXCEPT_KEY"),
+        ];
+        let table = fixture::table_of("t", &rows.schema(), &options);
+        let mut encoder = Rows::try_new(&table, &KafkaOptions::take(&table).unwrap(), 0, 1).unwrap();
+        let encoded = encoder.encode(&Upserts { rows, valued: None, kinds: None }).unwrap();
+        let messages = Messages::of(&encoded);
+        assert_eq!(
+            (messages.key(0), messages.payload(0)),
+            (Some(&b"{\"k_id\":1}"[..]), Some(&b"{\"item\":\"a\"}"[..]))
+        );
     }
 
     #[test]

@@ -254,8 +254,8 @@ impl Sink for KafkaSink {
 
 /// How many partitions the topic has. A producer would create the topic by asking for it; a consumer does not.
 fn count(options: &KafkaOptions) -> Result<u32> {
-    let numbers = Client::try_new(&options.properties.consumer())?.partitions(&options.topic, Kind::Usage)?;
-    Ok(numbers.len() as u32)
+    let partitions = Client::try_new(&options.properties.consumer())?.partitions(options.target(), Kind::Usage)?;
+    Ok(partitions.len() as u32)
 }
 
 /// How much is staged with these messages.

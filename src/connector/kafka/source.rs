@@ -1,13 +1,14 @@
-//! A topic as a source.
+//! A table's topics as a source.
 //!
-//! The idea: one client answers questions about the topic, and as many as there are tasks fetch; each partition belongs
-//! to one of them, so that no two tasks meet at a queue. Threads exist only while something is read.
+//! The idea: one client answers questions about the topics, and as many as there are tasks fetch; each partition
+//! belongs to one of them, so that no two tasks meet at a queue. Threads exist only while something is read.
 //!
 //! What it guarantees: [`Source`]'s contract. Ends are last stable offsets unless `isolation.level` says otherwise, so
 //! that no epoch waits for an open transaction.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,24 +16,36 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::{Mutex as Slot, mpsc};
 use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
 
 use super::client::Client;
 use super::columns::Column;
-use super::options::{KafkaOptions, Startup};
+use super::discovery::Discovery;
+use super::group::Group;
+use super::locked;
+use super::options::KafkaOptions;
 use super::queue::{PartitionQueue, Topic};
 use super::reader::PartitionReader;
 use crate::catalog::TableDefinition;
+use crate::clock::Clock;
 use crate::connector::messages::{Decoding, MessageBatch, decoded};
-use crate::connector::{Extent, Offsets, Partition, ReadReport, Source, Span};
+use crate::connector::position::{Lookup, Position, Side};
+use crate::connector::{Extent, Fingerprint, Offsets, Partition, ReadReport, Source, Span};
 use crate::error::{Error, Kind, Result};
 
 /// How long a read waits for an earlier one of its partition, which nobody listens to any more, to notice it.
 const HANDOVER: Duration = Duration::from_millis(500);
 
-/// How often, and how far apart, a new query looks for its topic: one just created takes a moment to be known.
+/// How often, and how far apart, a new query looks for its topics: one just created takes a moment to be known.
 const LOOKS: (usize, Duration) = (4, Duration::from_millis(250));
 
-/// A topic that is being read.
+/// How long looking for one message takes at most.
+const FINDING: Duration = Duration::from_secs(10);
+
+/// How long a commit to the consumer group is waited for.
+const COMMITTING: Duration = Duration::from_secs(5);
+
+/// Topics that are being read.
 #[derive(Debug)]
 pub(super) struct KafkaSource {
     table: Arc<TableDefinition>,
@@ -43,9 +56,14 @@ pub(super) struct KafkaSource {
 /// What [`Source::close`] gives back.
 #[derive(Debug)]
 struct Open {
-    looking: Client,
-    fetching: Vec<Arc<Topic>>,
-    readers: Mutex<BTreeMap<u32, Arc<Slot<PartitionReader>>>>,
+    discovery: Discovery,
+    fetching: Vec<Arc<Client>>,
+    readers: Mutex<BTreeMap<Partition, Arc<Slot<PartitionReader>>>>,
+    group: Option<Arc<Group>>,
+    /// Whose turn it is to commit to the group.
+    committing: Arc<Slot<()>>,
+    /// Whose turn it is to look for a message: the client that does has one queue for each partition.
+    finding: Arc<Slot<()>>,
 }
 
 impl std::fmt::Debug for Topic {
@@ -56,45 +74,64 @@ impl std::fmt::Debug for Topic {
 
 impl KafkaSource {
     /// Makes the clients, which connect when they are used. `parallelism` reads work side by side.
-    pub(super) fn try_new(table: Arc<TableDefinition>, options: KafkaOptions, parallelism: usize) -> Result<Self> {
+    pub(super) fn try_new(
+        table: Arc<TableDefinition>,
+        options: KafkaOptions,
+        parallelism: usize,
+        clock: Clock,
+    ) -> Result<Self> {
+        let options = Arc::new(options);
         let config = options.properties.consumer();
-        let looking = Client::try_new(&config)?;
-        let fetching = (0..parallelism.max(1)).map(|_| topic(&options).map(Arc::new)).collect::<Result<_>>()?;
-        let open = Open { looking, fetching, readers: Mutex::default() };
-        Ok(Self { table, options: Arc::new(options), open: Mutex::new(Some(Arc::new(open))) })
+        let fetching = (0..parallelism.max(1)).map(|_| Client::try_new(&config).map(Arc::new));
+        let open = Open {
+            discovery: Discovery::try_new(Arc::clone(&options), clock)?,
+            fetching: fetching.collect::<Result<_>>()?,
+            readers: Mutex::default(),
+            group: Group::of(&options.properties).map(Arc::new),
+            committing: Arc::default(),
+            finding: Arc::default(),
+        };
+        Ok(Self { table, options, open: Mutex::new(Some(Arc::new(open))) })
     }
 
     fn open(&self) -> Result<Arc<Open>> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.clone().ok_or_else(|| self.error(Error::internal("the source is closed already")))
+        locked(&self.open).clone().ok_or_else(|| Error::internal("the source is closed already"))
     }
 
-    /// Asks the cluster for the topic's extent; a missing topic is an error of kind `missing`.
+    /// Asks the brokers, on a thread that may wait.
+    async fn ask<T: Send + 'static>(&self, ask: impl FnOnce(&Open) -> Result<T> + Send + 'static) -> Result<T> {
+        let open = self.open()?;
+        let answer = spawn_blocking(move || ask(&open)).await;
+        answer.map_err(|e| Error::internal("asking the brokers failed").caused_by(e))?
+    }
+
+    /// What the topics hold; ones that are missing, and never were there, are an error of kind `missing`.
     async fn look(&self, missing: Kind) -> Result<Extent> {
-        let (open, options) = (self.open()?, Arc::clone(&self.options));
-        let answer = spawn_blocking(move || {
-            let numbers = open.looking.partitions(&options.topic, missing)?;
-            open.looking.bounds(&options.topic, &numbers)
-        });
-        let bounds = answer.await.map_err(|e| Error::internal("asking for offsets failed").caused_by(e))?;
-        let name: Arc<str> = self.options.topic.as_str().into();
-        let partitions = bounds.map_err(|e| self.error(e))?.into_iter();
-        let partitions = partitions.map(|(number, bounds)| (Partition::new(Arc::clone(&name), number as u32), bounds));
-        Ok(Extent { partitions: partitions.collect(), ..Extent::default() })
+        self.ask(move |open| open.discovery.extent(missing)).await.map_err(|e| self.error(e))
+    }
+
+    /// The offsets of a position, of all partitions: one that cannot be asked would begin or end somewhere else.
+    async fn resolve(&self, side: Side, position: &Position, extent: &Extent) -> Result<Offsets> {
+        if let Some((partition, reason)) = extent.unreachable.first_key_value() {
+            return Err(self.error(Error::transient(format!("{partition} cannot be reached: {reason}"))));
+        }
+        position.resolve(side, extent, self).await.map_err(|e| self.error(e))
     }
 
     fn reader(&self, partition: &Partition) -> Result<Arc<Slot<PartitionReader>>> {
-        if *partition.name != *self.options.topic {
-            let topic = &self.options.topic;
-            return Err(self.error(Error::internal(format!("{partition} is no partition of topic {topic}"))));
+        if !self.options.reads(&partition.name) {
+            return Err(self.error(Error::internal(format!("{partition} is no partition of the table"))));
         }
-        let open = self.open()?;
-        let mut readers = open.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        let reader = readers.entry(partition.number).or_insert_with(|| {
-            let topic = &open.fetching[partition.number as usize % open.fetching.len()];
-            Arc::new(Slot::new(reader(&self.table, partition, Arc::clone(topic))))
-        });
-        Ok(Arc::clone(reader))
+        let open = self.open().map_err(|e| self.error(e))?;
+        let mut readers = locked(&open.readers);
+        if let Some(known) = readers.get(partition) {
+            return Ok(Arc::clone(known));
+        }
+        // By its name as well: topics of one partition each are not all to meet at the first client.
+        let place = partition.name.bytes().map(usize::from).sum::<usize>() + partition.number as usize;
+        let client = Arc::clone(&open.fetching[place % open.fetching.len()]);
+        let made = reader(&self.table.name, partition, client).map_err(|e| self.error(e))?;
+        Ok(Arc::clone(readers.entry(partition.clone()).or_insert(Arc::new(Slot::new(made)))))
     }
 
     fn error(&self, error: Error) -> Error {
@@ -102,14 +139,53 @@ impl KafkaSource {
     }
 }
 
-fn topic(options: &KafkaOptions) -> Result<Topic> {
-    let client = Arc::new(Client::try_new(&options.properties.consumer())?);
-    Topic::new(client, &options.topic).ok_or_else(|| Error::usage(format!("'{}' cannot be a topic", options.topic)))
+fn reader(table: &str, partition: &Partition, client: Arc<Client>) -> Result<PartitionReader> {
+    let topic = Topic::new(client, &partition.name);
+    let topic = topic.ok_or_else(|| Error::usage(format!("'{}' cannot be a topic", partition.name)))?;
+    let queue = PartitionQueue::new(Arc::new(topic), partition.number as i32);
+    Ok(PartitionReader::new(table, partition.clone(), queue))
 }
 
-fn reader(table: &TableDefinition, partition: &Partition, topic: Arc<Topic>) -> PartitionReader {
-    let queue = PartitionQueue::new(topic, partition.number as i32);
-    PartitionReader::new(&table.name, partition.clone(), queue)
+/// The message at this offset, if it is there, as long as it is `wanted`.
+fn find(
+    client: &Arc<Client>,
+    table: &str,
+    partition: &Partition,
+    offset: u64,
+    wanted: impl Fn() -> bool,
+) -> Result<Option<Fingerprint>> {
+    let bounds = client.bounds_of(partition).map_err(|e| e.context(format_args!("table {table}")))?;
+    if !(bounds.earliest..bounds.latest).contains(&offset) {
+        return Ok(None);
+    }
+    let found = RefCell::new(None);
+    let deliver = |batch: MessageBatch| {
+        found.replace(Some(batch.last));
+        true
+    };
+    let span = Span::new(partition.clone(), offset, offset + 1);
+    match reader(table, partition, Arc::clone(client))?.read(&span, &[], deliver, wanted) {
+        Err(error) if error.kind() != Kind::DataLoss => Err(error),
+        _ => Ok(found.into_inner()),
+    }
+}
+
+/// What a position asks for.
+#[async_trait]
+impl Lookup for KafkaSource {
+    async fn committed(&self, partitions: &[Partition]) -> Result<Offsets> {
+        let partitions = partitions.to_vec();
+        let committed = self.ask(move |open| match &open.group {
+            Some(group) => group.committed(&partitions),
+            None => Err(Error::internal("no consumer group is named")),
+        });
+        committed.await
+    }
+
+    async fn at(&self, partitions: &[Partition], timestamp_ms: i64) -> Result<Offsets> {
+        let partitions = partitions.to_vec();
+        self.ask(move |open| open.discovery.client().at(&partitions, timestamp_ms)).await
+    }
 }
 
 #[async_trait]
@@ -121,24 +197,68 @@ impl Source for KafkaSource {
             if !extent.as_ref().is_err_and(|error| error.kind() == Kind::Usage) {
                 break;
             }
-            tokio::time::sleep(pause).await;
+            sleep(pause).await;
             extent = self.look(Kind::Usage).await;
         }
-        let extent = extent?;
-        let offsets = match &self.options.startup {
-            Startup::Earliest => extent.partitions.into_iter().map(|(p, bounds)| (p, bounds.earliest)).collect(),
-            Startup::Latest => extent.partitions.into_iter().map(|(p, bounds)| (p, bounds.latest)).collect(),
-            Startup::Specific(listed) => self.specific(listed, &extent)?,
-        };
-        Ok(offsets)
+        self.resolve(Side::Startup, &self.options.startup, &extent?).await
+    }
+
+    async fn end(&self) -> Result<Option<Offsets>> {
+        let Some(position) = &self.options.bounded else { return Ok(None) };
+        let extent = self.look(Kind::Transient).await?;
+        self.resolve(Side::Bounded, position, &extent).await.map(Some)
     }
 
     async fn extent(&self) -> Result<Extent> {
         self.look(Kind::Transient).await
     }
 
+    async fn fingerprint(&self, partition: &Partition, offset: u64) -> Result<Option<Fingerprint>> {
+        let open = self.open().map_err(|e| self.error(e))?;
+        let (table, partition) = (self.table.name.clone(), partition.clone());
+        let what = format!("looking for the message at {partition} offset {offset}");
+        // When this call is dropped, so is `caller`, and the thread stops.
+        let caller = Arc::new(());
+        let listening = Arc::downgrade(&caller);
+        let found = timeout(FINDING, async move {
+            let turn = Arc::clone(&open.finding).lock_owned().await;
+            let work = spawn_blocking(move || {
+                let _turn = turn;
+                find(open.discovery.client(), &table, &partition, offset, || listening.strong_count() > 0)
+            });
+            work.await
+        });
+        let found = found.await;
+        drop(caller);
+        match found {
+            Ok(Ok(found)) => found,
+            Ok(Err(panic)) => Err(self.error(Error::internal(format!("{what} failed")).caused_by(panic))),
+            Err(_) => Err(self.error(Error::transient(format!("{what} took longer than {} s", FINDING.as_secs())))),
+        }
+    }
+
+    async fn acknowledge(&self, next: &Offsets) {
+        let Ok((group, turn)) = self.open().map(|open| (open.group.clone(), Arc::clone(&open.committing))) else {
+            return;
+        };
+        let Some(group) = group.filter(|_| !next.is_empty()) else { return };
+        let (next, committing) = (next.clone(), Arc::clone(&group));
+        let committed = timeout(COMMITTING, async move {
+            let turn = turn.lock_owned().await;
+            let work = spawn_blocking(move || {
+                let _turn = turn;
+                committing.commit(&next);
+            });
+            work.await
+        });
+        if committed.await.is_err() {
+            group.tell_late();
+        }
+    }
+
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
-        let decoding = Decoding::try_new(&self.table, &self.options.format, projection, report)?;
+        let KafkaOptions { format, key_columns, .. } = &*self.options;
+        let decoding = Decoding::with_key(&self.table, format, key_columns.as_ref(), projection, report)?;
         let columns = decoding.metadata().iter().map(|key| {
             Column::of(key).ok_or_else(|| self.error(Error::internal(format!("there is no metadata '{key}'"))))
         });
@@ -153,35 +273,9 @@ impl Source for KafkaSource {
     }
 
     async fn close(&self) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let open = locked(&self.open).take();
         // Ending a client waits for its threads.
         let _ = spawn_blocking(move || drop(open)).await;
-    }
-}
-
-impl KafkaSource {
-    fn specific(&self, listed: &BTreeMap<u32, u64>, extent: &Extent) -> Result<Offsets> {
-        let topic = &self.options.topic;
-        let place = "'scan.startup.specific-offsets'";
-        let known = |number: &u32| extent.partitions.keys().any(|p| p.number == *number);
-        if let Some(number) = listed.keys().find(|number| !known(number)) {
-            return Err(self.error(Error::usage(format!(
-                "{place}: topic {topic} has no partition {number}; it has {}",
-                extent.partitions.len()
-            ))));
-        }
-        let mut offsets = Offsets::new();
-        for (partition, bounds) in &extent.partitions {
-            let offset = listed.get(&partition.number).copied().unwrap_or(bounds.earliest);
-            if !(bounds.earliest..=bounds.latest).contains(&offset) {
-                return Err(self.error(Error::usage(format!(
-                    "{place}: offset {offset} is not in {partition}, which holds {}..{}",
-                    bounds.earliest, bounds.latest
-                ))));
-            }
-            offsets.insert(partition.clone(), offset);
-        }
-        Ok(offsets)
     }
 }
 
@@ -200,7 +294,7 @@ impl Reading {
         let begin = async move {
             let (sender, receiver) = mpsc::channel(2);
             let Self { table, options, shared, span, columns } = self;
-            let free = tokio::time::timeout(HANDOVER, shared.lock_owned()).await;
+            let free = timeout(HANDOVER, shared.lock_owned()).await;
             let work = spawn_blocking(move || {
                 let deliver = |batch| sender.blocking_send(batch).is_ok();
                 let wanted = || !sender.is_closed();
@@ -208,8 +302,8 @@ impl Reading {
                     Ok(mut reader) => reader.read(&span, &columns, deliver, wanted),
                     // Two scans of the same rows: waiting for the other could be for ever, so this one fetches itself.
                     Err(_) => {
-                        let topic = Arc::new(topic(&options)?);
-                        reader(&table, &span.partition, topic).read(&span, &columns, deliver, wanted)
+                        let client = Arc::new(Client::try_new(&options.properties.consumer())?);
+                        reader(&table.name, &span.partition, client)?.read(&span, &columns, deliver, wanted)
                     }
                 }
             });

@@ -41,7 +41,7 @@ impl Spools {
     }
 
     fn connect(&self) -> Result<Producer> {
-        Producer::try_new(&self.options.properties.producer(), &self.options.topic, None, self.tolerates_losses())
+        Producer::try_new(&self.options.properties.producer(), self.options.target(), None, self.tolerates_losses())
     }
 
     /// Makes a producer, so that one that is misconfigured shows at once.
@@ -94,7 +94,7 @@ impl Spools {
         let Some((lost, first)) = producer.losses() else { return Ok(0) };
         tracing::warn!(
             target: "kafka",
-            topic = self.options.topic,
+            topic = self.options.target(),
             epoch,
             lost,
             error = first.chain(),

@@ -122,7 +122,7 @@ impl State {
 impl Transactions {
     /// None yet; nothing is connected to.
     pub(super) fn try_new(options: Arc<KafkaOptions>, owner: &Owner, clock: Clock) -> Result<Self> {
-        let key = format!("{}-{}", owner.id, options.topic);
+        let key = format!("{}-{}", owner.id, options.target());
         let progress = ProgressTopic::new(options.properties.clone(), options.progress_topic.clone(), key);
         let timeout = Timeout::new(options.properties.transaction_timeout_ms()?);
         let state = State { producer: None, timeout, position: None, open: None, shut_out: None };
@@ -163,7 +163,7 @@ impl Transactions {
         let id = format!("millstream-{}", String::from_utf8_lossy(self.progress.key()));
         loop {
             let config = self.options.properties.transactional(&id, timeout.ms);
-            let producer = Producer::try_new(&config, &self.options.topic, Some(self.progress.name()), false)?;
+            let producer = Producer::try_new(&config, self.options.target(), Some(self.progress.name()), false)?;
             // librdkafka looks for the coordinator at once, or half a second later where it knows no broker yet.
             producer.connect()?;
             if producer.init_transactions()? {
@@ -174,7 +174,7 @@ impl Transactions {
                 Error::usage(format!(
                     "topic {}: 'properties.transaction.timeout.ms' is longer than the brokers' transaction.max.timeout.ms; \
                      make it shorter, or theirs longer",
-                    self.options.topic
+                    self.options.target()
                 ))
             })?;
         }
@@ -377,7 +377,7 @@ impl Transactions {
             "topic {}: epoch {} was not written: this one's transaction was open for longer than transaction.timeout.ms = \
              {ms}; {next}; with fewer rows an epoch ('scan.max-rows-per-epoch'), or a longer \
              'properties.transaction.timeout.ms', it is in time",
-            self.options.topic, epoch
+            self.options.target(), epoch
         ))
         .caused_by(error)
     }

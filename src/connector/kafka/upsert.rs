@@ -17,11 +17,10 @@ use crate::error::{Error, Result};
 use crate::format::{CHANGELOGS, FORMATS};
 
 /// Options of `kafka` that say here what cannot be meant, and why.
-const REFUSED: [(&str, &str); 4] = [
+const REFUSED: [(&str, &str); 3] = [
     ("format", "say 'value.format', and 'key.format' for the key"),
     ("key.fields", "the key is made of the PRIMARY KEY"),
-    ("scan.startup.mode", "such a table is not read"),
-    ("scan.startup.specific-offsets", "such a table is not read"),
+    ("topic-pattern", "such a table is not read"),
 ];
 
 /// The connector `upsert-kafka`.
@@ -33,6 +32,10 @@ fn as_kafka(table: &TableDefinition) -> Result<TableDefinition> {
     let refuse = |text: String| Err(Error::usage(format!("table {}: {text}", table.name)));
     if let Some((option, instead)) = REFUSED.iter().find(|(option, _)| table.options.contains_key(*option)) {
         return refuse(format!("'upsert-kafka' has no option '{option}': {instead}"));
+    }
+    let of_reading = |key: &&String| ["scan.startup.", "scan.bounded."].iter().any(|prefix| key.starts_with(prefix));
+    if let Some(option) = table.options.keys().find(of_reading) {
+        return refuse(format!("'upsert-kafka' has no option '{option}': such a table is not read"));
     }
     if !table.options.contains_key("value.format") {
         return refuse("the option 'value.format' is missing".into());
@@ -175,6 +178,8 @@ mod tests {
         assert!(refusal(&table(&[("format", "json")]), Role::Sink).contains("no option 'format': say 'value.format'"));
         let fields = table(&[("value.format", "json"), ("key.fields", "item")]);
         assert!(refusal(&fields, Role::Sink).contains("no option 'key.fields'"));
+        let started = table(&[("value.format", "json"), ("scan.startup.mode", "latest-offset")]);
+        assert!(refusal(&started, Role::Sink).contains("no option 'scan.startup.mode': such a table is not read"));
         let keyless = TableDefinition { primary_key: vec![], ..good };
         for role in [Role::Source, Role::Sink] {
             assert!(refusal(&keyless, role).contains("needs a PRIMARY KEY"), "whatever it is used for");
