@@ -88,7 +88,7 @@ impl DeadLetters {
                 PAYLOAD => (Filled::Payload, DataType::Binary),
                 ERROR => (Filled::Error, DataType::Utf8),
                 SOURCE => (Filled::Source, DataType::Utf8),
-                name => match offered.iter().find(|known| column_of(known) == name) {
+                name => match offered.iter().find(|known| column_of(known).as_deref() == Some(name)) {
                     Some(known) => {
                         metadata.push(known.key.to_owned());
                         (Filled::Metadata(metadata.len() - 1), known.data_type.clone())
@@ -185,15 +185,15 @@ impl DeadLetters {
     }
 }
 
-/// A metadata key as the name of a column.
-fn column_of(known: &MetadataKey) -> String {
-    known.key.replace('-', "_")
+/// A metadata key as the name of a column; one that stands for many is none.
+fn column_of(known: &MetadataKey) -> Option<String> {
+    (!known.is_prefix()).then(|| known.key.replace('-', "_"))
 }
 
 /// Checks that each column of `table` can be filled by one of its sources, which offer this metadata.
 pub fn check_columns(table: &TableDefinition, offered: &[MetadataKey]) -> Result<()> {
     let own = [PAYLOAD, ERROR, SOURCE].map(str::to_owned);
-    let known: BTreeSet<String> = own.into_iter().chain(offered.iter().map(column_of)).collect();
+    let known: BTreeSet<String> = own.into_iter().chain(offered.iter().filter_map(column_of)).collect();
     match table.writable_columns().find(|column| !known.contains(&column.name)) {
         Some(column) => Err(Error::usage(format!(
             "table {}, which is to get dead letters, has a column {}{}; such columns are {}",

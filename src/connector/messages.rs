@@ -397,7 +397,7 @@ pub fn decoded(
 pub fn check_metadata(table: &TableDefinition, offered: &[MetadataKey], writing: bool) -> Result<()> {
     for column in &table.columns {
         let ColumnKind::Metadata { key, is_virtual } = &column.kind else { continue };
-        let Some(known) = offered.iter().find(|known| known.key == key) else {
+        let Some(known) = offered.iter().find(|known| known.covers(key)) else {
             let hint = crate::sql::options::did_you_mean(key, offered.iter().map(|known| known.key));
             return Err(Error::usage(format!(
                 "table {}: column {}: there is no metadata '{key}'{hint}",

@@ -336,12 +336,27 @@ pub trait Sink: Debug + Send + Sync {
 /// A metadata column that a connector offers: `METADATA FROM 'key'`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetadataKey {
-    /// Its name.
+    /// Its name; one that ends with a dot stands for all that begin with it.
     pub key: &'static str,
     /// Its type; a declared column of another type is refused.
     pub data_type: DataType,
     /// Whether a sink writes it.
     pub writable: bool,
+}
+
+impl MetadataKey {
+    /// Whether it stands for many.
+    pub fn is_prefix(&self) -> bool {
+        self.key.ends_with('.')
+    }
+
+    /// Whether `key` is this one, or one of those that it stands for.
+    pub fn covers(&self, key: &str) -> bool {
+        match key.strip_prefix(self.key) {
+            Some(rest) => rest.is_empty() != self.is_prefix(),
+            None => false,
+        }
+    }
 }
 
 /// Where a table is used, which decides what its options may be.

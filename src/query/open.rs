@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use twox_hash::XxHash64;
 
 use super::acknowledge::Acknowledged;
@@ -39,6 +41,8 @@ const INITIAL_ROWS: u64 = 10_000;
 
 /// How many messages are looked at side by side, to find out whether they are those that were read.
 const LOOKED_AT: usize = 16;
+/// How long that may take, of one.
+const LOOKING: Duration = Duration::from_secs(10);
 /// After so many tries in a row a partition that ends before the query's position is taken for another one, where the
 /// query may go on without what is lost; until then it may be a new leader that is still behind.
 const DOUBTS: u32 = 3;
@@ -215,8 +219,8 @@ impl Query {
             Some(commit) => Position::after(commit),
             None => Position { sources: self.start(), ..Position::default() },
         };
-        let anew = self.find_anew().await?;
         self.forget().await?;
+        let anew = self.find_anew().await?;
         let Decision::Redo { intent, published } = decision else { return self.restore(&self.opened).await };
         // Where a destination stood before is what the next commit knows of one that has the epoch already.
         let known = |(is_published, position): (bool, serde_json::Value)| {
@@ -277,8 +281,9 @@ impl Query {
         for (name, table) in self.opened.planned.tables() {
             let Some(commits) = self.position.sources.get(&name).cloned() else { continue };
             let source = self.opened.opener.source(&table).await?;
+            let Some(extent) = reached(&source).await? else { continue };
             let is_lenient = ScanOptions::of(&table)?.on_data_loss == OnDataLoss::Continue;
-            let mut found = others(&source, &commits).await?;
+            let mut found = others(&source, &extent, &commits).await?;
             if let (Some(partition), false) = (found.first(), is_lenient) {
                 return Err(Error::data_loss(format!(
                     "table {name}: {partition} holds other messages than those that were read: the topic was created anew; to \
@@ -289,7 +294,6 @@ impl Query {
             if !is_lenient {
                 continue;
             }
-            let extent = source.extent().await?;
             if self.retries >= DOUBTS {
                 found.extend(shrunk(&extent, &commits));
             }
@@ -310,8 +314,8 @@ impl Query {
     async fn left_of(&self, intent: &Intent, anew: &Anew) -> Result<BTreeMap<String, Cut>> {
         let mut extents = BTreeMap::new();
         for table in self.lenient_tables()? {
-            let source = self.opened.opener.source(&table).await?;
-            extents.insert(table.name.clone(), source.extent().await?);
+            let extent = reached(&self.opened.opener.source(&table).await?).await?;
+            extents.extend(extent.map(|extent| (table.name.clone(), extent)));
         }
         Ok(loss::left(&intent.sources, &extents, anew))
     }
@@ -429,17 +433,26 @@ impl Query {
     }
 }
 
-/// The partitions whose last message that was read is another now.
-async fn others(source: &Arc<dyn Source>, commits: &SourceCommit) -> Result<BTreeSet<Partition>> {
-    let read = commits.iter().filter_map(|(partition, commit)| Some((partition.clone(), commit.last.clone()?)));
+/// What a source holds; none if it cannot be reached now, which whoever reads it will say.
+async fn reached(source: &Arc<dyn Source>) -> Result<Option<Extent>> {
+    match source.extent().await {
+        Err(error) if error.kind() == Kind::Transient => Ok(None),
+        extent => extent.map(Some),
+    }
+}
+
+/// The partitions whose last message that was read is another now, of those that can be reached.
+async fn others(source: &Arc<dyn Source>, extent: &Extent, commits: &SourceCommit) -> Result<BTreeSet<Partition>> {
+    let there = commits.iter().filter(|(partition, _)| extent.partitions.contains_key(*partition));
+    let read = there.filter_map(|(partition, commit)| Some((partition.clone(), commit.last.clone()?)));
     let looked = read.map(|(partition, last)| {
         let source = Arc::clone(source);
         let look = async move {
-            match source.fingerprint(&partition, last.offset).await {
-                Ok(found) => Ok(found.filter(|found| *found != last).map(|_| partition)),
-                // Whoever reads it will say that it cannot be reached.
-                Err(error) if error.kind() == Kind::Transient => Ok(None),
-                Err(error) => Err(error),
+            match timeout(LOOKING, source.fingerprint(&partition, last.offset)).await {
+                Ok(Ok(found)) => Ok(found.filter(|found| *found != last).map(|_| partition)),
+                Ok(Err(error)) if error.kind() != Kind::Transient => Err(error),
+                // It went away just now.
+                Ok(Err(_)) | Err(_) => Ok(None),
             }
         };
         look.boxed()

@@ -9,12 +9,13 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
+use futures::{FutureExt, TryFutureExt};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::keys::KeyCodec;
@@ -29,9 +30,11 @@ use crate::plan::time::ticks;
 const SNAPSHOT_ROWS: u64 = 200_000;
 /// Rows in a file, about: a snapshot may have several.
 const FILE_ROWS: u64 = 500_000;
-/// So many rows of a snapshot, two or three milliseconds of work, are followed by a pause.
+/// So many rows of a snapshot are made at a time.
 const PART_ROWS: usize = 8 * 1024;
-const PAUSE: Duration = Duration::from_millis(2);
+/// The nice value of threads that no epoch waits for.
+#[cfg(target_os = "linux")]
+const LEAST_PRIORITY: i32 = 19;
 
 /// How one operator's files are written.
 #[derive(Debug, Clone)]
@@ -40,6 +43,27 @@ pub(super) struct Writer {
     pub(super) schema: SchemaRef,
     pub(super) codec: Arc<KeyCodec>,
     pub(super) store: StateStore,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What an epoch changed: the epoch waits for it.
+    Delta,
+    /// All rows.
+    Snapshot,
+    /// Several deltas as one.
+    Merged,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Delta => "delta",
+            Kind::Snapshot => "snapshot",
+            Kind::Merged => "merged",
+        }
+    }
 }
 
 /// What is due after a commit.
@@ -100,13 +124,9 @@ impl Compaction {
                 tokio::spawn(async move {
                     let rows = move |writer: &Writer| {
                         let writer = writer.clone();
-                        live.into_iter().flat_map(|live| live.parts(PART_ROWS)).map(move |part| {
-                            // The epochs go on meanwhile, and come first.
-                            std::thread::sleep(PAUSE);
-                            writer.of_live(&part)
-                        })
+                        live.into_iter().flat_map(|live| live.parts(PART_ROWS)).map(move |part| writer.of_live(&part))
                     };
-                    Ok(Compacted { after: None, epoch, files: writer.write(epoch, "snapshot", rows).await? })
+                    Ok(Compacted { after: None, epoch, files: writer.write(epoch, Kind::Snapshot, rows).await? })
                 })
             }
             Due::Merge => tokio::spawn(async move {
@@ -115,7 +135,7 @@ impl Compaction {
                 for file in files.iter().filter(|file| file.epoch > base) {
                     read.push((file.name.clone(), writer.store.get(&file.name).await?));
                 }
-                let merged = writer.write(epoch, "merged", move |writer| writer.newest_of(&read)).await?;
+                let merged = writer.write(epoch, Kind::Merged, move |writer| writer.newest_of(&read)).await?;
                 Ok(Compacted { after: Some(base), epoch, files: merged })
             }),
         });
@@ -154,12 +174,29 @@ impl Drop for Compaction {
     }
 }
 
+/// Runs work that no epoch waits for in a thread of its own, which gets what the epochs leave of the processors.
+fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<oneshot::Receiver<T>> {
+    let (sender, done) = oneshot::channel();
+    let run = move || {
+        // Where the system has no such thing the epochs are slower meanwhile.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), LEAST_PRIORITY);
+        let _ = sender.send(work());
+    };
+    std::thread::Builder::new().name("state-files".into()).spawn(run)?;
+    Ok(done)
+}
+
+fn ended(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::internal("writing state ended by itself").caused_by(error)
+}
+
 impl Writer {
     /// Writes batches, which are made off the runtime's threads, as files of this kind.
     pub(super) async fn write<I>(
         &self,
         epoch: u64,
-        kind: &str,
+        kind: Kind,
         batches: impl FnOnce(&Writer) -> I + Send + 'static,
     ) -> Result<Vec<StateFile>>
     where
@@ -167,7 +204,7 @@ impl Writer {
     {
         let (sender, mut encoded) = tokio::sync::mpsc::channel(1);
         let writer = self.clone();
-        let encoding = tokio::task::spawn_blocking(move || {
+        let encode = move || {
             let mut batches = batches(&writer).into_iter().peekable();
             while batches.peek().is_some() {
                 // Nobody waits for it when the query has ended.
@@ -177,15 +214,19 @@ impl Writer {
                 }
             }
             Ok::<_, Error>(())
-        });
+        };
+        let encoding = match kind {
+            Kind::Delta => tokio::task::spawn_blocking(encode).map_err(ended).boxed(),
+            Kind::Snapshot | Kind::Merged => beside(encode)?.map_err(ended).boxed(),
+        };
         let mut files = vec![];
         while let Some((body, rows, latest)) = encoded.recv().await {
-            let name = format!("{epoch:020}-{}-{kind}-{}.arrow.zst", self.store.writer(), files.len());
+            let name = format!("{epoch:020}-{}-{}-{}.arrow.zst", self.store.writer(), kind.word(), files.len());
             let bytes = body.len() as u64;
             self.store.put(&name, body).await?;
             files.push(StateFile { name, epoch, rows, bytes, latest });
         }
-        encoding.await.map_err(|e| Error::internal("writing state ended by itself").caused_by(e))??;
+        encoding.await??;
         Ok(files)
     }
 

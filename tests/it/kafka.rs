@@ -871,9 +871,10 @@ async fn a_topic_that_was_created_anew_has_other_fingerprints() {
 
     topic.delete().await;
     let again = Topic::named(topic.0.clone(), 1, &[]).await;
-    again.produce_at(0, 0..3, |id| 1_800_000_000_000 + id);
+    again.produce_at(0, 0..3, |id| 1_710_000_000_000 + id);
     let source = again.source(&[]).await;
-    let other = Fingerprint { timestamp: Some(1_800_000_000_002), ..known };
+    ends_at(&source, &again.partition(0), 3).await;
+    let other = Fingerprint { timestamp: Some(1_710_000_000_002), ..known };
     assert_eq!(at(&source, 2).await, Some(other));
     source.close().await;
 }

@@ -26,7 +26,7 @@ use millstream::clock::Clock;
 use millstream::connector::contract::{self, SinkCase, SourceCase};
 use millstream::connector::rocketmq::{RocketmqConnector, RocketmqSink, RocketmqSource, runtime};
 use millstream::connector::{
-    Bounds, Connector, Offsets, Owner, Partition, Pin, Published, ReadReport, Role, Sink, Source, Span,
+    Bounds, Connector, Extent, Offsets, Owner, Partition, Pin, Published, ReadReport, Role, Sink, Source, Span,
 };
 use millstream::error::{Error, Kind, Result};
 use millstream::query::Query;
@@ -158,7 +158,7 @@ async fn the_source_keeps_the_contract() {
 }
 
 /// What can be read, once that does not change any more: a broker indexes messages a moment after it acknowledged them.
-async fn settled(reader: &impl Source) -> millstream::connector::Extent {
+async fn settled(reader: &impl Source) -> Extent {
     let mut last = reader.extent().await.unwrap();
     loop {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -254,28 +254,249 @@ async fn any_span_is_read_exactly_and_again_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_starts_where_it_is_told() {
+async fn a_query_starts_and_ends_where_it_is_told() {
     let topic = new_topic("start", 2, &[]);
-    produce(&topic, 0, 0, 10, &["--batch", "10"]);
-    let mode = "scan.startup.mode";
-    let start = async |options: &[(&str, &str)]| {
-        let source = source(&topic, options);
-        let start = source.start().await;
-        source.close().await;
-        start
-    };
-    assert_eq!(start(&[(mode, "latest-offset")]).await.unwrap(), Offsets::from([(queue(0), 10), (queue(1), 0)]));
-    let specific = |offsets| [(mode, "specific-offsets"), ("scan.startup.specific-offsets", offsets)];
-    let at_4 = start(&specific("broker:broker-a,queue:0,offset:4")).await.unwrap();
-    assert_eq!(at_4, Offsets::from([(queue(0), 4), (queue(1), 0)]));
-    for (wrong, part) in [
-        ("broker:broker-a,queue:0,offset:11", "broker-a:0 has no offset 11; it has 0 to 10"),
-        ("broker:broker-b,queue:0,offset:0", "no queue broker-b:0; it has broker-a:0, broker-a:1"),
+    // The second client starts long after the first has sent its last message.
+    produce(&topic, 0, 0, 6, &["--batch", "6"]);
+    produce(&topic, 0, 6, 4, &["--batch", "4"]);
+    let (group, other) = (format!("g-{topic}"), format!("h-{topic}"));
+    tool(&["commit", &name_server(), &topic, &group, "0=4"], "");
+    let plain = source(&topic, &[]);
+    assert_eq!(plain.end().await.unwrap(), None);
+    let (rows, _) = read(&plain, Span::new(queue(0), 6, 7), &[7]).await.unwrap();
+    let time = rows.column(0).as_primitive::<TimestampMillisecondType>().value(0).to_string();
+    plain.close().await;
+
+    let at = |first, second| Offsets::from([(queue(0), first), (queue(1), second)]);
+    for (mode, more, expected) in [
+        ("earliest-offset", vec![], at(0, 0)),
+        ("latest-offset", vec![], at(10, 0)),
+        ("timestamp", vec![("timestamp-millis", time.as_str())], at(6, 0)),
+        ("timestamp", vec![("timestamp-millis", "4102444800000")], at(10, 0)),
+        ("group-offsets", vec![("group", group.as_str())], at(4, 0)),
+        ("group-offsets", vec![("group", other.as_str())], at(0, 0)),
+        ("group-offsets", vec![("group", other.as_str()), ("default", "latest-offset")], at(10, 0)),
+        ("specific-offsets", vec![("specific-offsets", "broker:broker-a,queue:0,offset:4")], at(4, 0)),
     ] {
-        let error = start(&specific(wrong)).await.unwrap_err();
+        for side in ["startup", "bounded"] {
+            let option = |(name, value): &(&str, &str)| match *name {
+                "group" => ("group".to_string(), value.to_string()),
+                name => (format!("scan.{side}.{name}"), value.to_string()),
+            };
+            let options: Vec<_> = more.iter().chain([&("mode", mode)]).map(option).collect();
+            let options: Vec<_> = options.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            let source = source(&topic, &options);
+            let found =
+                if side == "startup" { source.start().await.unwrap() } else { source.end().await.unwrap().unwrap() };
+            assert_eq!(found, expected, "{side} {mode} {more:?}");
+            source.close().await;
+        }
+    }
+    for (wrong, part) in [
+        ("broker:broker-a,queue:0,offset:11", "offset 11 is not in broker-a:0, which holds 0..10"),
+        ("broker:broker-b,queue:0,offset:0", "there is no broker-b:0; there are broker-a:0, broker-a:1"),
+    ] {
+        let options = [("scan.startup.mode", "specific-offsets"), ("scan.startup.specific-offsets", wrong)];
+        let source = source(&topic, &options);
+        let error = source.start().await.unwrap_err();
         assert_eq!(error.kind(), Kind::Usage);
         assert!(error.to_string().contains(part), "{error}");
+        source.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rocketmqs_own_tools_see_what_is_acknowledged() {
+    let topic = new_topic("acknowledged", 2, &[]);
+    produce(&topic, 0, 0, 10, &["--batch", "10"]);
+    produce(&topic, 1, 10, 5, &["--batch", "5"]);
+    let group = format!("g-{topic}");
+    let reader = source(&topic, &[("group", &group)]);
+    settled(&reader).await;
+    for (first, second) in [(3, 0), (7, 5)] {
+        reader.acknowledge(&Offsets::from([(queue(0), first), (queue(1), second)])).await;
+        let expected = [(0, 10, first), (1, 5, second)]
+            .map(|(queue, end, at)| format!(r#"{{"queue":{queue},"end":{end},"group":{at}}}"#));
+        assert_eq!(tool(&["progress", &name_server(), &topic, &group], ""), expected);
+    }
+    reader.close().await;
+    let next = source(&topic, &[("group", &group), ("scan.startup.mode", "group-offsets")]);
+    assert_eq!(next.start().await.unwrap(), Offsets::from([(queue(0), 7), (queue(1), 5)]));
+    next.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_known_again_and_a_topic_created_anew_is_another() {
+    let topic = new_topic("fingerprint", 1, &[]);
+    produce(&topic, 0, 0, 10, &["--batch", "10"]);
+    let source = source(&topic, &[]);
+    settled(&source).await;
+    let (_, report) = read(&source, Span::new(queue(0), 0, 10), &[0]).await.unwrap();
+    let last = report.take()[&queue(0)].last.clone();
+    assert_eq!(source.fingerprint(&queue(0), 9).await.unwrap(), last);
+    assert_eq!(source.fingerprint(&queue(0), 10).await.unwrap(), None);
+    tool(&["delete", &name_server(), &topic], "");
+    tool(&["create", &name_server(), &topic, "1"], "");
+    produce(&topic, 0, 100, 3, &[]);
+    assert_eq!(source.fingerprint(&queue(0), 9).await.unwrap(), None);
+    produce(&topic, 0, 103, 7, &["--batch", "7"]);
+    settled(&source).await;
+    let again = source.fingerprint(&queue(0), 9).await.unwrap();
+    assert!(again.is_some() && again != last, "{again:?}");
+    source.close().await;
+}
+
+/// 2000 messages: some have a tag that few have, and in between are 500 of a tag whose hash code is that of another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_of_the_broker_give_exactly_what_passes() {
+    let topic = new_topic("filters", 1, &[]);
+    let tag_of = |id: i64| match id {
+        1000..1500 => "BB",
+        _ if id % 97 == 0 => "rare",
+        _ => "Aa",
+    };
+    let send = |ids: std::ops::Range<i64>, options: &[&str]| {
+        let lines: String = ids.map(|id| format!("0\t{}\t\t{{\"id\": {id}}}\n", tag_of(id))).collect();
+        tool(&[&["produce", &name_server(), &topic], options].concat(), &lines);
+    };
+    send(0..50, &["--property", "amount=3", "--property", "region=eu"]);
+    send(50..60, &["--property", "amount=9"]);
+    send(60..2000, &["--batch", "194"]);
+    let plain = source(&topic, &[]);
+    assert_eq!(settled(&plain).await.partitions[&queue(0)].latest, 2000);
+    plain.close().await;
+
+    let spans = [(0, 2000), (1, 97), (0, 98), (90, 1600), (1000, 1500), (1499, 1501), (55, 56), (1941, 2000), (7, 7)];
+    type Passes<'a> = &'a dyn Fn(i64) -> bool;
+    let passing: [(&str, &str, Passes); 10] = [
+        ("filter.tag", "rare", &|id| tag_of(id) == "rare"),
+        ("filter.tag", "Aa", &|id| tag_of(id) == "Aa"),
+        ("filter.tag", "BB || rare", &|id| tag_of(id) != "Aa"),
+        ("filter.tag", "nobody", &|_| false),
+        ("filter.tag", "*", &|_| true),
+        ("filter.sql", "amount > 5", &|id| (50..60).contains(&id)),
+        ("filter.sql", "amount between 1 and 9 and region is null", &|id| (50..60).contains(&id)),
+        ("filter.sql", "NOT (region IS NULL) OR amount <> 3", &|id| id < 60),
+        ("filter.sql", "TAGS = 'rare' OR region IS NOT NULL", &|id| id < 50 || tag_of(id) == "rare"),
+        ("filter.sql", "TAGS IN ('nobody')", &|_| false),
+    ];
+    for (option, filter, passes) in passing {
+        let source = source(&topic, &[(option, filter)]);
+        for (from, to) in spans {
+            let expected: Vec<i64> = (from as i64..to as i64).filter(|id| passes(*id)).collect();
+            assert_eq!(ids(&source, 0, from, to).await.unwrap(), expected, "{filter}: {from}..{to}");
+        }
+        let error = ids(&source, 0, 1990, 2001).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::DataLoss, "{filter}: {error}");
+        source.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_property_is_a_column_and_hosts_are_told() {
+    let topic = new_topic("property", 1, &[]);
+    let mut definition = table(&topic, &[]).as_ref().clone();
+    definition.columns.truncate(1);
+    definition.columns.push(metadata("region", DataType::Utf8View, "property.region", false));
+    definition.columns.push(metadata("born", DataType::Utf8View, "born-host", true));
+    definition.columns.push(metadata("stored", DataType::Utf8View, "store-host", true));
+    definition.columns.push(metadata("again", DataType::Int32, "reconsume-times", true));
+    RocketmqConnector.check(&definition, Role::Sink).unwrap();
+    RocketmqConnector.check(&definition, Role::Source).unwrap();
+    let definition = Arc::new(definition);
+    let regions = StringViewArray::from(vec![Some("eu"), None]);
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(regions)];
+    let rows = RecordBatch::try_new(definition.writable_schema(), columns).unwrap();
+    let sink = RocketmqSink::try_new(Arc::clone(&definition), &Clock::system(), &owner()).unwrap();
+    sink.open(1).await.unwrap();
+    assert_eq!(write(&sink, 1, vec![vec![rows]]).await.unwrap().rows, 2);
+    sink.close().await;
+    let java = tool(&["consume", &name_server(), &topic], "");
+    let regions = java.iter().map(|message| serde_json::from_str::<serde_json::Value>(message).unwrap());
+    let regions: Vec<_> = regions.map(|message| message["properties"]["region"].as_str().map(str::to_string)).collect();
+    assert_eq!(regions, [Some("eu".to_string()), None]);
+
+    let source = RocketmqSource::try_new(Arc::clone(&definition), &Clock::system(), Some(&owner())).unwrap();
+    let (rows, _) = read(&source, Span::new(queue(0), 0, 2), &[0, 1, 2, 3, 4]).await.unwrap();
+    let texts = |column: usize| rows.column(column).as_string_view().iter().collect::<Vec<_>>();
+    assert_eq!(texts(1), [Some("eu"), None]);
+    for host in [2, 3].map(|column| texts(column)[0].unwrap().to_string()) {
+        assert!(host.parse::<std::net::SocketAddr>().is_ok(), "{host}");
+    }
+    assert_eq!(rows.column(4).as_primitive::<Int32Type>().values(), &[0, 0]);
+    source.close().await;
+}
+
+/// What the source knows once `is_there` holds.
+async fn until(reader: &RocketmqSource, is_there: impl Fn(&Extent) -> bool) -> Extent {
+    let began = Instant::now();
+    loop {
+        let extent = reader.extent().await.unwrap();
+        if is_there(&extent) {
+            return extent;
+        }
+        assert!(began.elapsed() < HANGS, "{extent:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_topics_are_one_table() {
+    let id = Clock::system().random_id();
+    let create = |name: &str, first: i64| {
+        let topic = format!("it-{id}-{name}");
+        tool(&["create", &name_server(), &topic, "1"], "");
+        produce(&topic, 0, first, 5, &["--batch", "5"]);
+        topic
+    };
+    let (a, b) = (create("a", 0), create("b", 100));
+    let of = |topic: &str| Partition::new(format!("{topic}@broker-a"), 0);
+    let named = source(&format!("{b}; {a}"), &[("scan.startup.mode", "latest-offset")]);
+    settled(&named).await;
+    assert_eq!(named.start().await.unwrap(), Offsets::from([(of(&a), 5), (of(&b), 5)]));
+    let (rows, _) = read(&named, Span::new(of(&b), 1, 3), &[0, 4, 5]).await.unwrap();
+    assert_eq!(rows.column(0).as_primitive::<Int64Type>().values(), &[101, 102]);
+    let text = |column: usize| rows.column(column).as_string_view().value(0).to_string();
+    assert_eq!((text(1), text(2)), ("broker-a".to_string(), b.clone()));
+    named.close().await;
+
+    let definition = table(&format!("{b};{a}"), &[]);
+    assert_eq!(RocketmqConnector.identity(&definition).unwrap(), format!("rocketmq topics {a};{b}"));
+    let error = RocketmqConnector.check(&definition, Role::Sink).unwrap_err();
+    assert!(error.to_string().contains("only one written"), "{error}");
+
+    let mut definition = table(&a, &[("scan.topic-partition-discovery.interval", "200 ms")]).as_ref().clone();
+    definition.options.remove("topic");
+    definition.options.insert("topic-pattern".into(), format!("it-{id}-.*"));
+    let matching = RocketmqSource::try_new(Arc::new(definition), &Clock::system(), Some(&owner())).unwrap();
+    assert_eq!(matching.start().await.unwrap(), Offsets::from([(of(&a), 0), (of(&b), 0)]));
+    let c = create("c", 200);
+    let end = |extent: &Extent| extent.partitions.get(&of(&c)).map(|bounds| bounds.latest);
+    let extent = until(&matching, |extent| end(extent) == Some(5)).await;
+    assert_eq!(extent.partitions.keys().cloned().collect::<Vec<_>>(), [of(&a), of(&b), of(&c)]);
+    let (rows, _) = read(&matching, Span::new(of(&c), 0, 5), &[0]).await.unwrap();
+    assert_eq!(rows.column(0).as_primitive::<Int64Type>().values(), &[200, 201, 202, 203, 204]);
+    matching.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_that_are_added_are_found() {
+    let topic = new_topic("added", 1, &[]);
+    let reader = source(&topic, &[("scan.topic-partition-discovery.interval", "200 ms")]);
+    assert_eq!(reader.start().await.unwrap(), Offsets::from([(queue(0), 0)]));
+    let load = {
+        let topic = topic.clone();
+        tokio::task::spawn_blocking(move || produce(&topic, 0, 0, 3000, &[]))
+    };
+    tool(&["create", &name_server(), &topic, "3"], "");
+    produce(&topic, 2, 9000, 5, &["--batch", "5"]);
+    let end = |extent: &Extent, number| extent.partitions.get(&queue(number)).map(|bounds| bounds.latest);
+    until(&reader, |extent| end(extent, 2) == Some(5) && end(extent, 1) == Some(0)).await;
+    assert_eq!(ids(&reader, 2, 0, 5).await.unwrap(), (9000..9005).collect::<Vec<_>>());
+    load.await.unwrap();
+    until(&reader, |extent| end(extent, 0) == Some(3000)).await;
+    assert_eq!(ids(&reader, 0, 0, 3000).await.unwrap(), (0..3000).collect::<Vec<_>>());
+    reader.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

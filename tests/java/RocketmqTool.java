@@ -27,6 +27,7 @@ import org.apache.rocketmq.common.message.MessageQueue;
 import org.apache.rocketmq.remoting.exception.RemotingException;
 import org.apache.rocketmq.remoting.protocol.ResponseCode;
 import org.apache.rocketmq.remoting.protocol.route.BrokerData;
+import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
 import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
 
 /**
@@ -42,6 +43,8 @@ public final class RocketmqTool {
             "       RocketmqTool produce NAMESRV TOPIC [--compress zlib|zstd|lz4 | --batch N] [--property K=V]...",
             "       RocketmqTool consume NAMESRV TOPIC",
             "       RocketmqTool ends NAMESRV TOPIC",
+            "       RocketmqTool commit NAMESRV TOPIC GROUP QUEUE=OFFSET...",
+            "       RocketmqTool progress NAMESRV TOPIC GROUP",
             "produce reads lines of QUEUE<tab>TAGS<tab>KEYS<tab>BODY; empty tags and keys are left out. Where several",
             "brokers have the topic, the queue is BROKER:QUEUE.");
 
@@ -80,6 +83,8 @@ public final class RocketmqTool {
             case "produce" -> produce(namesrv, args[2], args);
             case "consume" -> consume(namesrv, args[2]);
             case "ends" -> ends(namesrv, args[2]);
+            case "commit" -> commit(namesrv, args[2], args[3], args);
+            case "progress" -> progress(namesrv, args[2], args[3]);
             default -> throw new IllegalArgumentException("unknown command " + args[0]);
         }
     }
@@ -249,7 +254,11 @@ public final class RocketmqTool {
     }
 
     private static DefaultMQPullConsumer consumer(String namesrv) throws MQClientException {
-        DefaultMQPullConsumer consumer = new DefaultMQPullConsumer(GROUP + "-consumer");
+        return consumer(namesrv, GROUP + "-consumer");
+    }
+
+    private static DefaultMQPullConsumer consumer(String namesrv, String group) throws MQClientException {
+        DefaultMQPullConsumer consumer = new DefaultMQPullConsumer(group);
         consumer.setNamesrvAddr(namesrv);
         consumer.start();
         return consumer;
@@ -318,5 +327,43 @@ public final class RocketmqTool {
         }
         ends.forEach((queue, range) -> OUT.printf("{\"broker\":\"%s\",\"queue\":%d,\"min\":%d,\"max\":%d}%n",
                 queue.getBrokerName(), queue.getQueueId(), range[0], range[1]));
+    }
+
+    /** A consumer of the group, which is made if need be, says where it stands. */
+    private static void commit(String namesrv, String topic, String group, String[] args) throws Exception {
+        DefaultMQAdminExt admin = admin(namesrv);
+        SubscriptionGroupConfig config = new SubscriptionGroupConfig();
+        config.setGroupName(group);
+        for (BrokerData broker : brokers(admin)) {
+            admin.createAndUpdateSubscriptionGroupConfig(broker.selectBrokerAddr(), config);
+        }
+        DefaultMQPullConsumer consumer = consumer(namesrv, group);
+        Map<Integer, MessageQueue> queues = new HashMap<>();
+        for (MessageQueue queue : consumer.fetchSubscribeMessageQueues(topic)) {
+            queues.put(queue.getQueueId(), queue);
+        }
+        for (int i = 4; i < args.length; i++) {
+            String[] offset = args[i].split("=", 2);
+            MessageQueue queue = queues.get(Integer.parseInt(offset[0]));
+            consumer.getOffsetStore().updateConsumeOffsetToBroker(queue, Long.parseLong(offset[1]), false);
+        }
+        OUT.println("committed");
+    }
+
+    /** Where queues end, and where the group stands in them, as mqadmin consumerProgress has it. */
+    private static void progress(String namesrv, String topic, String group) throws Exception {
+        DefaultMQAdminExt admin = admin(namesrv);
+        // The name server hears of the group's topic a moment later.
+        for (int tries = 1; tries < 50; tries++) {
+            try {
+                admin.examineTopicRouteInfo("%RETRY%" + group);
+                break;
+            } catch (MQClientException e) {
+                Thread.sleep(100);
+            }
+        }
+        new TreeMap<>(admin.examineConsumeStats(group, topic).getOffsetTable()).forEach((queue, offsets) ->
+                OUT.printf("{\"queue\":%d,\"end\":%d,\"group\":%d}%n",
+                        queue.getQueueId(), offsets.getBrokerOffset(), offsets.getConsumerOffset()));
     }
 }

@@ -201,6 +201,7 @@ mod tests {
         for topic in ["b", "ab"] {
             cluster.create_topic(topic, 2, 1).unwrap();
         }
+        std::thread::sleep(Duration::from_millis(2));
         assert_eq!((look(&eager).0.len(), look(&once).0.len()), (3, 1));
     }
 }

@@ -1,22 +1,27 @@
-//! Questions about topics: which queues there are, and which topics; and the private groups that reading needs.
+//! Questions about topics: which there are, where their queues are, and what those hold; and what groups need.
 //!
-//! Only the name server's route tells a topic that does not exist from a name server that does not answer. It cannot tell
+//! A broker is asked at the address that its caller knows, so that nothing hangs on routes that the library remembers. Only
+//! the name server's route tells a topic that does not exist from a name server that does not answer. It cannot tell
 //! a missing topic from one whose only broker is down: both have no route, so whoever asks decides what that means.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::FutureExt;
 use rocketmq_client_rust::{ConsumerAdmin, DefaultMQAdminExt, OffsetAdmin, TopicAdmin};
+use rocketmq_model::common::config::TopicConfig;
 use rocketmq_model::common::message::message_queue::MessageQueue;
 use rocketmq_protocol::protocol::route::topic_route_data::TopicRouteData;
 use rocketmq_protocol::protocol::subscription::subscription_group_config::SubscriptionGroupConfig;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
-use super::calls::{ANSWER, call};
+use super::calls::{ANSWER, NO_GROUP, call, explained};
 use super::options::Credentials;
 use super::runtime::{Runtime, detach};
-use crate::connector::Partition;
+use super::topics::{Queue, is_internal};
+use crate::connector::{Bounds, Partition};
 use crate::error::{Error, Result};
 use crate::sql::options::did_you_mean;
 
@@ -108,8 +113,67 @@ impl Admin {
         Ok(end.max(0) as u64)
     }
 
+    /// What a queue holds now, as the broker at `master` has it.
+    pub(super) async fn bounds(&self, queue: Queue<'_>, master: &str, limit: Duration) -> Result<Bounds> {
+        let client = self.client().await?;
+        let (what, millis) = (format!("asking for the bounds of {queue}"), limit.as_millis() as u64);
+        let (earliest, latest) = futures::try_join!(
+            call(&what, limit, OffsetAdmin::min_offset(&*client, master.into(), queue.for_client(), millis)),
+            call(&what, limit, OffsetAdmin::max_offset(&*client, master.into(), queue.for_client(), millis)),
+        )?;
+        Ok(Bounds { earliest: earliest.max(0) as u64, latest: latest.max(0) as u64 })
+    }
+
+    /// The first offset that was stored at this time or later, ms since 1970; behind the last, if none was.
+    pub(super) async fn at(&self, queue: Queue<'_>, master: &str, timestamp_ms: i64) -> Result<u64> {
+        let client = self.client().await?;
+        let (number, time) = (queue.number as i32, timestamp_ms.max(0) as u64);
+        let millis = ANSWER.as_millis() as u64;
+        let asked = OffsetAdmin::search_offset(&*client, master.into(), queue.topic.into(), number, time, millis);
+        call(format!("asking for the offset of a time in {queue}"), ANSWER, asked).await
+    }
+
+    /// Stores where `group` stands in a queue: the next offset that it reads.
+    pub(super) async fn store(&self, group: &str, queue: Queue<'_>, master: &str, next: u64) -> Result<()> {
+        let client = self.client().await?;
+        let stored =
+            OffsetAdmin::update_consume_offset(&*client, master.into(), group.into(), queue.for_client(), next);
+        call(format!("storing where group {group} stands in {queue}"), ANSWER, stored).await
+    }
+
+    /// Makes a group of the user's known to brokers and tools, if it is not; one that is keeps its settings.
+    pub(super) async fn introduce_group(&self, group: &str, masters: &BTreeSet<Arc<str>>) -> Result<()> {
+        // Tools find the brokers of a group by its topic for retries, which a consumer would have.
+        let retries = format!("%RETRY%{group}");
+        let is_found = self.route(&retries).await?.is_some();
+        let client = self.client().await?;
+        let what = format!("looking for the consumer group {group}");
+        for master in masters {
+            // A broker that creates groups by itself does so when it is asked for one.
+            let asked = ConsumerAdmin::examine_subscription_group_config(&*client, (&**master).into(), group.into());
+            match call(&what, ANSWER, asked.map(Ok)).await? {
+                Err(error) if error.broker_response_code() == Some(NO_GROUP) => {
+                    let config = SubscriptionGroupConfig::new(group.into());
+                    let created = ConsumerAdmin::create_and_update_subscription_group_config(
+                        &*client,
+                        (&**master).into(),
+                        config,
+                    );
+                    call(&what, ANSWER, created).await?;
+                }
+                answer => drop(answer.map_err(|error| explained(&what, error))?),
+            }
+            if !is_found {
+                let config = TopicConfig::with_perm(retries.as_str(), 1, 1, READABLE | WRITABLE);
+                let created = TopicAdmin::create_and_update_topic_config(&*client, (&**master).into(), config);
+                call(format!("creating topic {retries}"), ANSWER, created).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Every topic that the name server knows.
-    async fn topics(&self) -> Result<BTreeSet<String>> {
+    pub(super) async fn topics(&self) -> Result<BTreeSet<String>> {
         let client = self.client().await?;
         let what = format!("asking name server {} for its topics", self.name_server);
         let topics = call(&what, ANSWER, TopicAdmin::fetch_all_topic_list(&*client)).await?;
@@ -119,9 +183,7 @@ impl Admin {
     /// The error for a topic without a route, with the nearest names that have one.
     pub(super) async fn missing(&self, topic: &str) -> Error {
         let known = self.topics().await.unwrap_or_default();
-        let internal =
-            |name: &&str| name.starts_with('%') || name.starts_with("RMQ_SYS_") || name.starts_with("rmq_sys_");
-        let hint = did_you_mean(topic, known.iter().map(String::as_str).filter(|name| !internal(name)));
+        let hint = did_you_mean(topic, known.iter().map(String::as_str).filter(|name| !is_internal(name)));
         Error::usage(format!(
             "there is no topic {topic} at name server {}, or no broker that has it is up{hint}; create it, or correct \
              'topic'",

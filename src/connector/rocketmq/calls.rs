@@ -14,6 +14,9 @@ use crate::error::{Error, Kind, Result};
 /// What an ordinary answer may take.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
+/// The broker's code for a consumer group that does not exist.
+pub(super) const NO_GROUP: i32 = 26;
+
 /// Pauses between tries of one call, in seconds: a minute together, in which a broker can restart.
 const PAUSES: [u64; 10] = [1, 1, 3, 5, 5, 5, 10, 10, 10, 10];
 

@@ -1,4 +1,4 @@
-//! One connection of a table to its topic: bounds of queues, and pulls of exact ranges.
+//! One connection of a table to its topics: bounds of queues, and pulls of exact ranges.
 //!
 //! It is the library's classic pull consumer, the only one that reads exact ranges, kept from doing more than that: a
 //! listener that does nothing, registered before it starts, keeps it from reading ahead in the background (which would
@@ -6,7 +6,7 @@
 //!
 //! A started consumer is a member of its group, subscribed to everything; so the group is a private one, never the user's.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,18 +19,21 @@ use rocketmq_client_rust::{
     ClientConfig, ClientOptions, MessageQueueListener, MessageSelector, PullOptions, PullResult,
 };
 use rocketmq_model::common::message::message_queue::MessageQueue;
+use tokio::sync::Mutex;
 
 use super::admin::{Admin, Route};
-use super::calls::{ANSWER, call, explained};
+use super::calls::{ANSWER, NO_GROUP, call, explained};
+use super::filter::Filter;
 use super::options::RocketmqOptions;
 use super::runtime::{Runtime, detach};
+use super::topics::Topics;
 use crate::connector::{Bounds, Partition};
 use crate::error::{Error, Result};
 
 /// The most messages that one pull asks for; stock brokers give 32.
 const PULL: u64 = 1024;
-/// The code of "there is no such consumer group".
-const NO_GROUP: i32 = 26;
+/// The broker's code for an error that it has no code for.
+const SYSTEM_ERROR: i32 = 1;
 /// The longest that the client may take to leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -50,12 +53,14 @@ pub(super) struct PrivateGroup {
     pub(super) is_temporary: bool,
 }
 
-/// A consumer of one topic.
+/// A consumer of a table's topics.
 #[allow(deprecated)]
 pub(super) struct Consumer {
     client: DefaultMQPullConsumer,
     admin: Arc<Admin>,
-    topic: Arc<str>,
+    topics: Arc<Topics>,
+    /// Topics that the client knows.
+    met: Mutex<BTreeSet<String>>,
     group: PrivateGroup,
     closed: AtomicBool,
     // Behind the clients, so that it is let go last.
@@ -64,7 +69,7 @@ pub(super) struct Consumer {
 
 impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consumer").field("topic", &self.topic).field("group", &self.group).finish_non_exhaustive()
+        f.debug_struct("Consumer").field("topics", &self.topics).field("group", &self.group).finish_non_exhaustive()
     }
 }
 
@@ -75,7 +80,10 @@ impl Consumer {
         let what = format!("connecting to name server {}", options.name_server);
         // The name server is asked first: the consumer itself starts without it.
         let admin = Admin::connect(&options.name_server, options.credentials.as_ref(), instance).await?;
-        admin.route(&options.topic).await?;
+        let names = options.topics.names(&admin).await?;
+        if let Some(topic) = names.first() {
+            admin.route(topic).await?;
+        }
         let runtime = Runtime::shared()?;
         let config = ClientConfig::builder()
             .namesrv_addr(options.name_server.as_str())
@@ -90,57 +98,118 @@ impl Consumer {
             builder = builder.rpc_hook(credentials.hook());
         }
         let client = builder.build().map_err(|e| explained(&what, e))?;
-        let (admin, topic) = (Arc::new(admin), options.topic.as_str().into());
-        let consumer = Self { client, admin, topic, group, closed: AtomicBool::new(false), runtime };
-        call(&what, ANSWER, consumer.client.register_message_queue_listener(&options.topic, Indifferent)).await?;
-        call(&what, ANSWER, consumer.client.start()).await?;
-        // Learns the brokers' addresses. Of several calls that need them first, only one would, and the others would fail.
-        let learned = consumer.client.fetch_subscribe_message_queues(&options.topic);
-        if let Err(error) = call(&what, ANSWER, learned).await {
-            tracing::debug!(error = %error.chain(), "no addresses for a RocketMQ topic yet");
+        let (admin, topics, met) = (Arc::new(admin), Arc::clone(&options.topics), Mutex::default());
+        let consumer = Self { client, admin, topics, met, group, closed: AtomicBool::new(false), runtime };
+        for topic in &names {
+            call(&what, ANSWER, consumer.client.register_message_queue_listener(topic, Indifferent)).await?;
         }
+        call(&what, ANSWER, consumer.client.start()).await?;
+        for topic in &names {
+            consumer.learn(topic).await;
+        }
+        *consumer.met.lock().await = names.into_iter().collect();
         Ok(consumer)
     }
 
-    /// Where the topic is; none if it does not exist, or no broker that has it is up.
-    pub(super) async fn route(&self) -> Result<Option<Route>> {
-        self.admin.route(&self.topic).await
+    /// Learns the addresses of a topic's brokers. Of several calls that need them first, only one would, and the others
+    /// would fail.
+    async fn learn(&self, topic: &str) {
+        let learned = self.client.fetch_subscribe_message_queues(topic);
+        if let Err(error) = call(format!("looking for topic {topic}"), ANSWER, learned).await {
+            tracing::debug!(error = %error.chain(), "no addresses for a RocketMQ topic yet");
+        }
     }
 
-    /// The error for a topic without a route.
-    pub(super) async fn missing(&self) -> Error {
-        self.admin.missing(&self.topic).await
+    /// Makes a topic known to the client that was found later.
+    async fn meet(&self, topic: &str) -> Result<()> {
+        let mut met = self.met.lock().await;
+        if !met.contains(topic) {
+            let registered = self.client.register_message_queue_listener(topic, Indifferent);
+            call(format!("subscribing to topic {topic}"), ANSWER, registered).await?;
+            self.learn(topic).await;
+            met.insert(topic.into());
+        }
+        Ok(())
+    }
+
+    /// The client that asks about topics.
+    pub(super) fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    /// The queues that can be read, each with the address of its master, if that is up. Those of topics without a route
+    /// are not among them.
+    pub(super) async fn queues(&self) -> Result<BTreeMap<Partition, Option<Arc<str>>>> {
+        let mut queues = BTreeMap::new();
+        for topic in self.topics.names(&self.admin).await? {
+            let Some(Route { readable, masters, .. }) = self.admin.route(&topic).await? else { continue };
+            for queue in readable {
+                let master = masters.get(&*queue.name).map(|address| address.as_str().into());
+                queues.insert(self.topics.partition(&topic, queue), master);
+            }
+        }
+        Ok(queues)
+    }
+
+    /// Refuses topics that no route leads to.
+    pub(super) async fn check_topics(&self) -> Result<()> {
+        let names = self.topics.names(&self.admin).await?;
+        if names.is_empty() {
+            return Err(Error::usage(format!("there are no {} yet; correct 'topic-pattern'", self.topics)));
+        }
+        for topic in names {
+            if self.admin.route(&topic).await?.is_none() {
+                return Err(self.admin.missing(&topic).await);
+            }
+        }
+        Ok(())
     }
 
     /// What a queue holds now, as its master has it.
-    pub(super) async fn bounds(&self, queue: &Partition) -> Result<Bounds> {
-        let at = self.queue(queue);
-        let what = format!("asking for the bounds of topic {} {queue}", self.topic);
-        let (earliest, latest) = futures::try_join!(
-            call(&what, ANSWER, self.client.min_offset(&at)),
-            call(&what, ANSWER, self.client.max_offset(&at)),
-        )?;
-        Ok(Bounds { earliest: earliest.max(0) as u64, latest: latest.max(0) as u64 })
+    pub(super) async fn bounds(&self, partition: &Partition) -> Result<Bounds> {
+        let queue = self.topics.queue(partition);
+        let route = self.admin.route(queue.topic).await?.unwrap_or_default();
+        let master = route.masters.get(queue.broker).ok_or_else(|| {
+            Error::transient(format!(
+                "the name server knows no master of {queue} now; its broker is down, or about to be"
+            ))
+        })?;
+        self.admin.bounds(queue, master, ANSWER).await
     }
 
-    /// What the broker has at `from`, at most `count` messages.
-    pub(super) async fn pull(&self, queue: &Partition, from: u64, count: u64) -> Result<PullResult> {
-        let what = format!("reading topic {} {queue} at offset {from}", self.topic);
-        let selector = MessageSelector::by_tag("*");
-        let options = PullOptions::new(self.queue(queue), selector, from as i64, count.clamp(1, PULL) as i32)
+    /// What the broker has at `from` and lets pass, at most `count` messages.
+    pub(super) async fn pull(
+        &self,
+        partition: &Partition,
+        from: u64,
+        count: u64,
+        filter: Option<&Filter>,
+    ) -> Result<PullResult> {
+        let queue = self.topics.queue(partition);
+        self.meet(queue.topic).await?;
+        let what = format!("reading {queue} at offset {from}");
+        let selector = filter.map_or_else(|| MessageSelector::by_tag("*"), Filter::selector);
+        let options = PullOptions::new(queue.for_client(), selector, from as i64, count.clamp(1, PULL) as i32)
             .map_err(|e| explained(&what, e))?
             .timeout(ANSWER);
         // The library bounds the call itself; the outer bound is for the case that it does not.
         let once = || Box::pin(self.client.pull_with_options(options.clone()));
         match call(&what, ANSWER * 2, once().map(Ok)).await? {
             Err(error) if error.broker_response_code() == Some(NO_GROUP) => {
-                let route = self.route().await?.unwrap_or_default();
+                let route = self.admin.route(queue.topic).await?.unwrap_or_default();
                 self.admin.create_group(&self.group.name, &route).await?;
                 call(&what, ANSWER * 2, once().map(Ok)).await?
             }
             answer => answer,
         }
-        .map_err(|error| explained(&what, error))
+        .map_err(|error| match (filter, error.broker_response_code()) {
+            (Some(Filter::Sql(_)), Some(SYSTEM_ERROR)) => Error::transient(format!(
+                "{what}: the broker refuses, most likely because it does not filter by properties; set \
+                 enablePropertyFilter=true there, or filter in a WHERE clause instead of 'filter.sql'"
+            ))
+            .caused_by(error),
+            _ => explained(&what, error),
+        })
     }
 
     /// Leaves the group, removes it if nobody needs it, and gives the connections back.
@@ -152,14 +221,13 @@ impl Consumer {
 
     fn farewell(&self) -> impl Future<Output = ()> + Send + 'static {
         let (client, admin) = (self.client.clone(), Arc::clone(&self.admin));
-        let (topic, group, runtime) = (Arc::clone(&self.topic), self.group.clone(), Arc::clone(&self.runtime));
+        let (topics, group, runtime) = (Arc::clone(&self.topics), self.group.clone(), Arc::clone(&self.runtime));
         async move {
-            if let Err(error) = call(format!("leaving topic {topic}"), FAREWELL, client.shutdown()).await {
+            if let Err(error) = call(format!("leaving {topics}"), FAREWELL, client.shutdown()).await {
                 tracing::debug!(error = %error.chain(), "a RocketMQ consumer did not leave in order");
             }
             if group.is_temporary
-                && let Ok(Some(route)) = admin.route(&topic).await
-                && let Err(error) = admin.remove_group(&group.name, &route).await
+                && let Err(error) = remove(&admin, &topics, &group.name).await
             {
                 tracing::debug!(error = %error.chain(), "a private consumer group stays on the broker");
             }
@@ -167,10 +235,15 @@ impl Consumer {
             drop(runtime);
         }
     }
+}
 
-    fn queue(&self, queue: &Partition) -> MessageQueue {
-        MessageQueue::from_parts(&*self.topic, &*queue.name, queue.number as i32)
+/// Removes a group from all brokers of these topics.
+async fn remove(admin: &Admin, topics: &Topics, group: &str) -> Result<()> {
+    let mut all = Route::default();
+    for topic in topics.names(admin).await? {
+        all.masters.extend(admin.route(&topic).await?.unwrap_or_default().masters);
     }
+    admin.remove_group(group, &all).await
 }
 
 impl Drop for Consumer {

@@ -20,7 +20,7 @@ use twox_hash::XxHash64;
 
 use super::mark;
 use super::metadata::{
-    DELAY_LEVEL, DELIVERY_TIME, Delay, KEYS, MARK, PROPERTIES, TAGS, is_reserved, properties_type, time_type,
+    DELAY_LEVEL, DELIVERY_TIME, Delay, KEYS, MARK, PROPERTIES, PROPERTY, TAGS, is_reserved, properties_type, time_type,
 };
 use crate::connector::outgoing::PAYLOAD;
 use crate::error::{Error, Result};
@@ -59,6 +59,8 @@ pub(super) struct Messages {
     tags: Option<StringArray>,
     keys: Option<StringArray>,
     properties: Option<MapArray>,
+    /// Properties that have columns of their own, by name.
+    named: Vec<(String, StringArray)>,
     levels: Option<Int32Array>,
     times: Option<TimestampMillisecondArray>,
     /// What the properties that are not the user's may take in each message.
@@ -82,12 +84,20 @@ impl Messages {
         let levels = delays(DELAY_LEVEL, &DataType::Int32)?.map(|levels| levels.as_primitive::<Int32Type>().clone());
         let times =
             delays(DELIVERY_TIME, &time_type())?.map(|times| times.as_primitive::<TimestampMillisecondType>().clone());
+        let mut named = vec![];
+        for (field, column) in encoded.schema_ref().fields().iter().zip(encoded.columns()) {
+            let key = field.name().strip_prefix("metadata.");
+            if let Some(name) = key.and_then(|key| key.strip_prefix(PROPERTY)) {
+                named.push((name.to_string(), cast(column, &DataType::Utf8)?.as_string::<i32>().clone()));
+            }
+        }
         let room = if levels.is_some() || times.is_some() { Delay::LONGEST } else { 0 };
         Ok(Self {
             payloads: encoded.column(PAYLOAD).as_binary::<i32>().clone(),
             tags: column(TAGS, &DataType::Utf8)?.map(|tags| tags.as_string::<i32>().clone()),
             keys: column(KEYS, &DataType::Utf8)?.map(|keys| keys.as_string::<i32>().clone()),
             properties: column(PROPERTIES, &properties_type())?.map(|properties| properties.as_map().clone()),
+            named,
             levels,
             times,
             room,
@@ -228,6 +238,11 @@ impl Messages {
                 }
             }
         }
+        for (name, values) in self.named.iter().filter(|(_, values)| values.is_valid(row)) {
+            if properties.insert(name, values.value(row)).is_some() {
+                return Err(format!("the property '{name}' is there twice"));
+            }
+        }
         properties.extend(self.payloads.is_null(row).then_some(TOMBSTONE));
         Ok(properties)
     }
@@ -293,6 +308,22 @@ mod tests {
         assert_eq!(messages.bytes(), 2);
         let encoded = rocketmq_protocol::common::message::message_decoder::encode_message(&message);
         assert!(encoded.len() <= messages.size(0), "{} {}", encoded.len(), messages.size(0));
+    }
+
+    #[test]
+    fn a_property_may_have_a_column_of_its_own() {
+        let columns = [
+            ("payload", Arc::new(BinaryArray::from_iter_values([b"{}", b"{}"])) as ArrayRef, true),
+            ("metadata.property.region", Arc::new(StringArray::from(vec![Some("eu"), None])) as ArrayRef, true),
+        ];
+        let messages = Messages::try_new(&RecordBatch::try_from_iter_with_nullable(columns).unwrap()).unwrap();
+        let region = |row| messages.message(row, "t", None).unwrap().property("region").map(str::to_string);
+        assert_eq!((region(0).as_deref(), region(1)), (Some("eu"), None));
+        let empty = [("payload", Arc::new(BinaryArray::from_iter_values([b"{}"])) as ArrayRef, true)];
+        let region = Arc::new(StringArray::from(vec![""])) as ArrayRef;
+        let columns = empty.into_iter().chain([("metadata.property.region", region, true)]);
+        let messages = Messages::try_new(&RecordBatch::try_from_iter_with_nullable(columns).unwrap()).unwrap();
+        assert!(messages.check(0).unwrap_err().contains("'region' is an empty text"));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! have acted on.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -18,14 +19,17 @@ use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 use rocketmq_model::common::message::message_ext::MessageExt;
 use rocketmq_model::common::message::{MessageConst, STRING_HASH_SET};
 
+use super::topics::Queue;
 use crate::catalog::{ColumnKind, TableDefinition};
-use crate::connector::{MetadataKey, Partition};
+use crate::connector::MetadataKey;
 use crate::error::{Error, Result};
 
 /// Names of metadata that a sink writes.
 pub(super) const TAGS: &str = "tags";
 pub(super) const KEYS: &str = "keys";
 pub(super) const PROPERTIES: &str = "properties";
+/// Before the name of one property.
+pub(super) const PROPERTY: &str = "property.";
 pub(super) const DELAY_LEVEL: &str = "delay-level";
 pub(super) const DELIVERY_TIME: &str = "delivery-time";
 
@@ -43,10 +47,14 @@ pub(super) fn offered() -> Vec<MetadataKey> {
         read("offset", DataType::Int64),
         read("born-timestamp", time_type()),
         read("store-timestamp", time_type()),
+        read("born-host", DataType::Utf8),
+        read("store-host", DataType::Utf8),
+        read("reconsume-times", DataType::Int32),
         written(TAGS, DataType::Utf8),
         written(KEYS, DataType::Utf8),
         read("message-id", DataType::Utf8),
         written(PROPERTIES, properties_type()),
+        written(PROPERTY, DataType::Utf8),
         written(DELAY_LEVEL, DataType::Int32),
         written(DELIVERY_TIME, time_type()),
     ]
@@ -139,21 +147,31 @@ pub(super) enum Column {
     Number(fn(&MessageExt) -> Option<i32>, Vec<Option<i32>>),
     /// A text of the message.
     Text(fn(&MessageExt) -> Option<&str>, StringBuilder),
+    /// An address, `host:port`.
+    Host(fn(&MessageExt) -> SocketAddr, StringBuilder),
+    /// The property of this name, where the message has it.
+    Property(String, StringBuilder),
     /// The user's properties, ordered by name.
     Properties(Box<MapBuilder<StringBuilder, StringBuilder>>),
 }
 
 impl Column {
     /// The column `key`, for messages of this queue; none if there is no such metadata.
-    pub(super) fn new(key: &str, topic: &str, queue: &Partition) -> Option<Self> {
+    pub(super) fn new(key: &str, queue: Queue<'_>) -> Option<Self> {
         let property = |read| Self::Text(read, StringBuilder::new());
+        if let Some(name) = key.strip_prefix(PROPERTY) {
+            return Some(Self::Property(name.into(), StringBuilder::new()));
+        }
         Some(match key {
-            "topic" => Self::Same(topic.into()),
-            "broker" => Self::Same(Arc::clone(&queue.name)),
+            "topic" => Self::Same(queue.topic.into()),
+            "broker" => Self::Same(queue.broker.into()),
             "queue" => Self::Queue(queue.number),
             "offset" => Self::Offset,
             "born-timestamp" => Self::Time(|message| Some(message.born_timestamp()), Vec::new()),
             "store-timestamp" => Self::Time(|message| Some(message.store_timestamp()), Vec::new()),
+            "born-host" => Self::Host(|message| message.born_host(), StringBuilder::new()),
+            "store-host" => Self::Host(|message| message.store_host(), StringBuilder::new()),
+            "reconsume-times" => Self::Number(|message| Some(message.reconsume_times()), Vec::new()),
             DELAY_LEVEL => Self::Number(|m| stated(m, MessageConst::PROPERTY_DELAY_TIME_LEVEL), Vec::new()),
             DELIVERY_TIME => Self::Time(|m| stated(m, MessageConst::PROPERTY_TIMER_DELIVER_MS), Vec::new()),
             TAGS => property(|m| m.properties().get(MessageConst::PROPERTY_TAGS).map(|tags| tags.as_str())),
@@ -175,6 +193,10 @@ impl Column {
             Self::Time(read, times) => times.push(read(message)),
             Self::Number(read, numbers) => numbers.push(read(message)),
             Self::Text(read, texts) => texts.append_option(read(message)),
+            Self::Host(read, hosts) => hosts.append_value(read(message).to_string()),
+            Self::Property(name, texts) => {
+                texts.append_option(message.properties().get(name.as_str()).map(|value| value.as_str()));
+            }
             Self::Properties(builder) => {
                 let all = message.properties().iter().map(|(name, value)| (name.as_str(), value.as_str()));
                 for (name, value) in all.filter(|(name, _)| !is_reserved(name)).collect::<BTreeMap<_, _>>() {
@@ -197,7 +219,7 @@ impl Column {
                 Arc::new(TimestampMillisecondArray::from_iter(std::mem::take(times)).with_timezone("UTC"))
             }
             Self::Number(_, numbers) => Arc::new(Int32Array::from(std::mem::take(numbers))),
-            Self::Text(_, texts) => Arc::new(texts.finish()),
+            Self::Text(_, texts) | Self::Host(_, texts) | Self::Property(_, texts) => Arc::new(texts.finish()),
             Self::Properties(builder) => Arc::new(builder.finish()),
         }
     }
@@ -223,19 +245,20 @@ mod tests {
         message
     }
 
+    const QUEUE: Queue<'_> = Queue { topic: "t", broker: "broker-a", number: 3 };
+
     #[test]
     fn every_offered_key_has_a_column_of_its_type() {
-        let queue = Partition::new("broker-a", 3);
         let mut message = MessageExt::default();
         message.set_msg_id("7F".into());
         for offered in offered() {
-            let mut column = Column::new(offered.key, "t", &queue).unwrap();
+            let mut column = Column::new(offered.key, QUEUE).unwrap();
             column.append(&message).unwrap();
             let array = column.finish(&[41]);
             assert_eq!(array.len(), 1, "{}", offered.key);
             assert_eq!(array.data_type(), &offered.data_type, "{}", offered.key);
         }
-        assert!(Column::new("partition", "t", &queue).is_none());
+        assert!(Column::new("partition", QUEUE).is_none());
     }
 
     #[test]
@@ -249,18 +272,27 @@ mod tests {
     #[test]
     fn the_mark_of_a_row_is_no_property_of_the_users() {
         let marked = message(&[("region", "eu"), (MARK, "00c0ffee00c0ffee-7-41"), ("UNIQ_KEY", "7F")]);
-        let mut column = Column::new(PROPERTIES, "t", &Partition::new("broker-a", 0)).unwrap();
+        let mut column = Column::new(PROPERTIES, QUEUE).unwrap();
         column.append(&marked).unwrap();
         let properties = column.finish(&[0]).as_map().value(0);
         assert_eq!(properties.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["region"]);
     }
 
     #[test]
+    fn a_property_is_read_by_its_name() {
+        let mut column = Column::new("property.region", QUEUE).unwrap();
+        for properties in [&[("region", "eu")][..], &[("amount", "7")]] {
+            column.append(&message(properties)).unwrap();
+        }
+        let texts = column.finish(&[0, 1]);
+        assert_eq!(texts.as_string::<i32>().iter().collect::<Vec<_>>(), [Some("eu"), None]);
+    }
+
+    #[test]
     fn delays_are_read_where_a_message_still_says_them() {
-        let queue = Partition::new("broker-a", 0);
         let delayed = message(&[("DELAY", "3"), ("TIMER_DELIVER_MS", "1700000000123")]);
         let finished = |key: &str| {
-            let mut column = Column::new(key, "t", &queue).unwrap();
+            let mut column = Column::new(key, QUEUE).unwrap();
             column.append(&delayed).unwrap();
             column.append(&message(&[("DELAY", "soon")])).unwrap();
             column.finish(&[0, 1])

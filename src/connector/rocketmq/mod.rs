@@ -6,8 +6,12 @@
 //!
 //! A table with a PRIMARY KEY takes results that change, as upserts: see [`sink`].
 //!
+//! What the broker filters is checked here as far as that can be: see `filter` and `reader`. Queues and topics that come
+//! later are found, and those that cannot be reached hold up no others: see `queues`.
+//!
 //! What it does not promise: exactly-once delivery, which the broker cannot give; reading batch consume queues and
-//! compacted topics, which are refused; reading upserts as such; and filters on the broker.
+//! compacted topics, which are refused; reading upserts as such; and, where a table has several topics, to notice that a
+//! query reads what it writes.
 
 use std::sync::Arc;
 
@@ -19,9 +23,11 @@ use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
 use crate::format::FormatOptions;
 
+pub use filter::Filter;
 pub use options::RocketmqOptions;
 pub use sink::RocketmqSink;
 pub use source::RocketmqSource;
+pub use topics::Topics;
 
 pub mod options;
 pub mod runtime;
@@ -33,13 +39,17 @@ mod calls;
 mod compression;
 mod connection;
 mod consumer;
+mod filter;
+mod groups;
 mod mark;
 mod message;
 mod metadata;
 mod producer;
+mod queues;
 mod reader;
 mod rows;
 mod settle;
+mod topics;
 
 /// `'connector' = 'rocketmq'`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -69,6 +79,7 @@ impl Connector for RocketmqConnector {
             }
             Role::Source => Ok(()),
             Role::Sink => {
+                options.topics.only().map_err(|e| e.context(format_args!("table {}", table.name)))?;
                 if options.delivery == Delivery::EffectivelyOnce {
                     metadata::refuse_delays(table)?;
                 }
@@ -78,7 +89,7 @@ impl Connector for RocketmqConnector {
     }
 
     fn identity(&self, table: &TableDefinition) -> Result<String> {
-        Ok(format!("rocketmq topic {}", RocketmqOptions::take(table)?.topic))
+        Ok(format!("rocketmq {}", RocketmqOptions::take(table)?.topics))
     }
 
     fn guarantee(&self, table: &TableDefinition) -> Result<Guarantee> {

@@ -1,37 +1,34 @@
 //! The options of a RocketMQ table, of both roles: the same table may be read and written.
 //!
-//! What is not supported yet is refused by its name, so that nobody takes a filter or a guarantee for granted.
+//! What is not supported is refused by its name, so that nobody takes a guarantee for granted.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rocketmq_client_rust::{AclClientRPCHook, SessionCredentials};
 
+use super::filter::Filter;
 use super::settle::QUIET;
+use super::topics::{self, Topics};
 use crate::catalog::TableDefinition;
-use crate::connector::{Delivery, Partition, ScanOptions};
+use crate::connector::position::{Position, Side};
+use crate::connector::{Delivery, Offsets, Partition, ScanOptions};
 use crate::error::{Error, Result};
 use crate::format::FormatOptions;
 use crate::sql::options::OptionReader;
 
 /// Options whose change applies at once: how to connect, and what to do with trouble.
-pub(super) const OPERATIONAL: &[&str] = &["name-server", "access-key", "secret-key", "group", "sink.quiet-period"];
+pub(super) const OPERATIONAL: &[&str] =
+    &["name-server", "access-key", "secret-key", "group", DISCOVERY, "sink.quiet-period"];
+
+const DISCOVERY: &str = "scan.topic-partition-discovery.interval";
+
+/// Lists of offsets, for an error.
+const OFFSETS: &str = "a list such as 'broker:broker-a,queue:0,offset:42;broker:broker-a,queue:1,offset:7'";
 
 /// The longest name the broker takes.
 const LONGEST_TOPIC: usize = 127;
-
-/// Where a query that never ran starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Startup {
-    /// At the first message that each queue holds.
-    Earliest,
-    /// Behind the last.
-    Latest,
-    /// At these offsets, and at the first message of queues that are not listed.
-    Specific(BTreeMap<Partition, u64>),
-}
 
 /// Name and secret of a user (ACL).
 #[derive(Clone, PartialEq, Eq)]
@@ -58,14 +55,20 @@ impl Credentials {
 pub struct RocketmqOptions {
     /// Name servers, `host:port` joined by semicolons.
     pub name_server: String,
-    /// The topic.
-    pub topic: String,
+    /// The topics.
+    pub topics: Arc<Topics>,
     /// The group under which people look for this query's offsets; reading itself uses a private one.
     pub group: Option<String>,
     /// Who asks; nobody in particular without ACL.
     pub credentials: Option<Credentials>,
     /// Where a query that never ran starts.
-    pub startup: Startup,
+    pub startup: Position,
+    /// Where the stream ends, if it does.
+    pub bounded: Option<Position>,
+    /// What the broker leaves out, if anything.
+    pub filter: Option<Filter>,
+    /// How often the name server is asked for queues and topics that are new; zero is never.
+    pub discovery_interval: Duration,
     /// How payloads are read and written.
     pub format: FormatOptions,
     /// How often a written row can be seen.
@@ -80,8 +83,7 @@ impl RocketmqOptions {
         let mut reader = OptionReader::new(table);
         let name_server = reader.required("name-server")?;
         let name_server = name_servers(&name_server).map_err(|e| reader.blame(e))?;
-        let topic = reader.required("topic")?;
-        check_name("topic", &topic).map_err(|e| reader.blame(e))?;
+        let topics = Arc::new(Topics::take(&mut reader)?);
         let group = reader.text("group")?;
         if let Some(group) = &group {
             check_name("group", group).map_err(|e| reader.blame(e))?;
@@ -92,66 +94,57 @@ impl RocketmqOptions {
             (Some(_), None) => return Err(reader.blame(Error::usage("'access-key' needs 'secret-key' beside it"))),
             (None, Some(_)) => return Err(reader.blame(Error::usage("'secret-key' needs 'access-key' beside it"))),
         };
-        let startup = startup(&mut reader)?;
-        ScanOptions::take(&mut reader)?;
-        for filter in ["filter.tag", "filter.sql"] {
-            if reader.text(filter)?.is_some() {
-                let advice = format!("'{filter}' is not supported yet; filter in a WHERE clause instead");
-                return Err(reader.blame(Error::usage(advice)));
+        let startup = Position::take(&mut reader, Side::Startup, OFFSETS, parse_offsets)?;
+        let bounded = Position::take(&mut reader, Side::Bounded, OFFSETS, parse_offsets)?;
+        for (position, side) in [(&startup, "startup"), (&bounded, "bounded")] {
+            if matches!(position, Some(Position::Group(_))) && group.is_none() {
+                let message = format!("'scan.{side}.mode' = 'group-offsets' needs the option 'group'");
+                return Err(reader.blame(Error::usage(message)));
             }
         }
+        let startup = startup.unwrap_or(Position::Earliest);
+        let discovery_interval = reader.duration(DISCOVERY)?.unwrap_or(Duration::from_secs(5));
+        ScanOptions::take(&mut reader)?;
+        let filter = Filter::take(&mut reader)?;
         let delivery = reader.text("sink.delivery-guarantee")?;
         let delivery = delivery_of(delivery.as_deref()).map_err(|e| reader.blame(e))?;
         let quiet_period = reader.duration("sink.quiet-period")?.unwrap_or(QUIET);
         let format = FormatOptions::take(&mut reader)?;
         reader.finish()?;
-        Ok(Self { name_server, topic, group, credentials, startup, format, delivery, quiet_period })
+        Ok(Self {
+            name_server,
+            topics,
+            group,
+            credentials,
+            startup,
+            bounded,
+            filter,
+            discovery_interval,
+            format,
+            delivery,
+            quiet_period,
+        })
     }
 }
 
-fn startup(reader: &mut OptionReader<'_>) -> Result<Startup> {
-    const OFFSETS: &str = "scan.startup.specific-offsets";
-    let form = "a list such as 'broker:broker-a,queue:0,offset:42;broker:broker-a,queue:1,offset:7'";
-    let offsets = reader.with(OFFSETS, form, parse_offsets)?;
-    let mode = reader.text("scan.startup.mode")?;
-    match (mode.as_deref().unwrap_or("earliest-offset"), offsets) {
-        ("specific-offsets", Some(offsets)) => Ok(Startup::Specific(offsets)),
-        ("specific-offsets", None) => {
-            Err(reader.blame(Error::usage(format!("'scan.startup.mode' = 'specific-offsets' needs '{OFFSETS}'"))))
-        }
-        (other, Some(_)) => Err(reader.blame(Error::usage(format!(
-            "'{OFFSETS}' goes with 'scan.startup.mode' = 'specific-offsets', not with '{other}'"
-        )))),
-        ("earliest-offset", None) => Ok(Startup::Earliest),
-        ("latest-offset", None) => Ok(Startup::Latest),
-        (known @ ("timestamp" | "group-offsets"), None) => Err(reader.blame(Error::usage(format!(
-            "'scan.startup.mode' = '{known}' is not supported yet; earliest-offset, latest-offset and \
-             specific-offsets are"
-        )))),
-        (other, None) => {
-            let modes = ["earliest-offset", "latest-offset", "specific-offsets"];
-            let hint = crate::sql::options::did_you_mean(other, modes.into_iter());
-            Err(reader.blame(Error::usage(format!("option 'scan.startup.mode': '{other}' is no choice{hint}"))))
-        }
-    }
-}
-
-/// Parses `broker:broker-a,queue:0,offset:42;…`; a queue named twice is none.
-fn parse_offsets(text: &str) -> Option<BTreeMap<Partition, u64>> {
-    let mut offsets = BTreeMap::new();
+/// Parses `broker:broker-a,queue:0,offset:42;…`, with `topic:…` where there are several; a queue named twice is none.
+fn parse_offsets(text: &str) -> Option<Offsets> {
+    let mut offsets = Offsets::new();
     for entry in text.split(';').map(str::trim).filter(|entry| !entry.is_empty()) {
-        let (mut broker, mut queue, mut offset) = (None, None, None);
+        let (mut topic, mut broker, mut queue, mut offset) = (None, None, None, None);
         for part in entry.split(',') {
             let (key, value) = part.split_once(':')?;
             let value = value.trim();
             match key.trim() {
+                "topic" => topic = Some(value),
                 "broker" => broker = Some(value).filter(|broker| !broker.is_empty()),
                 "queue" => queue = value.parse::<u32>().ok(),
                 "offset" => offset = value.parse::<u64>().ok(),
                 _ => return None,
             }
         }
-        if offsets.insert(Partition::new(broker?, queue?), offset?).is_some() {
+        let name = topics::name(topic, broker?);
+        if offsets.insert(Partition::new(name, queue?), offset?).is_some() {
             return None;
         }
     }
@@ -194,7 +187,7 @@ fn name_servers(text: &str) -> Result<String> {
 }
 
 /// Names as brokers take them.
-fn check_name(option: &str, name: &str) -> Result<()> {
+pub(super) fn check_name(option: &str, name: &str) -> Result<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '%' | '|');
     if name.is_empty() || name.len() > LONGEST_TOPIC || !name.chars().all(fits) {
         return Err(Error::usage(format!(
@@ -207,12 +200,15 @@ fn check_name(option: &str, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connector::contract::fixture;
 
     #[test]
     fn offsets_name_broker_queue_and_offset() {
         let parsed = parse_offsets("broker:broker-a,queue:0,offset:42; queue:1, broker:b:c, offset:7;").unwrap();
         assert_eq!(parsed[&Partition::new("broker-a", 0)], 42);
         assert_eq!(parsed[&Partition::new("b:c", 1)], 7);
+        let parsed = parse_offsets("topic:orders,broker:broker-a,queue:2,offset:9").unwrap();
+        assert_eq!(parsed[&Partition::new("orders@broker-a", 2)], 9);
         for wrong in ["", "queue:0,offset:1", "broker:a,queue:-1,offset:1", "broker:a,queue:0,offset:x", "0:5"] {
             assert_eq!(parse_offsets(wrong), None, "{wrong}");
         }
@@ -232,6 +228,21 @@ mod tests {
         assert!(check_name("topic", "Order_Topic-1").is_ok());
         assert!(check_name("topic", "orders.eu").is_err());
         assert!(check_name("topic", "").is_err());
+    }
+
+    #[test]
+    fn the_offsets_of_a_group_need_its_name() {
+        let options = |more: &[(&str, &str)]| {
+            let always = [("name-server", "a:9876"), ("topic", "t"), ("format", "json")];
+            let all = [&always[..], more].concat();
+            RocketmqOptions::take(&fixture::table_of("t", &arrow::datatypes::Schema::empty(), &all))
+        };
+        let taken = options(&[]).unwrap();
+        assert_eq!((taken.startup, taken.bounded), (Position::Earliest, None));
+        let mode = ("scan.bounded.mode", "group-offsets");
+        assert!(matches!(options(&[mode, ("group", "g")]).unwrap().bounded, Some(Position::Group(_))));
+        let error = options(&[mode]).unwrap_err().to_string();
+        assert_eq!(error, "table t: 'scan.bounded.mode' = 'group-offsets' needs the option 'group'");
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Producer {
         let what = format!("connecting to name server {}", options.name_server);
         let admin = Admin::connect(&options.name_server, options.credentials.as_ref(), instance).await?;
         // The name server is asked first: the producer itself starts without it.
-        admin.route(&options.topic).await?;
+        let topic = options.topics.only()?.to_string();
+        admin.route(&topic).await?;
         let runtime = Runtime::shared()?;
         let config = ClientConfig::builder()
             .namesrv_addr(options.name_server.as_str())
@@ -76,7 +77,7 @@ impl Producer {
         }
         let mut client = builder.build();
         call(&what, ANSWER, client.start()).await?;
-        let (admin, topic) = (Arc::new(admin), options.topic.clone());
+        let admin = Arc::new(admin);
         Ok(Self { client, admin, table: table.into(), topic, closed: AtomicBool::new(false), runtime })
     }
 

@@ -5,8 +5,15 @@
 //! messages is not believed at once, since a replica may lag behind: the master is asked for the queue's bounds, and says
 //! whether the span is gone (an error for good) or only late (patience, then a transient error).
 //!
+//! With a filter on the broker offsets have gaps, so other things are held against it. Behind the last message that
+//! came, it is asked again, so that what it found and the client could not decode does not go unseen; only where it
+//! says that nothing passes, its word is taken for the stretch. And messages that its retention removes meanwhile look
+//! to it like such that do not pass: so when all is read, the first message of the span must still be there, whether it
+//! passes or not, and all others with it, as the oldest go first.
+//!
 //! What it does not read: batch consume queues, whose messages share an offset, and compacted topics, which have holes.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +28,10 @@ use super::calls::Patience;
 use super::compression::append_body;
 use super::connection::Connection;
 use super::consumer::Consumer;
+use super::filter::Filter;
 use super::message::is_tombstone;
 use super::metadata::Column;
+use super::topics::Topics;
 use crate::connector::messages::MessageBatch;
 use crate::connector::{Bounds, Fingerprint, Span};
 use crate::error::{Error, Result};
@@ -46,12 +55,14 @@ const INNER_BATCH: i32 = 0xC0;
 pub(super) struct SpanReader {
     /// The table's name, for errors.
     pub(super) table: String,
-    /// The topic.
-    pub(super) topic: String,
+    /// The table's topics.
+    pub(super) topics: Arc<Topics>,
     /// What to read.
     pub(super) span: Span,
     /// The metadata to bring, in order.
     pub(super) metadata: Vec<String>,
+    /// What to leave out.
+    pub(super) filter: Option<Filter>,
     /// The table's connection.
     pub(super) connection: Arc<Connection<Consumer>>,
 }
@@ -89,12 +100,17 @@ impl SpanReader {
         // Trouble with a connection that worked is waited for; a first one that fails says so at once.
         let mut consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
         let mut gathered = Gathered::new(self)?;
-        let mut at = span.from;
+        // Before `doubtful` every message is read, whatever the filter says.
+        let (mut at, mut doubtful) = (span.from, span.from);
         while at < span.to {
-            at = {
-                let pulled = self.pull(&mut consumer, at).await?;
-                self.take(at, &pulled, |message| gathered.append(message))?
-            };
+            let filter = self.filter.as_ref().filter(|_| at >= doubtful);
+            let pulled = self.pull(&mut consumer, at..span.to, filter).await?;
+            if let Some(filter) = filter.filter(|_| is_mute(&pulled)) {
+                doubtful = self.doubt(filter, at, &pulled)?;
+                continue;
+            }
+            at = self.take(at, &pulled, filter, |message| gathered.append(message))?;
+            drop(pulled);
             if gathered.is_full() || at >= span.to {
                 let Some(batch) = gathered.finish() else { continue };
                 if sender.send(batch).await.is_err() {
@@ -102,15 +118,47 @@ impl SpanReader {
                 }
             }
         }
+        if self.filter.is_some() && !span.is_empty() {
+            self.first(&mut consumer).await?;
+        }
         Ok(())
     }
 
-    /// What the broker has at `at`, with patience for trouble and for a replica that lags; what comes is for
-    /// [`take`](Self::take).
-    pub(super) async fn pull(&self, consumer: &mut Arc<Consumer>, at: u64) -> Result<PullResult> {
+    /// The first message of the span, whether it passes or not.
+    ///
+    /// Errors: [`Kind::DataLoss`](crate::error::Kind::DataLoss), if it is not there.
+    pub(super) async fn first(&self, consumer: &mut Arc<Consumer>) -> Result<Fingerprint> {
+        let from = self.span.from;
+        let pulled = self.pull(consumer, from..from + 1, None).await?;
+        match pulled.msg_found_list().unwrap_or_default().first() {
+            Some(message) if message.queue_offset as u64 == from => Ok(fingerprint(message)),
+            _ => Err(self.hole(from, pulled.next_begin_offset())),
+        }
+    }
+
+    /// Up to where every message has to be read, as the broker found some that pass, and none of them came.
+    fn doubt(&self, filter: &Filter, at: u64, pulled: &PullResult) -> Result<u64> {
+        match filter {
+            // Other tags may have the same hash code.
+            Filter::Tags(_) => Ok(pulled.next_begin_offset()),
+            Filter::Sql(_) => Err(Error::data_loss(format!(
+                "{}: a message there passes 'filter.sql', and cannot be decoded",
+                self.place(at)
+            ))),
+        }
+    }
+
+    /// What the broker has from the beginning of `wanted` on and lets pass, with patience for trouble and for a replica
+    /// that lags; what comes is for [`take`](Self::take).
+    pub(super) async fn pull(
+        &self,
+        consumer: &mut Arc<Consumer>,
+        wanted: Range<u64>,
+        filter: Option<&Filter>,
+    ) -> Result<PullResult> {
         let mut patience = Patience::new();
         loop {
-            match self.pull_once(consumer, at).await {
+            match self.pull_once(consumer, wanted.clone(), filter).await {
                 Ok(pulled) => return Ok(pulled),
                 Err(error) => *consumer = self.connection.again(Arc::clone(consumer), &mut patience, error).await?,
             }
@@ -118,10 +166,15 @@ impl SpanReader {
     }
 
     /// Pulls once; without progress, it is an error.
-    async fn pull_once(&self, consumer: &Consumer, at: u64) -> Result<PullResult> {
-        let queue = &self.span.partition;
-        let pulled = consumer.pull(queue, at, self.span.to - at).await.map_err(|e| self.blame(e))?;
-        if *pulled.pull_status() == PullStatus::Found && self.leads_on(at, &pulled) {
+    async fn pull_once(&self, consumer: &Consumer, wanted: Range<u64>, filter: Option<&Filter>) -> Result<PullResult> {
+        let (queue, at) = (&self.span.partition, wanted.start);
+        let pulled = consumer.pull(queue, at, wanted.end - at, filter).await.map_err(|e| self.blame(e))?;
+        let is_told = match *pulled.pull_status() {
+            PullStatus::Found => true,
+            PullStatus::NoMatchedMsg => filter.is_some(),
+            _ => false,
+        };
+        if is_told && self.leads_on(at, &pulled) {
             return Ok(pulled);
         }
         let mut bounds = consumer.bounds(queue).await.map_err(|e| self.blame(e))?;
@@ -139,11 +192,13 @@ impl SpanReader {
         pulled.next_begin_offset() > at || first.is_some_and(|first| (first.queue_offset as u64) < self.span.to)
     }
 
-    /// Hands the messages of the span in a response from `at` on to `each`, in offset order; the next offset.
+    /// Hands the messages of the span in a response from `at` on to `each`, in offset order; the next offset. What was
+    /// pulled with a filter may have gaps.
     pub(super) fn take(
         &self,
         at: u64,
         pulled: &PullResult,
+        filter: Option<&Filter>,
         mut each: impl FnMut(&MessageExt) -> Result<()>,
     ) -> Result<u64> {
         let mut expected = at;
@@ -158,15 +213,23 @@ impl SpanReader {
                 )));
             }
             if offset >= self.span.to {
-                break;
+                // All before it has been looked at.
+                return if filter.is_none() && expected < end { Err(self.hole(expected, end)) } else { Ok(end) };
             }
-            if offset != expected {
+            if offset < expected || (filter.is_none() && offset > expected) {
                 return Err(self.hole(expected, offset));
             }
-            each(message)?;
-            expected += 1;
+            if self.filter.as_ref().is_none_or(|filter| filter.passes(message)) {
+                each(message)?;
+            }
+            expected = offset + 1;
         }
-        if expected < end { Err(self.hole(expected, end)) } else { Ok(expected) }
+        match filter {
+            None if expected < end => Err(self.hole(expected, end)),
+            None => Ok(expected),
+            // Its word is taken where it says that nothing passes.
+            Some(_) => Ok(if expected > at { expected } else { end }),
+        }
     }
 
     /// Offsets that the broker passed over.
@@ -211,7 +274,21 @@ impl SpanReader {
     }
 
     fn place(&self, offset: u64) -> String {
-        format!("table {}: topic {} {} offset {offset}", self.table, self.topic, self.span.partition)
+        format!("table {}: {} offset {offset}", self.table, self.topics.queue(&self.span.partition))
+    }
+}
+
+/// Whether the broker found messages, and none of them came.
+fn is_mute(pulled: &PullResult) -> bool {
+    *pulled.pull_status() == PullStatus::Found && pulled.msg_found_list().unwrap_or_default().is_empty()
+}
+
+/// What a message is known by.
+fn fingerprint(message: &MessageExt) -> Fingerprint {
+    Fingerprint {
+        offset: message.queue_offset as u64,
+        timestamp: Some(message.store_timestamp),
+        id: Some(message.msg_id().to_string()),
     }
 }
 
@@ -229,8 +306,9 @@ struct Gathered {
 
 impl Gathered {
     fn new(reader: &SpanReader) -> Result<Self> {
+        let queue = reader.topics.queue(&reader.span.partition);
         let column = |key: &String| {
-            Column::new(key, &reader.topic, &reader.span.partition)
+            Column::new(key, queue)
                 .ok_or_else(|| Error::internal(format!("table {}: there is no metadata '{key}'", reader.table)))
         };
         let metadata = reader.metadata.iter().map(column).collect::<Result<_>>()?;
@@ -239,7 +317,6 @@ impl Gathered {
     }
 
     fn append(&mut self, message: &MessageExt) -> Result<()> {
-        let offset = message.queue_offset as u64;
         self.body.clear();
         match message.body() {
             None => self.payloads.append_null(),
@@ -256,12 +333,8 @@ impl Gathered {
         for column in &mut self.metadata {
             column.append(message)?;
         }
-        self.offsets.push(offset);
-        self.last = Some(Fingerprint {
-            offset,
-            timestamp: Some(message.store_timestamp),
-            id: Some(message.msg_id().to_string()),
-        });
+        self.offsets.push(message.queue_offset as u64);
+        self.last = Some(fingerprint(message));
         Ok(())
     }
 
@@ -288,9 +361,10 @@ mod tests {
     fn reader(from: u64, to: u64) -> SpanReader {
         SpanReader {
             table: "orders".into(),
-            topic: "t".into(),
+            topics: Arc::new(Topics::One("t".into())),
             span: Span::new(Partition::new("broker-a", 0), from, to),
             metadata: vec!["offset".into()],
+            filter: None,
             connection: Arc::new(Connection::new(|| unreachable!("no broker is asked"))),
         }
     }
@@ -309,7 +383,7 @@ mod tests {
         let reader = reader(10, 20);
         let take = |pulled: PullResult| {
             let mut gathered = Gathered::new(&reader).unwrap();
-            let next = reader.take(10, &pulled, |message| gathered.append(message));
+            let next = reader.take(10, &pulled, None, |message| gathered.append(message));
             assert!(next.is_err() || gathered.offsets.len() as u64 == next.as_ref().unwrap() - 10);
             next
         };
@@ -318,6 +392,33 @@ mod tests {
         for lost in [pulled([10, 12], 13), pulled(10..13, 23), pulled([11], 12), pulled([], 15), pulled([10, 10], 12)] {
             assert_eq!(take(lost).unwrap_err().kind(), Kind::DataLoss);
         }
+    }
+
+    #[test]
+    fn with_a_filter_only_what_is_seen_or_denied_is_done() {
+        let filter = Filter::Tags(["a".into()].into());
+        let reader = SpanReader { filter: Some(filter.clone()), ..reader(10, 20) };
+        let take = |mut pulled: PullResult, tag: &str| {
+            let messages = pulled.msg_found_list().unwrap_or_default().to_vec();
+            let tagged = messages.into_iter().map(|mut message| {
+                message.message.set_properties([("TAGS".into(), tag.into())].into());
+                message
+            });
+            pulled.set_msg_found_list(Some(tagged.collect()));
+            let mut offsets = vec![];
+            let next = reader.take(10, &pulled, Some(&filter), |message| {
+                offsets.push(message.queue_offset);
+                Ok(())
+            });
+            next.map(|next| (offsets, next)).map_err(|error| error.kind())
+        };
+        assert_eq!(take(pulled([11, 14], 18), "a"), Ok((vec![11, 14], 15)), "15 to 17 are asked for again");
+        assert_eq!(take(pulled([], 18), "a"), Ok((vec![], 18)));
+        assert_eq!(take(pulled([], 90), "a"), Ok((vec![], 20)));
+        assert_eq!(take(pulled([12, 25], 26), "a"), Ok((vec![12], 20)));
+        assert_eq!(take(pulled([12], 18), "b"), Ok((vec![], 13)));
+        assert_eq!(take(pulled([14, 11], 18), "a"), Err(Kind::DataLoss));
+        assert!(is_mute(&pulled([], 18)) && !is_mute(&pulled([11], 18)));
     }
 
     #[test]

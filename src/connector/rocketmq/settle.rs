@@ -27,6 +27,7 @@ use super::mark::{Mark, Ordinals};
 use super::metadata::MARK;
 use super::options::RocketmqOptions;
 use super::reader::{SECOND_LOOK, SpanReader};
+use super::topics::Topics;
 use crate::clock::Clock;
 use crate::connector::{Bounds, Partition, Span};
 use crate::error::{Error, Result};
@@ -91,13 +92,14 @@ impl Attempts {
 pub(super) struct Settler {
     table: String,
     topic: String,
+    topics: Arc<Topics>,
     quiet_period: Duration,
     connection: Arc<Connection<Consumer>>,
 }
 
 impl Settler {
-    /// For the sink of this table, in the query whose id is `writer`.
-    pub(super) fn new(table: &str, options: &RocketmqOptions, writer: &Arc<str>, clock: &Clock) -> Self {
+    /// For the sink of this table into `topic`, in the query whose id is `writer`.
+    pub(super) fn new(table: &str, topic: &str, options: &RocketmqOptions, writer: &Arc<str>, clock: &Clock) -> Self {
         let (wanted, writer, clock) = (options.clone(), Arc::clone(writer), clock.clone());
         let connection = Connection::new(move || {
             let name = format!("millstream-{writer}-{}", clock.random_id());
@@ -105,8 +107,13 @@ impl Settler {
             let options = wanted.clone();
             Box::pin(async move { Consumer::connect(&options, group, &name).await })
         });
-        let (topic, quiet_period) = (options.topic.clone(), options.quiet_period);
-        Self { table: table.into(), topic, quiet_period, connection: Arc::new(connection) }
+        Self {
+            table: table.into(),
+            topic: topic.into(),
+            topics: Arc::clone(&options.topics),
+            quiet_period: options.quiet_period,
+            connection: Arc::new(connection),
+        }
     }
 
     /// Waits until nothing of an earlier attempt can be stored any more.
@@ -205,14 +212,15 @@ impl Account {
         let (mut at, to) = (span.from, span.to);
         let reader = SpanReader {
             table: settler.table.clone(),
-            topic: settler.topic.clone(),
+            topics: Arc::clone(&settler.topics),
             span,
             metadata: Vec::new(),
+            filter: None,
             connection: Arc::clone(&settler.connection),
         };
         while at < to {
-            let pulled = reader.pull(&mut consumer, at).await?;
-            at = reader.take(at, &pulled, |message| self.note(message))?;
+            let pulled = reader.pull(&mut consumer, at..to, None).await?;
+            at = reader.take(at, &pulled, None, |message| self.note(message))?;
         }
         self.from = to;
         let found = self.found.count();
@@ -278,7 +286,9 @@ mod tests {
     /// The account of epoch 7, which has 5 rows, in a queue that ended at 100.
     fn account() -> Account {
         let connection = Arc::new(Connection::new(|| unreachable!("no broker is asked")));
-        let settler = Settler { table: "orders".into(), topic: "t".into(), quiet_period: QUIET, connection };
+        let (table, topic) = ("orders".into(), "t".to_string());
+        let topics = Arc::new(Topics::One(topic.clone()));
+        let settler = Settler { table, topic, topics, quiet_period: QUIET, connection };
         Account::new(Arc::new(settler), Mark::new("c0ffee", 7), Partition::new("broker-a", 0), 100, 5)
     }
 

@@ -76,6 +76,7 @@ struct Waiting {
 pub struct RocketmqSink {
     table: Arc<TableDefinition>,
     options: RocketmqOptions,
+    topic: String,
     /// The query's id.
     writer: Arc<str>,
     clock: Clock,
@@ -106,7 +107,8 @@ impl RocketmqSink {
     /// Of this table; nothing is connected yet.
     pub fn try_new(table: Arc<TableDefinition>, clock: &Clock, owner: &Owner) -> Result<Self> {
         let options = RocketmqOptions::take(&table)?;
-        let settler = Arc::new(Settler::new(&table.name, &options, &owner.id, clock));
+        let topic = options.topics.only().map_err(|e| e.context(format_args!("table {}", table.name)))?.to_string();
+        let settler = Arc::new(Settler::new(&table.name, &topic, &options, &owner.id, clock));
         let (clock, writer) = (clock.clone(), Arc::clone(&owner.id));
         let (with, id, name, wanted) = (clock.clone(), Arc::clone(&writer), table.name.clone(), options.clone());
         let connection = Arc::new(Connection::new(move || {
@@ -115,7 +117,7 @@ impl RocketmqSink {
             Box::pin(async move { Producer::connect(&name, &options, &instance).await })
         }));
         let (attempts, waiting) = Default::default();
-        Ok(Self { table, options, writer, clock, connection, settler, attempts, waiting })
+        Ok(Self { table, options, topic, writer, clock, connection, settler, attempts, waiting })
     }
 
     fn is_effectively_once(&self) -> bool {
@@ -132,7 +134,7 @@ impl RocketmqSink {
                 Ok(None) => Error::transient(format!(
                     "topic {} has no queue that can be written now: none of its brokers is up, or its permission is \
                      read-only",
-                    self.options.topic
+                    self.topic
                 )),
                 Err(error) => error,
             };
@@ -155,7 +157,7 @@ impl RocketmqSink {
                 return Err(self.blame(Error::refused(format!(
                     "the intent of epoch {} does not say where {queue} of topic {} ended",
                     mark.epoch(),
-                    self.options.topic
+                    self.topic
                 ))));
             };
             accounts.push(Account::new(Arc::clone(&self.settler), mark.clone(), queue.clone(), end, rows));
@@ -166,7 +168,7 @@ impl RocketmqSink {
         }
         if earlier == Earlier::Unknown {
             tracing::info!(
-                topic = self.options.topic,
+                topic = self.topic,
                 epoch = mark.epoch(),
                 "looking in {} s which rows are there already",
                 self.options.quiet_period.as_secs()
@@ -200,7 +202,7 @@ impl RocketmqSink {
                 for row in 0..messages.len() {
                     let lane = messages.queue(row, turn, lanes.len());
                     let text = mark.as_ref().map(|mark| mark.text(ordinal));
-                    let message = messages.message(row, &self.options.topic, text.as_deref())?;
+                    let message = messages.message(row, &self.topic, text.as_deref())?;
                     let outgoing = Outgoing { message, ordinal, is_delayed: messages.is_delayed(row) };
                     if !lanes[lane].push(outgoing, messages.size(row)).await {
                         // It stopped for an error, which it tells when asked to finish.
@@ -288,7 +290,7 @@ impl Sink for RocketmqSink {
                     let ordinal = staged.rows + row as u64;
                     self.blame(Error::data(format!(
                         "topic {}: row {ordinal} of task {task} in epoch {epoch} cannot be sent: {reason}",
-                        self.options.topic
+                        self.topic
                     )))
                 })?;
             }
@@ -306,10 +308,7 @@ impl Sink for RocketmqSink {
             return Ok(Published::default());
         }
         let pinned = Pinned::deserialize(pin).ok().filter(|pinned| !pinned.queues.is_empty()).ok_or_else(|| {
-            self.blame(Error::refused(format!(
-                "the intent of epoch {epoch} names no queues of topic {}",
-                self.options.topic
-            )))
+            self.blame(Error::refused(format!("the intent of epoch {epoch} names no queues of topic {}", self.topic)))
         });
         let published = match pinned {
             Ok(pinned) => self.send(epoch, &pinned, &mut tasks).await,

@@ -1,7 +1,7 @@
-//! A RocketMQ topic as a source: each queue of each broker is a partition, `broker:queue`.
+//! RocketMQ topics as a source: each queue of each broker is a partition, `broker:queue`.
 //!
 //! One connection serves every read of the table and stays open across epochs; it is made when it is first needed, so that
-//! a plan can be made without a broker.
+//! a plan can be made without a broker. Which queues there are is remembered beyond it: see `queues`.
 //!
 //! What it does not promise: that a topic is missing, when its only broker is down. The name server cannot tell the two
 //! apart, so a new query is told that there is no such topic, and a running one waits.
@@ -10,29 +10,32 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Mutex;
 use twox_hash::XxHash64;
 
 use super::calls::Patience;
 use super::connection::Connection;
 use super::consumer::{Consumer, PrivateGroup};
-use super::options::{RocketmqOptions, Startup};
+use super::groups::{self, Told};
+use super::options::RocketmqOptions;
+use super::queues::Queues;
 use super::reader::SpanReader;
 use crate::catalog::TableDefinition;
 use crate::clock::Clock;
 use crate::connector::messages::{Decoding, decoded};
-use crate::connector::{Bounds, Extent, Offsets, Owner, Partition, ReadReport, Source, Span};
-use crate::error::{Error, Result};
+use crate::connector::position::{Lookup, Position, Side};
+use crate::connector::{Extent, Fingerprint, Offsets, Owner, Partition, ReadReport, Source, Span};
+use crate::error::{Error, Kind, Result};
 
-/// Queues asked for their bounds at a time.
-const ASKED_AT_ONCE: usize = 16;
-
-/// A RocketMQ topic, read.
+/// RocketMQ topics, read.
 #[derive(Debug)]
 pub struct RocketmqSource {
     table: Arc<TableDefinition>,
     options: RocketmqOptions,
+    clock: Clock,
     connection: Arc<Connection<Consumer>>,
+    queues: Queues,
+    told: Mutex<Told>,
 }
 
 impl RocketmqSource {
@@ -40,27 +43,33 @@ impl RocketmqSource {
     pub fn try_new(table: Arc<TableDefinition>, clock: &Clock, owner: Option<&Owner>) -> Result<Self> {
         let options = RocketmqOptions::take(&table)?;
         let group = private_group(&table, clock, owner);
-        let (clock, wanted) = (clock.clone(), options.clone());
+        let (with, wanted) = (clock.clone(), options.clone());
         let connection = Connection::new(move || {
-            let instance = format!("{}-{}", group.name, clock.random_id());
+            let instance = format!("{}-{}", group.name, with.random_id());
             let (options, group) = (wanted.clone(), group.clone());
             Box::pin(async move { Consumer::connect(&options, group, &instance).await })
         });
-        let connection = Arc::new(connection);
-        Ok(Self { table, options, connection })
+        let (connection, queues) = (Arc::new(connection), Queues::new(&options, clock));
+        Ok(Self { table, options, clock: clock.clone(), connection, queues, told: Mutex::default() })
     }
 
-    /// What every queue of the topic holds now; none if the topic has no route.
-    async fn bounds(&self, consumer: &Arc<Consumer>) -> Result<Option<Vec<(Partition, Bounds)>>> {
-        let Some(route) = consumer.route().await? else { return Ok(None) };
-        let bounds = stream::iter(route.readable).map(|queue| {
-            let consumer = Arc::clone(consumer);
-            async move {
-                let bounds = consumer.bounds(&queue).await?;
-                Ok::<_, Error>((queue, bounds))
-            }
-        });
-        Ok(Some(bounds.buffer_unordered(ASKED_AT_ONCE).try_collect().await?))
+    /// The offsets that a position means.
+    async fn resolve(&self, side: Side, position: &Position) -> Result<Offsets> {
+        let consumer = self.connection.client().await?;
+        consumer.check_topics().await?;
+        let extent = self.queues.whole(&consumer).await?;
+        position.resolve(side, &extent, &Brokers { source: self, consumer: &consumer }).await
+    }
+
+    fn reader(&self, span: Span, metadata: Vec<String>) -> SpanReader {
+        SpanReader {
+            table: self.table.name.clone(),
+            topics: Arc::clone(&self.options.topics),
+            span,
+            metadata,
+            filter: self.options.filter.clone(),
+            connection: Arc::clone(&self.connection),
+        }
     }
 
     fn blame(&self, error: Error) -> Error {
@@ -68,18 +77,43 @@ impl RocketmqSource {
     }
 }
 
+/// What brokers know of groups and times.
+struct Brokers<'a> {
+    source: &'a RocketmqSource,
+    consumer: &'a Consumer,
+}
+
+#[async_trait]
+impl Lookup for Brokers<'_> {
+    async fn committed(&self, partitions: &[Partition]) -> Result<Offsets> {
+        let RocketmqSource { options, clock, queues, .. } = self.source;
+        let Some(group) = &options.group else { return Ok(Offsets::new()) };
+        let instance = format!("millstream-{}-groups", clock.random_id());
+        groups::committed(options, group, &instance, queues, partitions).await
+    }
+
+    async fn at(&self, partitions: &[Partition], timestamp_ms: i64) -> Result<Offsets> {
+        let RocketmqSource { options, queues, .. } = self.source;
+        let mut offsets = Offsets::new();
+        for partition in partitions {
+            let queue = options.topics.queue(partition);
+            let master =
+                queues.master(partition).ok_or_else(|| Error::transient(format!("{queue} cannot be reached now")))?;
+            offsets.insert(partition.clone(), self.consumer.admin().at(queue, &master, timestamp_ms).await?);
+        }
+        Ok(offsets)
+    }
+}
+
 #[async_trait]
 impl Source for RocketmqSource {
     async fn start(&self) -> Result<Offsets> {
-        let consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
-        let Some(queues) = self.bounds(&consumer).await.map_err(|e| self.blame(e))? else {
-            return Err(self.blame(consumer.missing().await));
-        };
-        match &self.options.startup {
-            Startup::Earliest => Ok(queues.into_iter().map(|(queue, bounds)| (queue, bounds.earliest)).collect()),
-            Startup::Latest => Ok(queues.into_iter().map(|(queue, bounds)| (queue, bounds.latest)).collect()),
-            Startup::Specific(wanted) => specific(wanted, queues).map_err(|e| self.blame(e)),
-        }
+        self.resolve(Side::Startup, &self.options.startup).await.map_err(|e| self.blame(e))
+    }
+
+    async fn end(&self) -> Result<Option<Offsets>> {
+        let Some(position) = &self.options.bounded else { return Ok(None) };
+        self.resolve(Side::Bounded, position).await.map(Some).map_err(|e| self.blame(e))
     }
 
     async fn extent(&self) -> Result<Extent> {
@@ -87,14 +121,8 @@ impl Source for RocketmqSource {
         let mut consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
         let mut patience = Patience::new();
         loop {
-            let error = match self.bounds(&consumer).await {
-                Ok(Some(queues)) => {
-                    return Ok(Extent { partitions: queues.into_iter().collect(), ..Extent::default() });
-                }
-                Ok(None) => Error::transient(format!(
-                    "topic {} has no route at name server {} now: none of its brokers is up, or it was deleted",
-                    self.options.topic, self.options.name_server
-                )),
+            let error = match self.queues.extent(&consumer).await {
+                Ok(extent) => return Ok(extent),
                 Err(error) => error,
             };
             let again = self.connection.again(consumer, &mut patience, error).await;
@@ -102,16 +130,32 @@ impl Source for RocketmqSource {
         }
     }
 
+    async fn fingerprint(&self, partition: &Partition, offset: u64) -> Result<Option<Fingerprint>> {
+        let reader = self.reader(Span::new(partition.clone(), offset, offset + 1), Vec::new());
+        let mut consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
+        match reader.first(&mut consumer).await {
+            Ok(fingerprint) => Ok(Some(fingerprint)),
+            Err(error) if error.kind() == Kind::DataLoss => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn acknowledge(&self, next: &Offsets) {
+        let Some(group) = &self.options.group else { return };
+        if let Ok(consumer) = self.connection.client().await {
+            let mut told = self.told.lock().await;
+            told.tell(&self.options, group, consumer.admin(), &self.queues, next).await;
+        }
+    }
+
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
         let decoding = Decoding::try_new(&self.table, &self.options.format, projection, report)?;
-        let reader = SpanReader {
-            table: self.table.name.clone(),
-            topic: self.options.topic.clone(),
-            span: span.clone(),
-            metadata: decoding.metadata().to_vec(),
-            connection: Arc::clone(&self.connection),
-        };
+        let reader = self.reader(span.clone(), decoding.metadata().to_vec());
         Ok(decoded(decoding, span.partition.clone(), reader.messages()))
+    }
+
+    async fn forget(&self, before: &Offsets) {
+        self.queues.remember(before.keys());
     }
 
     async fn close(&self) {
@@ -128,44 +172,5 @@ fn private_group(table: &TableDefinition, clock: &Clock, owner: Option<&Owner>) 
     match owner {
         Some(owner) => PrivateGroup { name: name(&owner.id), is_temporary: false },
         None => PrivateGroup { name: name(&clock.random_id()), is_temporary: true },
-    }
-}
-
-/// The offsets asked for, and the first ones of queues that nothing was said about.
-fn specific(wanted: &Offsets, queues: Vec<(Partition, Bounds)>) -> Result<Offsets> {
-    let mut start: Offsets = queues.iter().map(|(queue, bounds)| (queue.clone(), bounds.earliest)).collect();
-    for (queue, offset) in wanted {
-        let Some((_, bounds)) = queues.iter().find(|(known, _)| known == queue) else {
-            let known: Vec<String> = start.keys().map(ToString::to_string).collect();
-            return Err(Error::usage(format!(
-                "option 'scan.startup.specific-offsets': the topic has no queue {queue}; it has {}",
-                known.join(", ")
-            )));
-        };
-        if !(bounds.earliest..=bounds.latest).contains(offset) {
-            return Err(Error::usage(format!(
-                "option 'scan.startup.specific-offsets': {queue} has no offset {offset}; it has {} to {}",
-                bounds.earliest, bounds.latest
-            )));
-        }
-        start.insert(queue.clone(), *offset);
-    }
-    Ok(start)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn specific_offsets_must_exist() {
-        let queue = |number| Partition::new("broker-a", number);
-        let bounds =
-            || vec![(queue(0), Bounds { earliest: 5, latest: 9 }), (queue(1), Bounds { earliest: 2, latest: 2 })];
-        let at = |number, offset| specific(&Offsets::from([(queue(number), offset)]), bounds());
-        assert_eq!(at(0, 9).unwrap(), Offsets::from([(queue(0), 9), (queue(1), 2)]));
-        assert!(at(0, 10).unwrap_err().to_string().contains("it has 5 to 9"));
-        assert!(at(0, 4).is_err());
-        assert!(at(7, 1).unwrap_err().to_string().contains("it has broker-a:0, broker-a:1"));
     }
 }

@@ -1,0 +1,123 @@
+//! Where a consumer group of the user's stands: asked for by `group-offsets`, and told for RocketMQ's own tools.
+//!
+//! What it does not promise: that what tools show is where the query goes on. That is what its checkpoint says; and a
+//! group that others consume with, too, stands where the last of them has put it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use futures::FutureExt;
+use rocketmq_client_rust::{ClientConfig, ClientInstanceHandle, ClientRpcHook};
+use rocketmq_protocol::protocol::header::query_consumer_offset_request_header::QueryConsumerOffsetRequestHeader;
+
+use super::admin::Admin;
+use super::calls::{ANSWER, call, explained};
+use super::options::RocketmqOptions;
+use super::queues::Queues;
+use super::runtime::Runtime;
+use crate::connector::{Offsets, Partition};
+use crate::error::{Error, Kind, Result};
+
+/// The library's number for one user of it among several in a process; here names tell them apart.
+const DOMAIN: u64 = 0;
+/// The broker's code for an offset that was never stored.
+const NOT_FOUND: i32 = 22;
+
+/// Where `group` stands in these queues; those where it stands nowhere are left out. No two clients of a process may
+/// have the same `instance`.
+pub(super) async fn committed(
+    options: &RocketmqOptions,
+    group: &str,
+    instance: &str,
+    queues: &Queues,
+    partitions: &[Partition],
+) -> Result<Offsets> {
+    let what = format!("connecting to name server {}", options.name_server);
+    let runtime = Runtime::shared()?;
+    let config = ClientConfig::builder()
+        .namesrv_addr(options.name_server.as_str())
+        .instance_name(instance)
+        .build()
+        .map_err(|e| explained(&what, e))?;
+    let hook = options.credentials.as_ref().map(|credentials| credentials.hook() as Arc<ClientRpcHook>);
+    // The only client that tells "nowhere" from "at the first message".
+    let client = ClientInstanceHandle::get_or_create(&runtime.clients(), DOMAIN, config, hook);
+    let client = client.map_err(|e| explained(&what, e))?;
+    let found = match call(&what, ANSWER, client.start()).await {
+        Ok(()) => ask(&client, options, group, queues, partitions).await,
+        Err(error) => Err(error),
+    };
+    Box::pin(client.shutdown_owned()).await;
+    found
+}
+
+async fn ask(
+    client: &ClientInstanceHandle,
+    options: &RocketmqOptions,
+    group: &str,
+    queues: &Queues,
+    partitions: &[Partition],
+) -> Result<Offsets> {
+    let mut offsets = Offsets::new();
+    for partition in partitions {
+        let queue = options.topics.queue(partition);
+        let what = format!("asking where group {group} stands in {queue}");
+        let master =
+            queues.master(partition).ok_or_else(|| Error::transient(format!("{what}: it cannot be reached")))?;
+        let header = QueryConsumerOffsetRequestHeader {
+            set_zero_if_not_found: Some(false),
+            ..QueryConsumerOffsetRequestHeader::new(group, queue.topic, queue.number as i32)
+        };
+        let asked = client.query_consumer_offset(&master, header, ANSWER.as_millis() as u64);
+        match call(&what, ANSWER, asked.map(Ok)).await? {
+            Ok(offset) => drop(offsets.insert(partition.clone(), offset.max(0) as u64)),
+            Err(error) if error.broker_response_code() == Some(NOT_FOUND) => {}
+            Err(error) => return Err(explained(&what, error)),
+        }
+    }
+    Ok(offsets)
+}
+
+/// What was told of a group.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    offsets: Offsets,
+    introduced: BTreeSet<Arc<str>>,
+    complaints: HashSet<Kind>,
+}
+
+impl Told {
+    /// Tells the brokers that everything before `next` is committed, as far as they do not know yet.
+    pub(super) async fn tell(
+        &mut self,
+        options: &RocketmqOptions,
+        group: &str,
+        admin: &Admin,
+        queues: &Queues,
+        next: &Offsets,
+    ) {
+        let news = next.iter().filter(|(queue, offset)| self.offsets.get(*queue) != Some(*offset));
+        let news: Vec<_> = news.filter_map(|(queue, offset)| Some((queue, *offset, queues.master(queue)?))).collect();
+        let masters: BTreeSet<Arc<str>> = news.iter().map(|(_, _, master)| Arc::clone(master)).collect();
+        let new: BTreeSet<Arc<str>> = masters.difference(&self.introduced).cloned().collect();
+        if !new.is_empty() {
+            match admin.introduce_group(group, &new).await {
+                Ok(()) => self.introduced.extend(new),
+                Err(error) => self.complain(&error),
+            }
+        }
+        for (queue, offset, master) in news {
+            match admin.store(group, options.topics.queue(queue), &master, offset).await {
+                Ok(()) => drop(self.offsets.insert(queue.clone(), offset)),
+                Err(error) => return self.complain(&error),
+            }
+        }
+    }
+
+    /// Says an error once for each kind.
+    fn complain(&mut self, error: &Error) {
+        if self.complaints.insert(error.kind()) {
+            tracing::warn!(error = %error.chain(), "RocketMQ's tools do not see how far a query is");
+        }
+    }
+}
