@@ -4,6 +4,9 @@
 //!     bids produce BROKERS TOPIC COUNT            fills the topic: the same bids every time
 //!     bids filter|tumble BROKERS TOPIC DIRECTORY  W1 or W2, written by hand: what the same libraries can do at best
 //!     bids forward BROKERS TOPIC TARGET           W3, likewise
+//!     bids forward-rocketmq BROKERS TOPIC NAME-SERVER TARGET
+//!                                                 the same into a RocketMQ topic of four queues
+//!     bids drain NAME-SERVER TOPIC COUNT          reads so many messages of a RocketMQ topic, and does nothing with them
 //!     bids count BROKERS TOPIC EXPECTED           how many committed messages there are; waits for as many as expected
 //!     bids latency BROKERS SOURCE TARGET RATE WARM-UP SECONDS
 //!                                                 sends bids that say when they were sent, at this rate a second, and
@@ -35,6 +38,9 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
+#[path = "bids/rocketmq.rs"]
+mod rocketmq;
+
 const PARTITIONS: i32 = 4;
 const THREADS: i32 = 2;
 const BATCH: usize = 8192;
@@ -55,6 +61,24 @@ fn main() {
             let (read, kept) = total(side_by_side(|task| forward(brokers, topic, target, task)));
             println!("forward: {read} read, {kept} kept, {:.2} s", began.elapsed().as_secs_f64());
         }
+        ["forward-rocketmq", brokers, topic, name_server, target] => {
+            let (read, kept) = rocketmq::forward(name_server, target, |write| {
+                total(side_by_side(|task| {
+                    let mut kept = 0;
+                    let read = consume(brokers, topic, task, |rows| {
+                        let rows = high(&rows);
+                        write(&rows);
+                        kept += rows.num_rows() as u64;
+                    });
+                    (read, kept)
+                }))
+            });
+            println!("forward: {read} read, {kept} kept, {:.2} s", began.elapsed().as_secs_f64());
+        }
+        ["drain", name_server, topic, count] => {
+            let read = rocketmq::drain(name_server, topic, count.parse().unwrap());
+            println!("drain: {read} read, {:.2} s", began.elapsed().as_secs_f64());
+        }
         ["count", brokers, topic, expected] => println!("{}", committed(brokers, topic, expected.parse().unwrap())),
         ["latency", brokers, source, target, rate, warm_up, seconds] => {
             let [rate, warm_up, seconds] = [rate, warm_up, seconds].map(|number| number.parse().unwrap());
@@ -71,7 +95,8 @@ fn main() {
         _ => {
             eprintln!(
                 "usage: bids produce BROKERS TOPIC COUNT | bids filter|tumble BROKERS TOPIC DIRECTORY\n\
-                 | bids forward BROKERS TOPIC TARGET | bids count BROKERS TOPIC EXPECTED\n\
+                 | bids forward BROKERS TOPIC TARGET | bids forward-rocketmq BROKERS TOPIC NAME-SERVER TARGET\n\
+                 | bids drain NAME-SERVER TOPIC COUNT | bids count BROKERS TOPIC EXPECTED\n\
                  | bids latency BROKERS SOURCE TARGET RATE WARM-UP SECONDS"
             );
             std::process::exit(2);

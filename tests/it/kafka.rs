@@ -529,11 +529,12 @@ async fn metadata_becomes_columns() {
         metadata("kind", "timestamp-type", DataType::Utf8, true),
         metadata("headers", "headers", headers_type(), false),
         metadata("key", "key", DataType::Binary, false),
+        metadata("leader", "leader-epoch", DataType::Int32, true),
     ];
     let source = open(table(columns, topic.options(&[])), 1).await;
     let report = ReadReport::default();
     let span = topic.span(1, 0, 2);
-    let rows = source.read(&span, &[0, 1, 2, 3, 4, 5, 6], &report).unwrap();
+    let rows = source.read(&span, &[0, 1, 2, 3, 4, 5, 6, 7], &report).unwrap();
     let rows: Vec<RecordBatch> = rows.try_collect().await.unwrap();
     let rows = arrow::compute::concat_batches(&rows[0].schema(), &rows).unwrap();
     assert_eq!(rows.column(0).as_string_view().value(1), topic.0);
@@ -550,6 +551,7 @@ async fn metadata_becomes_columns() {
     assert_eq!(values, [Some(&b"1"[..]), Some(b"2"), None]);
     let keys: Vec<_> = rows.column(6).as_binary::<i32>().iter().collect();
     assert_eq!(keys, [Some(&b"k"[..]), None]);
+    assert_eq!(rows.column(7).as_primitive::<Int32Type>().values(), &[0, 0], "it was never moved");
 
     let seen = report.take().remove(&topic.partition(1)).unwrap();
     assert_eq!((seen.messages, seen.bytes), (2, 18));

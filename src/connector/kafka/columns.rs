@@ -19,18 +19,20 @@ pub(super) enum Column {
     Offset,
     Timestamp,
     TimestampType,
+    LeaderEpoch,
     Headers,
     Key,
 }
 
 impl Column {
     /// All of them.
-    pub(super) const ALL: [Column; 7] = [
+    pub(super) const ALL: [Column; 8] = [
         Column::Topic,
         Column::Partition,
         Column::Offset,
         Column::Timestamp,
         Column::TimestampType,
+        Column::LeaderEpoch,
         Column::Headers,
         Column::Key,
     ];
@@ -48,6 +50,7 @@ impl Column {
             Column::Offset => ("offset", DataType::Int64, false),
             Column::Timestamp => ("timestamp", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), true),
             Column::TimestampType => ("timestamp-type", DataType::Utf8, false),
+            Column::LeaderEpoch => ("leader-epoch", DataType::Int32, false),
             Column::Headers => ("headers", headers_type(), true),
             Column::Key => ("key", DataType::Binary, true),
         };
@@ -69,6 +72,7 @@ impl Column {
                 Some((_, false)) => "CreateTime",
                 Some((_, true)) => "LogAppendTime",
             }))),
+            Column::LeaderEpoch => Arc::new(Int32Array::from_iter(messages.map(Message::leader_epoch))),
             Column::Headers => headers(messages),
             Column::Key => {
                 let mut keys = BinaryBuilder::new();

@@ -102,6 +102,12 @@ impl Message {
         }
     }
 
+    /// The epoch of the leader that it was fetched from; absent where the broker does not tell.
+    pub(super) fn leader_epoch(&self) -> Option<i32> {
+        // SAFETY: the message is valid.
+        Some(unsafe { native::rd_kafka_message_leader_epoch(self.0.as_ptr()) }).filter(|epoch| *epoch >= 0)
+    }
+
     /// Calls `each` with every header's name and value, in order.
     pub(super) fn headers(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
         let mut headers = ptr::null_mut();
