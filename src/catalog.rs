@@ -100,6 +100,11 @@ impl TableDefinition {
         })
     }
 
+    /// Whether what is read from it ends by itself (`scan.bounded.mode`).
+    pub fn is_bounded(&self) -> bool {
+        self.options.get("scan.bounded.mode").is_some_and(|mode| mode != "unbounded")
+    }
+
     /// What a source reads: physical and metadata columns, in declared order, without computed ones.
     pub fn stored_columns(&self) -> impl Iterator<Item = &Column> {
         self.columns.iter().filter(|c| !matches!(c.kind, ColumnKind::Computed { .. }))

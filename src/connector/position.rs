@@ -128,6 +128,9 @@ impl Position {
                 (listed.clone(), *default)
             }
         };
+        if let (Self::Group(_), Side::Startup) = (self, side) {
+            check_group(&known, extent)?;
+        }
         let offset = |(partition, bounds): (&Partition, &Bounds)| {
             let end = match default {
                 End::Earliest => bounds.earliest,
@@ -137,6 +140,20 @@ impl Position {
         };
         Ok(extent.partitions.iter().map(offset).collect())
     }
+}
+
+/// What a group has read must have been there.
+fn check_group(known: &Offsets, extent: &Extent) -> Result<()> {
+    for (partition, offset) in known {
+        if let Some(bounds) = extent.partitions.get(partition).filter(|bounds| bounds.latest < *offset) {
+            return Err(Error::usage(format!(
+                "option 'scan.startup.mode': the group stands at offset {offset} of {partition}, which can be read up to {} now; \
+                 if it has read what is not committed yet, try again later, else reset the group",
+                bounds.latest
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What was written down must exist. An end may lie ahead: the query then waits for it.
@@ -222,7 +239,7 @@ mod tests {
     #[async_trait]
     impl Lookup for Answers {
         async fn committed(&self, _: &[Partition]) -> Result<Offsets> {
-            Ok(Offsets::from([(partition(1), 4)]))
+            Ok(Offsets::from([(partition(1), 3)]))
         }
         async fn at(&self, _: &[Partition], _: i64) -> Result<Offsets> {
             Ok(Offsets::from([(partition(0), 6)]))
@@ -238,7 +255,7 @@ mod tests {
         for (position, expected) in [
             (Position::Earliest, [5, 2]),
             (Position::Latest, [9, 3]),
-            (Position::Group(End::Earliest), [5, 4]),
+            (Position::Group(End::Earliest), [5, 3]),
             (Position::Timestamp(0), [6, 3]),
             (listed(0, 8), [8, 3]),
         ] {

@@ -82,6 +82,17 @@ impl ScanOptions {
         Ok(scan)
     }
 
+    /// The same of a connector that has nothing to go on with where something is gone.
+    pub fn take_strict(reader: &mut OptionReader<'_>) -> Result<Self> {
+        let scan = Self::take(reader)?;
+        if scan.on_data_loss == OnDataLoss::Continue {
+            return Err(reader.blame(Error::usage(
+                "option 'scan.on-data-loss': 'continue' is for topics, which begin and end somewhere; leave it out",
+            )));
+        }
+        Ok(scan)
+    }
+
     /// Those of a table that was checked.
     pub fn of(table: &TableDefinition) -> Result<Self> {
         Self::take(&mut OptionReader::new(table))

@@ -192,6 +192,7 @@ impl ScanExec {
         let watermark = watermark.map(|expr| reassign_expr_columns(Arc::clone(expr), &read)).transpose()?;
         let (partitions, boundedness, emission) = match &table.cut {
             Some(cut) => (cut.len().max(1), Boundedness::Bounded, EmissionType::Incremental),
+            None if table.definition.is_bounded() => (1, Boundedness::Bounded, EmissionType::Incremental),
             None => (1, Boundedness::Unbounded { requires_infinite_memory: false }, EmissionType::Incremental),
         };
         let properties = Arc::new(PlanProperties::new(
@@ -324,38 +325,53 @@ impl ExecutionPlan for ScanExec {
     }
 }
 
-/// Everything from the start on, as it arrives; it ends only where the source is complete.
+/// Where an unbound scan stands, and where it ends.
+struct Progress {
+    position: Offsets,
+    end: Option<Offsets>,
+}
+
+/// Everything from the start on, as it arrives; it ends where the stream does.
 fn unbounded(scan: ScanExec, source: Arc<dyn Source>) -> impl Stream<Item = DfResult<RecordBatch>> {
-    let rounds = stream::try_unfold(None::<Offsets>, move |position| {
+    let rounds = stream::try_unfold(None, move |progress| {
         let (scan, source) = (scan.clone(), Arc::clone(&source));
         async move {
-            let Some((spans, next)) = next_round(source.as_ref(), position).await? else { return Ok(None) };
-            Ok::<_, DataFusionError>(Some((scan.read_all(source, spans), Some(next))))
+            let mut progress = match progress {
+                Some(progress) => progress,
+                None => Progress { position: source.start().await?, end: source.end().await? },
+            };
+            let Some(spans) = next_round(source.as_ref(), &mut progress).await? else { return Ok(None) };
+            Ok::<_, DataFusionError>(Some((scan.read_all(source, spans), Some(progress))))
         }
     });
     rounds.try_flatten()
 }
 
-/// Waits until there is something to read; none once a complete source is read to its end.
-async fn next_round(source: &dyn Source, position: Option<Offsets>) -> Result<Option<(Vec<Span>, Offsets)>> {
-    let mut position = match position {
-        Some(position) => position,
-        None => source.start().await?,
-    };
+/// Waits until there is something to read; none once all is read.
+async fn next_round(source: &dyn Source, progress: &mut Progress) -> Result<Option<Vec<Span>>> {
+    let Progress { position, end } = progress;
     loop {
         let extent = source.extent().await?;
         let mut spans = vec![];
         for (partition, bounds) in &extent.partitions {
             let from = *position.entry(partition.clone()).or_insert(bounds.earliest);
-            if from < bounds.latest {
-                spans.push(Span::new(partition.clone(), from, bounds.latest));
-                position.insert(partition.clone(), bounds.latest);
+            let to = match &end {
+                Some(end) => bounds.latest.min(end.get(partition).copied().unwrap_or_default()),
+                None => bounds.latest,
+            };
+            if from < to {
+                spans.push(Span::new(partition.clone(), from, to));
+                position.insert(partition.clone(), to);
             }
         }
         if !spans.is_empty() {
-            return Ok(Some((spans, position)));
+            return Ok(Some(spans));
         }
-        if extent.complete {
+        let has_ended = match &end {
+            Some(end) => end.iter().all(|(partition, end)| position.get(partition).is_some_and(|next| next >= end)),
+            None => extent.complete,
+        };
+        if has_ended {
             return Ok(None);
         }
         tokio::time::sleep(LOOK_AGAIN).await;

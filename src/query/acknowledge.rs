@@ -39,6 +39,11 @@ impl Query {
         self.acknowledged = Acknowledged { epoch: self.position.epoch, at_us: self.start_us(), running };
     }
 
+    /// Another run has taken over, and tells more than this one knows.
+    pub(super) fn acknowledge_no_more(&mut self) {
+        self.acknowledged.epoch = self.position.epoch;
+    }
+
     /// Tells what was not told yet, and waits for it, but not for long.
     pub(super) async fn acknowledge_all(&mut self) {
         let running = self.acknowledged.running.take();

@@ -126,7 +126,8 @@ pub fn compare(old: &Definition, new: &Definition) -> Result<()> {
     }
     for (name, table) in &new.sources {
         let ends = |table: &TableDefinition| -> Vec<(String, String)> {
-            table.options.clone().into_iter().filter(|(key, _)| key.starts_with("scan.bounded.")).collect()
+            let says = |(key, value): &(String, String)| key.starts_with("scan.bounded.") && value != "unbounded";
+            table.options.clone().into_iter().filter(says).collect()
         };
         if old.sources.get(name).is_some_and(|old| ends(old) != ends(table)) {
             return Err(Error::refused(format!(

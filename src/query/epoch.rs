@@ -20,9 +20,9 @@ use super::progress::{Durations, Event};
 use super::trigger::Trigger;
 use super::watermark::{self, PartitionTime};
 use super::{Batch, DeadLetterTable, Opened, Position, Query, Step, definition, loss, planning};
-use crate::checkpoint::{Commit, Cut, Intent, VERSION};
+use crate::checkpoint::{Commit, Cut, Intent, SourceCommit, VERSION};
 use crate::connector::spool::Spooled;
-use crate::connector::{Bounds, Extent, Offsets, OnDataLoss, Partition, Published, ScanOptions, Span};
+use crate::connector::{Bounds, Extent, Offsets, OnDataLoss, Partition, PartitionReport, Published, ScanOptions, Span};
 use crate::error::{Error, Result};
 use crate::plan::Binding;
 use crate::plan::aggregate::{Times, stateful_nodes};
@@ -56,9 +56,20 @@ pub(super) struct NewEpoch {
     plan_ms: f64,
 }
 
+/// Where the partitions stand after an epoch, what was seen of them, and how many offsets were gone.
+#[derive(Default)]
+struct Advanced {
+    sources: BTreeMap<String, SourceCommit>,
+    reports: BTreeMap<String, BTreeMap<Partition, PartitionReport>>,
+    lost: BTreeMap<String, Offsets>,
+}
+
 impl Query {
     /// What the next epoch reads.
     pub(super) async fn plan_offsets(&mut self) -> Result<Work> {
+        if let Some(error) = self.unreached.take() {
+            return Err(error);
+        }
         if let Some(batch) = self.pending.take() {
             return Ok(Work::Next(Next::Pending(batch)));
         }
@@ -77,26 +88,36 @@ impl Query {
             check_reachable(&extents)?;
             self.until = Some(latest.clone());
         }
+        for (name, extent) in &extents {
+            if let Err(shrunk) = check_shrunk(name, extent, &self.offsets(name), self.until(name)) {
+                self.begin_doubt();
+                return Err(shrunk);
+            }
+        }
+        self.end_doubt();
         let (mut cuts, mut limited) = (BTreeMap::new(), BTreeMap::new());
         let (mut is_due, mut is_read) = (false, true);
         for (name, extent) in &extents {
-            let mut position = self.offsets(name);
-            check_shrunk(name, extent, &position)?;
             let options = ScanOptions::of(&tables[name])?;
-            if options.on_data_loss == OnDataLoss::Continue {
-                loss::skip_lost(&mut position, extent);
-            }
+            let mut position = self.offsets(name);
+            let lost = match options.on_data_loss {
+                OnDataLoss::Continue => loss::skip_lost(&mut position, extent, self.until(name)),
+                OnDataLoss::Fail => vec![],
+            };
             let unread = planning::unread(extent, &position, self.until(name));
             let has_unread = !unread.is_empty();
             let limits = self.pace.limits(name, &options, has_unread, start);
-            let share = planning::next_spans(unread, &limits);
-            // Where nothing more will come there is nothing to wait for.
-            let is_last = (extent.complete || self.is_all_there(name, &latest[name])) && !share.spans.is_empty();
-            is_due |= share.is_enough || is_last;
+            let mut share = planning::next_spans(unread, &limits);
+            // Where nothing more will come there is nothing to wait for, but for what a rate holds back.
+            let is_last = extent.complete || self.is_all_there(name, &latest[name]);
+            is_due |= !lost.is_empty()
+                || share.is_enough
+                || (is_last && share.limited_by != Some(LimitedBy::Rate) && !share.spans.is_empty());
             is_read &= !has_unread;
             limited.extend(share.limited_by.map(|by| (name.clone(), by)));
-            let all: Vec<Partition> = extent.partitions.keys().cloned().collect();
-            cuts.insert(name.clone(), planning::cut(share.spans, &all, self.tasks));
+            share.spans.extend(lost);
+            let all: BTreeSet<Partition> = extent.partitions.keys().chain(extent.unreachable.keys()).cloned().collect();
+            cuts.insert(name.clone(), planning::cut(share.spans, &Vec::from_iter(all), self.tasks));
         }
         let batch_time_ms = self.spec.environment.clock.now_ms().max(self.position.batch_time_ms + 1);
         let watermark_ms = self.watermark(&extents, batch_time_ms)?;
@@ -124,7 +145,7 @@ impl Query {
     }
 
     /// Where a table ends for this query: as `available-now` found it, or as it was recorded of one that is bounded.
-    fn until(&self, table: &str) -> Option<&Offsets> {
+    pub(super) fn until(&self, table: &str) -> Option<&Offsets> {
         self.until.as_ref().and_then(|until| until.get(table)).or_else(|| self.record.end.get(table))
     }
 
@@ -408,38 +429,47 @@ impl Query {
         Ok(published)
     }
 
-    /// Makes the epoch count.
-    pub(super) async fn commit(&mut self, mut batch: Batch, published: Vec<Published>) -> Result<Step> {
-        let start = self.start_us();
-        let intent = &batch.intent;
-        let mut sources = self.position.sources.clone();
-        let (mut reports, mut lost) = (BTreeMap::new(), BTreeMap::new());
+    /// Where the partitions stand after an epoch.
+    fn advanced(&self, batch: &Batch) -> Advanced {
+        let Batch { intent, cuts, opened, published, .. } = batch;
+        let mut advanced = Advanced { sources: self.position.sources.clone(), ..Advanced::default() };
         // What all destinations have is not lost, unless something remembers it.
-        let is_there = batch.published.iter().all(Option::is_some) && !batch.opened.planned.remembers();
+        let is_there = published.iter().all(Option::is_some) && !opened.planned.remembers();
         for (table, cut) in &intent.sources {
-            let seen = batch.opened.opener.report(table).take();
-            let commits = sources.entry(table.clone()).or_default();
+            let seen = opened.opener.report(table).take();
+            let commits = advanced.sources.entry(table.clone()).or_default();
             for span in cut.iter().flatten() {
-                let is_same = |read: &&Span| read.partition == span.partition;
-                // What nothing is left of is another partition now, and goes on where recovery put it.
-                let Some(read) = batch.cuts[table].iter().flatten().find(is_same) else { continue };
+                let read = cuts[table].iter().flatten().find(|read| read.partition == span.partition);
                 let before = commits.get(&span.partition).map_or(span.from, |commit| commit.next);
-                let had = if is_there { span.len() } else { read.len() };
-                let gone = span.to.saturating_sub(before).saturating_sub(had);
+                let gone = match read {
+                    _ if is_there => span.from.saturating_sub(before),
+                    Some(read) => span.to.saturating_sub(before).saturating_sub(read.len()),
+                    None => span.len(),
+                };
                 if gone > 0 {
-                    lost.entry(table.clone()).or_insert_with(Offsets::new).insert(span.partition.clone(), gone);
+                    advanced.lost.entry(table.clone()).or_default().insert(span.partition.clone(), gone);
                 }
+                // What nothing is left of is another partition now, and goes on where recovery put it.
+                let Some(read) = read else { continue };
                 let commit = commits.entry(span.partition.clone()).or_default();
-                commit.next = span.to;
+                commit.next = read.to;
                 if let Some(last) = seen.get(&span.partition).and_then(|report| report.last.clone()) {
                     (commit.last, commit.last_row_ms) = (Some(last), Some(intent.batch_time_ms));
                 }
                 let watermark_ms = seen.get(&span.partition).and_then(|report| report.watermark_ms);
                 // A time so far off that a window cannot be placed there must not stop the clock for good.
-                commit.watermark_ms = commit.watermark_ms.max(watermark_ms.filter(|at| batch.opened.can_place(*at)));
+                commit.watermark_ms = commit.watermark_ms.max(watermark_ms.filter(|at| opened.can_place(*at)));
             }
-            reports.insert(table.clone(), seen);
+            advanced.reports.insert(table.clone(), seen);
         }
+        advanced
+    }
+
+    /// Makes the epoch count.
+    pub(super) async fn commit(&mut self, mut batch: Batch, published: Vec<Published>) -> Result<Step> {
+        let start = self.start_us();
+        let intent = &batch.intent;
+        let Advanced { sources, reports, lost } = self.advanced(&batch);
         let planned = &batch.opened.planned;
         let mut sinks = published;
         let of_dead_letters = sinks.split_off(planned.defined_targets());
@@ -471,6 +501,7 @@ impl Query {
         let rows = reports.keys().map(offsets).max().unwrap_or_default();
         self.pace.took(rows, batch.took.run + batch.took.publish, bound);
         *batch.opened.restored.lock().await = Some((commit.epoch, self.shards));
+        self.end_doubt();
         let (sinks, lost) = (commit.sinks.clone(), commit.lost.clone());
         self.position = Position::after(commit);
         let progress = self.progress(&batch, &reports, &sinks, &lost);
@@ -505,13 +536,17 @@ fn check_reachable(extents: &[(String, Extent)]) -> Result<()> {
 }
 
 /// A partition that ends before the query's position was created anew, or has lost its end. For a moment that may also
-/// be a new leader that is still behind.
-fn check_shrunk(table: &str, extent: &Extent, position: &Offsets) -> Result<()> {
-    let is_shrunk = |(p, next): &(&Partition, &u64)| extent.partitions.get(p).is_some_and(|b| b.latest < **next);
+/// be a new leader that is still behind. Of one that is read to where it ends nothing more is asked.
+fn check_shrunk(table: &str, extent: &Extent, position: &Offsets, until: Option<&Offsets>) -> Result<()> {
+    let has_ended = |p: &Partition, next: u64| until.is_some_and(|until| until.get(p).is_none_or(|end| next >= *end));
+    let is_shrunk = |(p, next): &(&Partition, &u64)| {
+        extent.partitions.get(p).is_some_and(|b| b.latest < **next) && !has_ended(p, **next)
+    };
     match position.iter().find(is_shrunk) {
         Some((partition, next)) => Err(Error::transient(format!(
             "table {table}: {partition} ends at {}, and the query has read up to {next}; if the topic was created anew, \
-             give the query another name (SET 'pipeline.name') to read it from its start",
+             say 'scan.on-data-loss' = 'continue' to read it from its start, or give the query another name (SET \
+             'pipeline.name')",
             extent.partitions[partition].latest
         ))),
         None => Ok(()),

@@ -9,36 +9,66 @@
 //! Guarantee: an epoch leaves out nothing that is there, and what it leaves out is counted.
 //!
 //! Not promised: to notice a topic that was created anew where the message that was read last is gone for other reasons,
-//! or where a source does not tell messages apart.
+//! or where a source does not tell messages apart; to count what nobody had planned to read of a topic that is another now.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::Cut;
+use crate::checkpoint::{Cut, SourceCommit};
 use crate::connector::{Extent, Offsets, Partition, Span};
 
 /// By table, partitions whose messages are others than those that were read before.
 pub type Anew = BTreeMap<String, BTreeSet<Partition>>;
 
-/// Moves what lies before the first offset that is there up to it.
-pub fn skip_lost(position: &mut Offsets, extent: &Extent) {
+/// Moves what lies before the first offset that is there up to it, but not past where the stream ends. Gives the empty
+/// spans of those partitions that have nothing left to read then: an epoch has to count what they lost.
+pub fn skip_lost(position: &mut Offsets, extent: &Extent, until: Option<&Offsets>) -> Vec<Span> {
+    let mut empty = vec![];
     for (partition, next) in position {
-        if let Some(bounds) = extent.partitions.get(partition) {
-            *next = bounds.earliest.max(*next);
+        let Some(bounds) = extent.partitions.get(partition) else { continue };
+        let end = match until {
+            Some(until) => until.get(partition).copied().unwrap_or(*next),
+            None => u64::MAX,
+        };
+        if *next < bounds.earliest.min(end) {
+            *next = bounds.earliest.min(end);
+            if *next >= bounds.latest.min(end) {
+                empty.push(Span::new(partition.clone(), *next, *next));
+            }
         }
     }
+    empty
 }
 
-/// What is left of intended spans, by what the tables that go on without what is lost hold now. A partition that is
-/// another now has nothing of them.
-pub fn left(cuts: &BTreeMap<String, Cut>, extents: &BTreeMap<String, Extent>, anew: &Anew) -> BTreeMap<String, Cut> {
+/// What is known of a pending epoch's input.
+#[derive(Debug)]
+pub struct Known<'a> {
+    /// What the tables hold that go on without what is lost.
+    pub extents: &'a BTreeMap<String, Extent>,
+    /// Their partitions that are others now.
+    pub anew: &'a Anew,
+    /// By table, what is committed.
+    pub committed: &'a BTreeMap<String, SourceCommit>,
+    /// Whether ends that are gone are believed to be.
+    pub is_sure: bool,
+}
+
+/// What is left of intended spans. A partition that is another now has nothing of them, unless they were planned when that
+/// was known: only then do they begin before what is committed.
+pub fn left(cuts: &BTreeMap<String, Cut>, known: &Known<'_>) -> BTreeMap<String, Cut> {
     let left = |(table, cut): (&String, &Cut)| {
-        let Some(extent) = extents.get(table) else { return (table.clone(), cut.clone()) };
-        let is_old = |span: &&Span| !anew.get(table).is_some_and(|anew| anew.contains(&span.partition));
-        let rest = |span: &Span| {
-            let earliest = extent.partitions.get(&span.partition).map_or(span.from, |bounds| bounds.earliest);
-            Span { from: span.from.max(earliest).min(span.to), ..span.clone() }
+        let Some(extent) = known.extents.get(table) else { return (table.clone(), cut.clone()) };
+        let is_kept = |span: &&Span| {
+            let committed = known.committed.get(table).and_then(|commits| commits.get(&span.partition));
+            let is_new = committed.is_some_and(|commit| span.from < commit.next);
+            is_new || !known.anew.get(table).is_some_and(|anew| anew.contains(&span.partition))
         };
-        let tasks = cut.iter().map(|spans| spans.iter().filter(is_old).map(rest).collect());
+        let rest = |span: &Span| {
+            let Some(bounds) = extent.partitions.get(&span.partition) else { return span.clone() };
+            let from = span.from.max(bounds.earliest).min(span.to);
+            let to = if known.is_sure { span.to.min(bounds.latest).max(from) } else { span.to };
+            Span { from, to, ..span.clone() }
+        };
+        let tasks = cut.iter().map(|spans| spans.iter().filter(is_kept).map(rest).collect());
         (table.clone(), tasks.collect())
     };
     cuts.iter().map(left).collect()
@@ -47,6 +77,7 @@ pub fn left(cuts: &BTreeMap<String, Cut>, extents: &BTreeMap<String, Extent>, an
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::PartitionCommit;
     use crate::connector::Bounds;
 
     fn partition(number: u32) -> Partition {
@@ -60,22 +91,35 @@ mod tests {
 
     #[test]
     fn a_position_moves_up_to_what_is_there() {
-        let mut position = Offsets::from([(partition(0), 5), (partition(1), 5), (partition(2), 5)]);
-        skip_lost(&mut position, &extent(&[(3, 9), (7, 9)]));
-        assert_eq!(position.into_values().collect::<Vec<_>>(), [5, 7, 5]);
+        let skipped = |until: Option<&Offsets>| {
+            let mut position: Offsets = (0..4).map(|number| (partition(number), 5)).collect();
+            let empty = skip_lost(&mut position, &extent(&[(3, 9), (7, 9), (9, 9)]), until);
+            format!("{:?} {empty:?}", position.into_values().collect::<Vec<_>>())
+        };
+        assert_eq!(skipped(None), "[5, 7, 9, 5] [t:2 9..9]", "one that is not there stays where it is");
+        let until: Offsets = [(0, 6), (1, 6), (3, 6)].map(|(number, end)| (partition(number), end)).into();
+        assert_eq!(skipped(Some(&until)), "[5, 6, 5, 5] [t:1 6..6]");
     }
 
     #[test]
     fn of_what_was_intended_the_rest_is_left() {
         let cut = vec![
             vec![Span::new(partition(0), 0, 4), Span::new(partition(1), 0, 4)],
-            vec![Span::new(partition(2), 0, 4), Span::new(partition(3), 0, 4)],
+            vec![Span::new(partition(2), 0, 4), Span::new(partition(3), 0, 4), Span::new(partition(4), 0, 4)],
         ];
         let cuts = BTreeMap::from([("a".to_string(), cut.clone()), ("b".to_string(), cut)]);
-        let extents = BTreeMap::from([("a".to_string(), extent(&[(0, 9), (3, 9), (7, 9), (0, 9)]))]);
-        let anew = Anew::from([("a".to_string(), BTreeSet::from([partition(3)]))]);
-        let left = left(&cuts, &extents, &anew);
-        assert_eq!(format!("{:?}", left["a"]), "[[t:0 0..4, t:1 3..4], [t:2 4..4]]");
-        assert_eq!(left["b"], cuts["b"], "a table that ends with its query at a loss reads what was intended");
+        let extents = BTreeMap::from([("a".to_string(), extent(&[(0, 2), (3, 9), (7, 9), (0, 9), (0, 9)]))]);
+        let anew = Anew::from([("a".to_string(), BTreeSet::from([partition(3), partition(4)]))]);
+        // Of the last one the new messages were planned already.
+        let commit = |next| PartitionCommit { next, ..PartitionCommit::default() };
+        let commits = SourceCommit::from([(partition(3), commit(0)), (partition(4), commit(7))]);
+        let committed = BTreeMap::from([("a".to_string(), commits)]);
+        let left = |is_sure| {
+            let left = left(&cuts, &Known { extents: &extents, anew: &anew, committed: &committed, is_sure });
+            assert_eq!(left["b"], cuts["b"], "a table that ends with its query at a loss reads what was intended");
+            format!("{:?}", left["a"])
+        };
+        assert_eq!(left(false), "[[t:0 0..4, t:1 3..4], [t:2 4..4, t:4 0..4]]");
+        assert_eq!(left(true), "[[t:0 0..2, t:1 3..4], [t:2 4..4, t:4 0..4]]");
     }
 }

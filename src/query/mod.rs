@@ -4,7 +4,8 @@
 //! the trigger, redoes an epoch after transient trouble, and ends when told to.
 //!
 //! Guarantee: after a crash between any two writes, running the query again gives what one run without a crash would
-//! have given, in every destination to the extent of its guarantee. Of two runs the newest goes on, and the other ends
+//! have given, in every destination to the extent of its guarantee; but for messages that are gone by then, where a table
+//! goes on without them ([`loss`]). Of two runs the newest goes on, and the other ends
 //! with an error of kind [`Fenced`](crate::error::Kind::Fenced), having changed nothing that is readable.
 //!
 //! Not promised: that two *different* queries on one destination know of each other.
@@ -23,7 +24,7 @@ use crate::catalog::TableDefinition;
 use crate::checkpoint::{Commit, Cut, Intent, Log, QueryRecord, SourceCommit};
 use crate::connector::dead_letters::DeadLetters;
 use crate::connector::{Connectors, Environment, Offsets, Owner, Partition, Pin, Published, Sink};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::aggregate::Shape;
 use crate::plan::opener::Opener;
 use crate::plan::{Binding, StreamPlan};
@@ -43,12 +44,14 @@ mod acknowledge;
 mod epoch;
 mod open;
 mod run;
+mod salvage;
 
 use acknowledge::Acknowledged;
 use definition::Definition;
 use epoch::Work;
 use pace::{LimitedBy, Pace};
 use progress::{Durations, Reporter};
+use salvage::Doubt;
 use trigger::Trigger;
 
 /// Every how many epochs records are pruned and litter is swept.
@@ -255,6 +258,9 @@ pub struct Query {
     retries: u32,
     housekeeping: Option<JoinHandle<()>>,
     acknowledged: Acknowledged,
+    doubt: Doubt,
+    /// Why recovery could not look at a source: until it has, nothing is read.
+    unreached: Option<Error>,
 }
 
 impl Query {

@@ -3,31 +3,24 @@
 //! Guarantee: rules 3 and 4 of the log. A definition's plan, sources, sinks and state are open together ([`Opened`]), so an
 //! intent is finished by what its own definition read from, wrote to and remembered, whatever the file says today.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::try_join_all;
-use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
 use twox_hash::XxHash64;
 
 use super::acknowledge::Acknowledged;
 use super::definition;
-use super::loss::{self, Anew};
 use super::pace::Pace;
 use super::progress::{Event, Reporter};
 use super::recovery::{self, Decision};
+use super::salvage::{Doubt, Survey};
 use super::{Batch, Opened, Planned, Position, Query, QuerySpec};
-use crate::catalog::TableDefinition;
 use crate::checkpoint::{
     Commit, Cut, DefinitionRecord, Intent, Journal, Log, PartitionCommit, QueryRecord, SourceCommit, VERSION,
 };
-use crate::connector::{
-    Extent, Offsets, OnDataLoss, Owner, Partition, Pin, Progress, Published, ScanOptions, Sink, Source, Span,
-};
+use crate::connector::{Offsets, Owner, Partition, Pin, Progress, Published, Sink, Span};
 use crate::error::{Error, Kind, Result};
 use crate::plan::aggregate::Times;
 use crate::plan::opener::Opener;
@@ -38,14 +31,6 @@ use crate::state::operator::{MAX_FILES, Operator};
 const PINS: &str = "pins";
 /// Offsets of a table in the first epoch under `epoch.target-duration`, unless `epoch.initial-rows` says otherwise.
 const INITIAL_ROWS: u64 = 10_000;
-
-/// How many messages are looked at side by side, to find out whether they are those that were read.
-const LOOKED_AT: usize = 16;
-/// How long that may take, of one.
-const LOOKING: Duration = Duration::from_secs(10);
-/// After so many tries in a row a partition that ends before the query's position is taken for another one, where the
-/// query may go on without what is lost; until then it may be a new leader that is still behind.
-const DOUBTS: u32 = 3;
 
 /// Removes the notes of epochs up to `committed`.
 pub(super) async fn forget_pins(journal: &Journal, committed: u64) -> Result<()> {
@@ -71,7 +56,13 @@ impl Query {
         let tasks = Self::tasks(&spec, &opener).await?;
         let shards = spec.environment.parallelism.max(1);
         let target = spec.environment.duration("epoch.target-duration");
-        let pace = Pace::new(target, spec.environment.number("epoch.initial-rows").unwrap_or(INITIAL_ROWS));
+        let first_rows = spec.environment.number("epoch.initial-rows");
+        if first_rows.is_some() && target.is_none() {
+            let advice =
+                "the setting 'epoch.initial-rows' has no meaning without 'epoch.target-duration'; say both, or neither";
+            return Err(Error::usage(advice));
+        }
+        let pace = Pace::new(target, first_rows.unwrap_or(INITIAL_ROWS));
         let opened = Arc::new(Opened { number, planned, opener, sinks, restored: Mutex::default() });
         let mut query = Self {
             log,
@@ -89,6 +80,8 @@ impl Query {
             retries: 0,
             housekeeping: None,
             acknowledged: Acknowledged::default(),
+            doubt: Doubt::default(),
+            unreached: None,
             spec,
         };
         query.recover().await?;
@@ -129,7 +122,9 @@ impl Query {
         for (name, table) in spec.planned.tables() {
             let source = mine.source(&table).await?;
             start.insert(name.clone(), source.start().await?);
-            if let Some(offsets) = source.end().await? {
+            if let Some(mut offsets) = source.end().await? {
+                // What comes between the two questions comes later.
+                offsets.retain(|partition, _| start[&name].contains_key(partition));
                 end.insert(name, offsets);
             }
         }
@@ -220,14 +215,29 @@ impl Query {
             None => Position { sources: self.start(), ..Position::default() },
         };
         self.forget().await?;
-        let anew = self.find_anew().await?;
-        let Decision::Redo { intent, published } = decision else { return self.restore(&self.opened).await };
-        // Where a destination stood before is what the next commit knows of one that has the epoch already.
-        let known = |(is_published, position): (bool, serde_json::Value)| {
-            is_published.then(|| Published { position, ..Published::default() })
-        };
-        let published: Vec<_> = published.into_iter().zip(positions).map(known).collect();
-        let cuts = self.left_of(&intent, &anew).await?;
+        let survey = self.survey().await?;
+        match decision {
+            Decision::Plan => self.restore(&self.opened).await,
+            Decision::Redo { intent, published } => {
+                // Where a destination stood before is what the next commit knows of one that has the epoch already.
+                let known = |(is_published, position): (bool, serde_json::Value)| {
+                    is_published.then(|| Published { position, ..Published::default() })
+                };
+                let published = published.into_iter().zip(positions).map(known).collect();
+                self.redo(opened, *intent, published, &survey).await
+            }
+        }
+    }
+
+    /// Gets ready to run an intended epoch again, without what is gone of it.
+    async fn redo(
+        &mut self,
+        opened: Arc<Opened>,
+        intent: Intent,
+        published: Vec<Option<Published>>,
+        survey: &Survey,
+    ) -> Result<()> {
+        let cuts = survey.left(&intent.sources);
         if cuts != intent.sources {
             for (sink, _) in opened.sinks.iter().zip(&published).filter(|(_, published)| published.is_none()) {
                 sink.retract(intent.epoch).await?;
@@ -240,7 +250,7 @@ impl Query {
         self.restore(&opened).await?;
         let (looked_again, looked_us) = (Some(self.look_again(intent.epoch)), self.start_us());
         let (latest, unreachable, limited, state, took) = Default::default();
-        let (pins, intent) = (self.pins(&opened, &intent).await?, *intent);
+        let pins = self.pins(&opened, &intent).await?;
         self.pending = Some(Box::new(Batch {
             intent,
             cuts,
@@ -256,68 +266,6 @@ impl Query {
             took,
         }));
         Ok(())
-    }
-
-    /// The tables that go on without what is lost.
-    fn lenient_tables(&self) -> Result<Vec<Arc<TableDefinition>>> {
-        let mut lenient = vec![];
-        for table in self.opened.planned.tables().into_values() {
-            if ScanOptions::of(&table)?.on_data_loss == OnDataLoss::Continue {
-                lenient.push(table);
-            }
-        }
-        Ok(lenient)
-    }
-
-    /// Whether another try may help against lost messages: it leaves them out.
-    pub(super) fn can_go_on_without(&self, error: &Error) -> bool {
-        error.kind() == Kind::DataLoss && self.lenient_tables().is_ok_and(|tables| !tables.is_empty())
-    }
-
-    /// Finds partitions whose messages are others than those that were read, and begins at their first offset, where the
-    /// table says so.
-    async fn find_anew(&mut self) -> Result<Anew> {
-        let mut anew = Anew::new();
-        for (name, table) in self.opened.planned.tables() {
-            let Some(commits) = self.position.sources.get(&name).cloned() else { continue };
-            let source = self.opened.opener.source(&table).await?;
-            let Some(extent) = reached(&source).await? else { continue };
-            let is_lenient = ScanOptions::of(&table)?.on_data_loss == OnDataLoss::Continue;
-            let mut found = others(&source, &extent, &commits).await?;
-            if let (Some(partition), false) = (found.first(), is_lenient) {
-                return Err(Error::data_loss(format!(
-                    "table {name}: {partition} holds other messages than those that were read: the topic was created anew; to \
-                     read it from its first offset say 'scan.on-data-loss' = 'continue', or give the query another name \
-                     (SET 'pipeline.name')"
-                )));
-            }
-            if !is_lenient {
-                continue;
-            }
-            if self.retries >= DOUBTS {
-                found.extend(shrunk(&extent, &commits));
-            }
-            let commits = self.position.sources.entry(name.clone()).or_default();
-            for partition in &found {
-                tracing::warn!(table = name, %partition, "it was created anew, and is read from its first offset");
-                match (extent.partitions.get(partition), commits.get_mut(partition)) {
-                    (Some(bounds), Some(commit)) => (commit.next, commit.last) = (bounds.earliest, None),
-                    _ => drop(commits.remove(partition)),
-                }
-            }
-            anew.insert(name, found);
-        }
-        Ok(anew)
-    }
-
-    /// What is to be read of an epoch that was intended: all of it, but what is gone where a table goes on without.
-    async fn left_of(&self, intent: &Intent, anew: &Anew) -> Result<BTreeMap<String, Cut>> {
-        let mut extents = BTreeMap::new();
-        for table in self.lenient_tables()? {
-            let extent = reached(&self.opened.opener.source(&table).await?).await?;
-            extents.extend(extent.map(|extent| (table.name.clone(), extent)));
-        }
-        Ok(loss::left(&intent.sources, &extents, anew))
     }
 
     /// By sink, what the intent pinned. A table of dead letters that it does not know is asked now, and its answer kept
@@ -431,42 +379,4 @@ impl Query {
         *restored = wanted;
         Ok(())
     }
-}
-
-/// What a source holds; none if it cannot be reached now, which whoever reads it will say.
-async fn reached(source: &Arc<dyn Source>) -> Result<Option<Extent>> {
-    match source.extent().await {
-        Err(error) if error.kind() == Kind::Transient => Ok(None),
-        extent => extent.map(Some),
-    }
-}
-
-/// The partitions whose last message that was read is another now, of those that can be reached.
-async fn others(source: &Arc<dyn Source>, extent: &Extent, commits: &SourceCommit) -> Result<BTreeSet<Partition>> {
-    let there = commits.iter().filter(|(partition, _)| extent.partitions.contains_key(*partition));
-    let read = there.filter_map(|(partition, commit)| Some((partition.clone(), commit.last.clone()?)));
-    let looked = read.map(|(partition, last)| {
-        let source = Arc::clone(source);
-        let look = async move {
-            match timeout(LOOKING, source.fingerprint(&partition, last.offset)).await {
-                Ok(Ok(found)) => Ok(found.filter(|found| *found != last).map(|_| partition)),
-                Ok(Err(error)) if error.kind() != Kind::Transient => Err(error),
-                // It went away just now.
-                Ok(Err(_)) | Err(_) => Ok(None),
-            }
-        };
-        look.boxed()
-    });
-    let looked: Vec<_> = looked.collect();
-    let found: Vec<Option<Partition>> = stream::iter(looked).buffer_unordered(LOOKED_AT).try_collect().await?;
-    Ok(found.into_iter().flatten().collect())
-}
-
-/// The partitions that end before what was read, or are not there any more.
-fn shrunk(extent: &Extent, commits: &SourceCommit) -> BTreeSet<Partition> {
-    let is_shrunk = |(partition, commit): &(&Partition, &PartitionCommit)| match extent.partitions.get(*partition) {
-        Some(bounds) => bounds.latest < commit.next,
-        None => !extent.unreachable.contains_key(*partition),
-    };
-    commits.iter().filter(is_shrunk).map(|(partition, _)| partition.clone()).collect()
 }

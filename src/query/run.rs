@@ -64,6 +64,9 @@ impl Query {
                 }
             }
         };
+        if outcome.as_ref().is_err_and(|error: &Error| error.kind() == Kind::Fenced) {
+            self.acknowledge_no_more();
+        }
         self.close().await;
         outcome.map(|()| self.position)
     }
@@ -72,6 +75,7 @@ impl Query {
     async fn start_over(&mut self, mut error: Error, stop: &mut watch::Receiver<bool>) -> Result<()> {
         let limit = self.spec.environment.number("restart.max-attempts").unwrap_or(MAX_ATTEMPTS);
         if self.can_go_on_without(&error) {
+            self.begin_doubt();
             error = Error::transient("messages are gone, and the epoch is run again without them").caused_by(error);
         }
         loop {

@@ -2,13 +2,14 @@
 //!
 //! The idea: when the files after the last snapshot have as many rows as it, all rows are written as a new *snapshot*, so
 //! every row is written twice at most on average. When they are many but small, just they are *merged*: of each key the
-//! newest row. Both work on what nobody changes any more, in a task of their own, and take the place of what they cover in
-//! the first commit after they are done.
+//! newest row. Both work on what nobody changes any more, beside the epochs, a snapshot with what these leave of the
+//! processors, and take the place of what they cover in the first commit after they are done.
 //!
 //! Not promised: when that is. A crash loses one that was under way, and another follows.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -30,8 +31,10 @@ use crate::plan::time::ticks;
 const SNAPSHOT_ROWS: u64 = 200_000;
 /// Rows in a file, about: a snapshot may have several.
 const FILE_ROWS: u64 = 500_000;
-/// So many rows of a snapshot are made at a time.
-const PART_ROWS: usize = 8 * 1024;
+/// So many rows of a snapshot, about a millisecond of work, are followed by a pause: least priority alone would still take
+/// half of what memory and processors can do.
+const PART_ROWS: usize = 4 * 1024;
+const PAUSE: Duration = Duration::from_millis(1);
 /// The nice value of threads that no epoch waits for.
 #[cfg(target_os = "linux")]
 const LEAST_PRIORITY: i32 = 19;
@@ -47,7 +50,7 @@ pub(super) struct Writer {
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FileKind {
     /// What an epoch changed: the epoch waits for it.
     Delta,
     /// All rows.
@@ -56,12 +59,12 @@ pub(super) enum Kind {
     Merged,
 }
 
-impl Kind {
+impl FileKind {
     fn word(self) -> &'static str {
         match self {
-            Kind::Delta => "delta",
-            Kind::Snapshot => "snapshot",
-            Kind::Merged => "merged",
+            FileKind::Delta => "delta",
+            FileKind::Snapshot => "snapshot",
+            FileKind::Merged => "merged",
         }
     }
 }
@@ -124,9 +127,12 @@ impl Compaction {
                 tokio::spawn(async move {
                     let rows = move |writer: &Writer| {
                         let writer = writer.clone();
-                        live.into_iter().flat_map(|live| live.parts(PART_ROWS)).map(move |part| writer.of_live(&part))
+                        live.into_iter().flat_map(|live| live.parts(PART_ROWS)).map(move |part| {
+                            std::thread::sleep(PAUSE);
+                            writer.of_live(&part)
+                        })
                     };
-                    Ok(Compacted { after: None, epoch, files: writer.write(epoch, Kind::Snapshot, rows).await? })
+                    Ok(Compacted { after: None, epoch, files: writer.write(epoch, FileKind::Snapshot, rows).await? })
                 })
             }
             Due::Merge => tokio::spawn(async move {
@@ -135,7 +141,7 @@ impl Compaction {
                 for file in files.iter().filter(|file| file.epoch > base) {
                     read.push((file.name.clone(), writer.store.get(&file.name).await?));
                 }
-                let merged = writer.write(epoch, Kind::Merged, move |writer| writer.newest_of(&read)).await?;
+                let merged = writer.write(epoch, FileKind::Merged, move |writer| writer.newest_of(&read)).await?;
                 Ok(Compacted { after: Some(base), epoch, files: merged })
             }),
         });
@@ -174,7 +180,7 @@ impl Drop for Compaction {
     }
 }
 
-/// Runs work that no epoch waits for in a thread of its own, which gets what the epochs leave of the processors.
+/// Runs work that no epoch waits for, as a rule, in a thread of its own, which gets what the epochs leave of the processors.
 fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<oneshot::Receiver<T>> {
     let (sender, done) = oneshot::channel();
     let run = move || {
@@ -196,7 +202,7 @@ impl Writer {
     pub(super) async fn write<I>(
         &self,
         epoch: u64,
-        kind: Kind,
+        kind: FileKind,
         batches: impl FnOnce(&Writer) -> I + Send + 'static,
     ) -> Result<Vec<StateFile>>
     where
@@ -216,8 +222,8 @@ impl Writer {
             Ok::<_, Error>(())
         };
         let encoding = match kind {
-            Kind::Delta => tokio::task::spawn_blocking(encode).map_err(ended).boxed(),
-            Kind::Snapshot | Kind::Merged => beside(encode)?.map_err(ended).boxed(),
+            FileKind::Delta | FileKind::Merged => tokio::task::spawn_blocking(encode).map_err(ended).boxed(),
+            FileKind::Snapshot => beside(encode)?.map_err(ended).boxed(),
         };
         let mut files = vec![];
         while let Some((body, rows, latest)) = encoded.recv().await {

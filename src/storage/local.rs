@@ -8,6 +8,7 @@
 //!
 //! Not promised: durability where the setting `checkpoint.fsync` is false, or where the disk lies about it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -16,7 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
@@ -210,8 +212,27 @@ impl ObjectStore for LocalStore {
         self.reads.get_opts(location, options).await
     }
 
+    /// What is gone stays gone: the directories are synced, each once, before the first answer.
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.reads.delete_stream(locations)
+        let store = self.clone();
+        let deleted = async move {
+            let mut answers: Vec<Result<Path>> = locations.collect().await;
+            let mut one_of_each = BTreeMap::new();
+            for answer in &mut answers {
+                let Ok(path) = &answer else { continue };
+                let path = path.clone();
+                *answer = store.blocking(&path, |writes, path| writes.files.remove(&path)).await.map(|()| path.clone());
+                let parent = path.as_ref().rsplit_once('/').map(|(parent, _)| parent.to_owned());
+                one_of_each.insert(parent, path);
+            }
+            for path in one_of_each.into_values() {
+                let synced =
+                    store.blocking(&path, |writes, path| path.parent().map_or(Ok(()), |dir| writes.sync_dir(dir)));
+                answers.extend(synced.await.err().map(Err));
+            }
+            stream::iter(answers)
+        };
+        deleted.into_stream().flatten().boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

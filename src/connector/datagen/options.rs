@@ -56,7 +56,7 @@ impl Options {
             reader.with("rows-per-second", "a number above 0", |text| text.parse().ok().filter(|rate| *rate > 0))?;
         let mut rows = reader.parsed::<u64>("number-of-rows", "a number of rows")?;
         let seed = reader.parsed("seed", "a whole number from 0")?.unwrap_or(1);
-        ScanOptions::take(&mut reader)?;
+        ScanOptions::take_strict(&mut reader)?;
         let mut columns = Vec::new();
         for column in table.stored_columns() {
             let (made, length) = ColumnOptions { reader: &mut reader, column }.read(seed)?;

@@ -79,7 +79,7 @@ impl FileOptions {
             roll_bytes: options.bytes("sink.rolling-policy.file-size")?.unwrap_or(1 << 30).max(1),
             look_every: options.duration("source.monitor-interval")?.unwrap_or(std::time::Duration::from_secs(1)),
         };
-        ScanOptions::take(&mut options)?;
+        ScanOptions::take_strict(&mut options)?;
         options.finish()?;
         Ok(taken)
     }

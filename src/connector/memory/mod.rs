@@ -94,6 +94,10 @@ impl Connector for MemoryConnector {
         Ok(format!("memory {}", Options::take(table)?.topic))
     }
 
+    fn is_operational(&self, option: &str) -> bool {
+        ScanOptions::KEYS.contains(&option)
+    }
+
     fn guarantee(&self, _table: &TableDefinition) -> Result<Guarantee> {
         Ok(guarantee())
     }
