@@ -89,7 +89,7 @@ impl Query {
             self.until = Some(latest.clone());
         }
         for (name, extent) in &extents {
-            if let Err(shrunk) = check_shrunk(name, extent, &self.offsets(name), self.until(name)) {
+            if let Err(shrunk) = check_shrunk(name, extent, &self.offsets(name), self.record.end.get(name)) {
                 self.begin_doubt();
                 return Err(shrunk);
             }
@@ -145,7 +145,7 @@ impl Query {
     }
 
     /// Where a table ends for this query: as `available-now` found it, or as it was recorded of one that is bounded.
-    pub(super) fn until(&self, table: &str) -> Option<&Offsets> {
+    fn until(&self, table: &str) -> Option<&Offsets> {
         self.until.as_ref().and_then(|until| until.get(table)).or_else(|| self.record.end.get(table))
     }
 
@@ -537,8 +537,8 @@ fn check_reachable(extents: &[(String, Extent)]) -> Result<()> {
 
 /// A partition that ends before the query's position was created anew, or has lost its end. For a moment that may also
 /// be a new leader that is still behind. Of one that is read to where it ends nothing more is asked.
-fn check_shrunk(table: &str, extent: &Extent, position: &Offsets, until: Option<&Offsets>) -> Result<()> {
-    let has_ended = |p: &Partition, next: u64| until.is_some_and(|until| until.get(p).is_none_or(|end| next >= *end));
+fn check_shrunk(table: &str, extent: &Extent, position: &Offsets, end: Option<&Offsets>) -> Result<()> {
+    let has_ended = |p: &Partition, next: u64| end.is_some_and(|end| end.get(p).is_none_or(|end| next >= *end));
     let is_shrunk = |(p, next): &(&Partition, &u64)| {
         extent.partitions.get(p).is_some_and(|b| b.latest < **next) && !has_ended(p, **next)
     };

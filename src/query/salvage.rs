@@ -86,7 +86,7 @@ impl Query {
                 continue;
             }
             if is_sure {
-                others.extend(shrunk(&extent, commits, self.until(&name)));
+                others.extend(shrunk(&extent, commits, self.record.end.get(&name)));
             }
             self.begin_anew(&name, &extent, &others);
             survey.extents.insert(name.clone(), extent);
@@ -161,9 +161,9 @@ async fn others(source: &Arc<dyn Source>, extent: &Extent, commits: &SourceCommi
 }
 
 /// The partitions that end before what was read, or are not there any more; but not those that are read to their end.
-fn shrunk(extent: &Extent, commits: &SourceCommit, until: Option<&Offsets>) -> BTreeSet<Partition> {
+fn shrunk(extent: &Extent, commits: &SourceCommit, end: Option<&Offsets>) -> BTreeSet<Partition> {
     let has_ended = |partition: &Partition, commit: &PartitionCommit| {
-        until.is_some_and(|until| until.get(partition).is_none_or(|end| commit.next >= *end))
+        end.is_some_and(|end| end.get(partition).is_none_or(|end| commit.next >= *end))
     };
     let is_shrunk = |(partition, commit): &(&Partition, &PartitionCommit)| match extent.partitions.get(*partition) {
         Some(bounds) => bounds.latest < commit.next && !has_ended(partition, commit),

@@ -115,7 +115,8 @@ impl Feeder {
         self.send_payload(partition, &format!("{{\"n\":{n},\"text\":\"row {n}\"}}"));
     }
 
-    fn send_payload(&mut self, partition: impl Display, payload: &str) {
+    /// Sends a message of this payload.
+    pub fn send_payload(&mut self, partition: impl Display, payload: &str) {
         match self.broker {
             Broker::Kafka => writeln!(self.input, "{partition}\t\t{payload}"),
             Broker::Rocketmq => writeln!(self.input, "{partition}\ttag\t\t{payload}"),

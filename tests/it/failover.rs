@@ -16,10 +16,10 @@ const LOOK: Duration = Duration::from_millis(200);
 const FAR: i64 = 1_000_000;
 
 /// A server that only one test needs.
-struct Extra(&'static str);
+pub struct Extra(&'static str);
 
 impl Extra {
-    fn start(name: &'static str) -> Self {
+    pub fn start(name: &'static str) -> Self {
         let extra = Self(name);
         servers(&["start", name]);
         extra

@@ -59,7 +59,7 @@ fn clock() -> Clock {
 }
 
 /// A topic of this test alone.
-struct Topic(String);
+pub struct Topic(pub String);
 
 impl Topic {
     async fn create(partitions: i32, config: &[(&str, &str)]) -> Self {
@@ -75,7 +75,8 @@ impl Topic {
         Self(name)
     }
 
-    async fn grow(&self, partitions: usize) {
+    /// Adds partitions, up to so many.
+    pub async fn grow(&self, partitions: usize) {
         let grown = NewPartitions::new(&self.0, partitions);
         admin().create_partitions([&grown], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
     }
@@ -84,7 +85,8 @@ impl Topic {
         admin().delete_topics(&[&self.0], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
     }
 
-    async fn delete_records(&self, partition: i32, before: i64) {
+    /// Drops the records of a partition before this offset, as retention does.
+    pub async fn delete_records(&self, partition: i32, before: i64) {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.0, partition, Offset::Offset(before)).unwrap();
         admin().delete_records(&list, &AdminOptions::new()).await.unwrap();

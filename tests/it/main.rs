@@ -19,4 +19,5 @@ mod local_durability;
 mod pace;
 mod records;
 mod rocketmq;
+mod sources;
 mod streams;

@@ -1,5 +1,6 @@
 //! Where streams begin and end, and what happens when messages are gone that were to be read.
 
+use millstream::clock::Clock;
 use millstream::error::Kind;
 use millstream::query::progress::Reporter;
 use millstream::query::{Query, Step};
@@ -8,8 +9,8 @@ use millstream::storage::faults::{Gate, Moment};
 use crate::crash::crash;
 use crate::harness::{World, finish, run_to_end};
 
-const FILES: &str = "'connector' = 'filesystem', 'path' = 'memory://lake/out', 'format' = 'parquet'";
-const MEMORY: &str = "'connector' = 'memory', 'topic' = 'output'";
+pub const FILES: &str = "'connector' = 'filesystem', 'path' = 'memory://lake/out', 'format' = 'parquet'";
+pub const MEMORY: &str = "'connector' = 'memory', 'topic' = 'output'";
 
 /// Two partitions, `0..9` and `100..109`.
 fn world() -> World {
@@ -31,8 +32,8 @@ fn script(target: &str, options: &str) -> String {
     )
 }
 
-/// What a reader sees, sorted.
-async fn visible(world: &World) -> Vec<i64> {
+/// What a reader of the table `output` sees, sorted.
+pub async fn visible(world: &World) -> Vec<i64> {
     let files = world.parquet("memory://lake/out").await.into_iter().flat_map(|(_, rows)| rows);
     let mut rows: Vec<i64> = files.chain(world.numbers("output")).collect();
     rows.sort_unstable();
@@ -150,6 +151,54 @@ async fn a_stop_at_any_call_before_rows_are_gone_costs_only_these() {
     }
 }
 
+/// A stream has an end to be reached also where nothing is left of it, and what is gone before it is counted.
+#[tokio::test]
+async fn a_partition_of_which_nothing_is_left_is_passed_over() {
+    for (bounded, before) in [("", 9), (", 'scan.bounded.mode' = 'latest-offset'", 12)] {
+        let world = world();
+        let mut script = script(MEMORY, &format!(", 'scan.on-data-loss' = 'continue'{bounded}"));
+        if !bounded.is_empty() {
+            script = script.replace("available-now", "continuous");
+        }
+        let mut query = Query::open(world.plan(&script, None).await, Reporter::silent()).await.unwrap();
+        query.step().await.unwrap();
+        query.close().await;
+        if before > 9 {
+            world.append("input", 0, 9..20);
+        }
+        world.memory.trim("input", 0, before);
+        run_to_end(world.plan(&script, None).await).await.unwrap();
+        assert_eq!(visible(&world).await, [0, 1].into_iter().chain(100..109).collect::<Vec<_>>(), "{bounded}");
+        assert_eq!(world.lost("memory://ck", "test/output").await, 7, "{bounded}");
+    }
+}
+
+/// Runs by a clock that hurries: what is believed after a while is believed soon.
+async fn run_fast(world: &World, script: &str) {
+    let system = Clock::system();
+    let clock = Clock::seeded(system.monotonic_us(), system.now_ms());
+    let running = tokio::spawn(run_to_end(world.plan_by(script, &clock).await));
+    while !running.is_finished() {
+        clock.advance(1_000);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    running.await.unwrap().unwrap();
+}
+
+/// The end of what was intended is gone, and comes back as other messages.
+#[tokio::test]
+async fn a_tail_that_is_gone_is_waited_for_and_then_left_out() {
+    let world = world();
+    let options = ", 'scan.on-data-loss' = 'continue'";
+    let script = script(FILES, options).replace("'4' ,", "'100' ,").replace("'4'; SET", "'100'; SET");
+    let gate = Gate::new(12, Moment::Before);
+    assert!(crash(&world, &script, &gate).await);
+    world.memory.recreate("input");
+    world.append("input", 0, 1000..1003);
+    run_fast(&world, &script).await;
+    assert_eq!(visible(&world).await, [1000, 1001, 1002]);
+}
+
 #[tokio::test]
 async fn a_topic_that_was_created_anew_is_noticed() {
     for more in [3, 30] {
@@ -160,14 +209,40 @@ async fn a_topic_that_was_created_anew_is_noticed() {
         world.append("input", 0, 1000..1000 + more);
         let error = run_to_end(world.plan(&strict, None).await).await.unwrap_err().chain();
         let said =
-            if more < 9 { "input:0 ends at 3, and the query has read up to 9" } else { "the topic was created anew" };
+            if more < 9 { "input:0 ends at 3, and the query has read up to 9" } else { "input:0 holds other messages" };
         assert!(error.contains(said), "{error}");
-        let lenient = script(MEMORY, ", 'scan.on-data-loss' = 'continue'");
-        run_to_end(world.plan(&lenient, None).await).await.unwrap();
+        let lenient = script(MEMORY, ", 'scan.on-data-loss' = 'continue'").replace("'4'; SET", "'100'; SET");
+        run_fast(&world, &lenient).await;
         let expected: Vec<i64> = (0..9).chain(100..109).chain(1000..1000 + more).collect();
         assert_eq!(visible(&world).await, expected, "{more}");
         let mut query = Query::open(world.plan(&lenient, None).await, Reporter::silent()).await.unwrap();
         finish(&mut query).await.unwrap();
         assert_eq!(visible(&world).await, expected, "it is read once");
+    }
+}
+
+/// What the first epoch of a topic that was created anew has published is not read again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_at_any_call_after_a_topic_was_created_anew_changes_nothing() {
+    for target in [FILES, MEMORY] {
+        let script = script(target, ", 'scan.on-data-loss' = 'continue'");
+        for moment in [Moment::Before, Moment::After] {
+            for k in 1.. {
+                let world = world();
+                let run = async || run_to_end(world.plan(&script, Some(&Gate::new(0, moment))).await).await.unwrap();
+                run().await;
+                world.memory.recreate("input");
+                world.append("input", 0, 1000..1011);
+                world.append("input", 1, 2000..2011);
+                let is_stopped = crash(&world, &script, &Gate::new(k, moment)).await;
+                run().await;
+                let expected: Vec<i64> = (0..9).chain(100..109).chain(1000..1011).chain(2000..2011).collect();
+                assert_eq!(visible(&world).await, expected, "{target}, stopped {moment:?} call {k}");
+                if !is_stopped {
+                    assert!(k > 20, "the gate sees too little");
+                    break;
+                }
+            }
+        }
     }
 }

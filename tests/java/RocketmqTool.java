@@ -10,6 +10,7 @@ import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Properties;
 import java.util.TreeMap;
 import java.util.concurrent.TimeUnit;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
@@ -43,6 +44,7 @@ public final class RocketmqTool {
             "       RocketmqTool produce NAMESRV TOPIC [--compress zlib|zstd|lz4 | --batch N] [--property K=V]...",
             "       RocketmqTool consume NAMESRV TOPIC",
             "       RocketmqTool ends NAMESRV TOPIC",
+            "       RocketmqTool expire NAMESRV BROKER",
             "       RocketmqTool commit NAMESRV TOPIC GROUP QUEUE=OFFSET...",
             "       RocketmqTool progress NAMESRV TOPIC GROUP",
             "produce reads lines of QUEUE<tab>TAGS<tab>KEYS<tab>BODY; empty tags and keys are left out. Where several",
@@ -83,6 +85,7 @@ public final class RocketmqTool {
             case "produce" -> produce(namesrv, args[2], args);
             case "consume" -> consume(namesrv, args[2]);
             case "ends" -> ends(namesrv, args[2]);
+            case "expire" -> expire(namesrv, args[2]);
             case "commit" -> commit(namesrv, args[2], args[3], args);
             case "progress" -> progress(namesrv, args[2], args[3]);
             default -> throw new IllegalArgumentException("unknown command " + args[0]);
@@ -327,6 +330,17 @@ public final class RocketmqTool {
         }
         ends.forEach((queue, range) -> OUT.printf("{\"broker\":\"%s\",\"queue\":%d,\"min\":%d,\"max\":%d}%n",
                 queue.getBrokerName(), queue.getQueueId(), range[0], range[1]));
+    }
+
+    /** Lets a broker drop all files of its log but the newest, whatever their age; it does so after a while. */
+    private static void expire(String namesrv, String name) throws Exception {
+        DefaultMQAdminExt admin = admin(namesrv);
+        String broker = admin.examineBrokerClusterInfo().getBrokerAddrTable().get(name).selectBrokerAddr();
+        Properties keepNothing = new Properties();
+        keepNothing.setProperty("fileReservedTime", "0");
+        admin.updateBrokerConfig(broker, keepNothing);
+        admin.deleteExpiredCommitLogByAddr(broker);
+        OUT.println("expiring");
     }
 
     /** A consumer of the group, which is made if need be, says where it stands. */
