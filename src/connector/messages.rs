@@ -4,8 +4,8 @@
 //! rows of the table, applies `format.on-error`, and reports what it saw. Only columns that were asked for are decoded.
 //! A message may hold several rows, or none; metadata are then those of each row's message.
 //!
-//! Columns may also be read from messages' keys ([`KeyColumns`]): without a key they are NULL, and a message whose key
-//! cannot be read is bad as a whole.
+//! Columns that payloads do not have may be read from messages' keys ([`KeyColumns`]): without a key they are NULL, and
+//! a message whose key cannot be read is bad as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub struct MessageBatch {
     pub last: Fingerprint,
 }
 
-/// Columns that are read from messages' keys.
+/// Columns that are in messages' keys, and not in payloads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyColumns {
     /// Which metadata the key is; BYTES.
@@ -50,11 +50,14 @@ pub struct KeyColumns {
     pub prefix: String,
     /// How a key is read.
     pub format: KeyFormat,
-    /// Whether payloads hold these columns as well; the key's values count.
-    pub in_payload: bool,
 }
 
 impl KeyColumns {
+    /// Which of the key's fields a column is.
+    fn place(&self, column: &Column) -> Option<usize> {
+        self.names.iter().position(|name| *name == column.name)
+    }
+
     /// Reads those at these places in `names`.
     fn decoder(&self, stored: &[&Column], projection: Vec<usize>) -> Result<Box<dyn Decoder>> {
         let field = |name: &String| {
@@ -104,6 +107,46 @@ enum Part {
     Key(usize),
 }
 
+/// Where the columns of a scan come from, and what is read of messages for them.
+#[derive(Debug, Default)]
+struct Parts {
+    columns: Vec<Part>,
+    /// Places among all columns of payloads.
+    payload: Vec<usize>,
+    metadata: Vec<String>,
+    /// Places among all columns of keys.
+    of_key: Vec<usize>,
+}
+
+impl Parts {
+    fn of(stored: &[&Column], key: Option<&KeyColumns>, projection: &[usize]) -> Self {
+        let mut parts = Self::default();
+        for &index in projection {
+            let column = stored[index];
+            let part = match (&column.kind, key.and_then(|key| key.place(column))) {
+                (ColumnKind::Metadata { key, .. }, _) => Part::Metadata(append(&mut parts.metadata, key.clone())),
+                (_, Some(place)) => Part::Key(append(&mut parts.of_key, place)),
+                (_, None) => {
+                    let place = stored[..index].iter().filter(|column| is_in_payload(column, key)).count();
+                    Part::Payload(append(&mut parts.payload, place))
+                }
+            };
+            parts.columns.push(part);
+        }
+        parts
+    }
+}
+
+fn is_in_payload(column: &Column, key: Option<&KeyColumns>) -> bool {
+    column.kind == ColumnKind::Physical && key.is_none_or(|key| key.place(column).is_none())
+}
+
+/// Its place there.
+fn append<T>(list: &mut Vec<T>, item: T) -> usize {
+    list.push(item);
+    list.len() - 1
+}
+
 /// Turns message batches into the rows that a scan asked for.
 #[derive(Debug)]
 pub struct Decoding {
@@ -143,45 +186,22 @@ impl Decoding {
         projection: &[usize],
         report: &ReadReport,
     ) -> Result<Self> {
-        let stored: Vec<_> = table.stored_columns().collect();
-        let in_key = |column: &Column| key?.names.iter().position(|name| *name == column.name);
-        // Some formats know columns by their position among all that a payload holds.
-        let in_payload = |column: &&&Column| {
-            column.kind == ColumnKind::Physical && (key.is_none_or(|key| key.in_payload) || in_key(column).is_none())
-        };
-        let all: Vec<_> = stored.iter().filter(in_payload).map(|column| column.field()).collect();
-        let position = |index: usize| stored[..index].iter().filter(in_payload).count();
-        let (mut payload, mut metadata, mut of_key) = (vec![], vec![], vec![]);
-        let (mut columns, mut fields) = (vec![], vec![]);
-        for &index in projection {
-            let column = stored[index];
-            fields.push(column.field());
-            columns.push(match (&column.kind, in_key(column)) {
-                (ColumnKind::Metadata { key: name, .. }, _) => {
-                    metadata.push(name.clone());
-                    Part::Metadata(metadata.len() - 1)
-                }
-                (_, Some(place)) => {
-                    of_key.push(place);
-                    Part::Key(of_key.len() - 1)
-                }
-                (_, None) => {
-                    payload.push(position(index));
-                    Part::Payload(payload.len() - 1)
-                }
-            });
-        }
+        let stored: Vec<&Column> = table.stored_columns().collect();
+        let Parts { columns, payload, mut metadata, of_key } = Parts::of(&stored, key, projection);
         let keys = match key.filter(|_| !of_key.is_empty()) {
             Some(key) => {
-                metadata.push(key.metadata.to_string());
-                Some(Keys { decoder: key.decoder(&stored, of_key)?, metadata: metadata.len() - 1 })
+                let place = append(&mut metadata, key.metadata.to_string());
+                Some(Keys { decoder: key.decoder(&stored, of_key)?, metadata: place })
             }
             None => None,
         };
         if let (OnError::DeadLetter, Some(letters)) = (format.on_error, report.dead_letters()) {
             metadata.extend(letters.metadata().iter().cloned());
         }
+        // Some formats know columns by their position among all that a payload holds.
+        let all: Vec<Field> = stored.iter().filter(|column| is_in_payload(column, key)).map(|c| c.field()).collect();
         let decoder = format.decoder(&Wanted { all: Arc::new(Schema::new(all)), projection: payload })?;
+        let fields: Vec<Field> = projection.iter().map(|&index| stored[index].field()).collect();
         let schema = Arc::new(Schema::new(fields));
         Ok(Self {
             table: table.name.clone(),
@@ -505,9 +525,9 @@ mod tests {
             (Some(r#"{"b":4}"#), "{"),
             (Some(r#"{"b":5}"#), r#"{"id":14}"#),
         ];
-        let decode = |projection: &[usize], in_payload: bool| {
+        let decode = |projection: &[usize]| {
             let names = vec!["k_b".into(), "k_a".into()];
-            let key = KeyColumns { metadata: "key", names, prefix: "k_".into(), format: KeyFormat::Json, in_payload };
+            let key = KeyColumns { metadata: "key", names, prefix: "k_".into(), format: KeyFormat::Json };
             let report = ReadReport::default();
             let mut decoding = Decoding::with_key(&table, &format, Some(&key), projection, &report).unwrap();
             let keys: BinaryArray = messages.iter().map(|(key, _)| key.map(str::as_bytes)).collect();
@@ -523,13 +543,11 @@ mod tests {
             let rows = decoding.decode(&partition, batch).unwrap();
             (lines(&rows), report.take()[&partition].sample.clone().unwrap().reason)
         };
-        for in_payload in [true, false] {
-            let (found, reason) = decode(&[0, 1, 2], in_payload);
-            assert_eq!(found, ["| 10 | x | 1 |", "| 11 | | |", "| 14 | | 5 |"]);
-            assert!(reason.starts_with("its key: "), "{reason}");
-        }
-        assert_eq!(decode(&[2], false).0, ["| 1 |", "| |", "| 5 |"]);
-        let (found, reason) = decode(&[0], false);
+        let (found, reason) = decode(&[0, 1, 2]);
+        assert_eq!(found, ["| 10 | x | 1 |", "| 11 | | |", "| 14 | | 5 |"]);
+        assert!(reason.starts_with("its key: "), "{reason}");
+        assert_eq!(decode(&[2]).0, ["| 1 |", "| |", "| 5 |"]);
+        let (found, reason) = decode(&[0]);
         assert_eq!(found, ["| 10 |", "| 11 |", "| 12 |", "| 14 |"], "keys are not looked at where nobody asks");
         assert!(!reason.contains("key"), "{reason}");
     }

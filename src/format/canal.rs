@@ -25,7 +25,7 @@ use serde::de::IgnoredAny;
 
 use super::changelog::{ChangelogEncoder, Changes, Envelopes, Places, at, present, structs};
 use super::json::{JsonOptions, Objects};
-use super::{Decoded, Decoder};
+use super::{BadPayload, Decoded, Decoder};
 use crate::error::{Error, Result};
 use crate::plan::changes::RowKind;
 use crate::sql::options::OptionReader;
@@ -40,13 +40,13 @@ pub struct CanalOptions {
 }
 
 impl CanalOptions {
-    /// Takes `canal-json.timestamp-format.standard`, and `canal-json.database.include` and `canal-json.table.include`,
-    /// regular expressions that the whole name must match.
+    /// Takes `canal-json.database.include` and `canal-json.table.include`, regular expressions that the whole name must
+    /// match, and what every format has that holds JSON.
     pub fn take(options: &mut OptionReader<'_>) -> Result<Self> {
         let form = "a regular expression (without look-around, which is not supported)";
         let pattern = |text: &str| whole(text).ok().map(|_| text.to_string());
         Ok(Self {
-            json: JsonOptions::with_timestamps(options, "canal-json.timestamp-format.standard")?,
+            json: JsonOptions::of("canal-json", options)?,
             database: options.with("canal-json.database.include", form, pattern)?,
             table: options.with("canal-json.table.include", form, pattern)?,
         })
@@ -84,11 +84,14 @@ impl CanalDecoder {
 
 impl Decoder for CanalDecoder {
     fn decode(&mut self, payloads: &BinaryArray) -> Result<Decoded> {
-        let mut wanted = present(payloads);
+        let (mut wanted, mut unnamed) = (present(payloads), vec![]);
         if let Some(filter) = &mut self.filter {
-            wanted = filter.retain(payloads, wanted)?;
+            wanted = filter.retain(payloads, wanted, &mut unnamed)?;
         }
-        self.envelopes.decode(payloads, &wanted, open)
+        let mut decoded = self.envelopes.decode(payloads, &wanted, open)?;
+        decoded.bad.extend(unnamed);
+        decoded.bad.sort_by_key(|bad| bad.index);
+        Ok(decoded)
     }
 }
 
@@ -114,11 +117,11 @@ impl Filter {
         }))
     }
 
-    /// Of the payloads at `wanted` those that are let through.
-    fn retain(&mut self, payloads: &BinaryArray, wanted: Vec<usize>) -> Result<Vec<usize>> {
-        let parts = self.names.read(&at(payloads, &wanted)?, &mut vec![], |names, _| Ok(Ok(names)))?;
-        // What cannot be read stays, so that whoever reads all of it says so.
-        let mut passes = vec![true; wanted.len()];
+    /// Of the payloads at `wanted` those that are let through, and those whose names cannot be read.
+    fn retain(&mut self, payloads: &BinaryArray, wanted: Vec<usize>, bad: &mut Vec<BadPayload>) -> Result<Vec<usize>> {
+        let parts = self.names.read(&at(payloads, &wanted)?, bad, |names, _| Ok(Ok(names)))?;
+        bad.iter_mut().for_each(|bad| bad.index = wanted[bad.index]);
+        let mut passes = vec![false; wanted.len()];
         for (first, names) in &parts {
             let (databases, tables) = (names.column(0).as_string_view(), names.column(1).as_string_view());
             for row in 0..names.num_rows() {

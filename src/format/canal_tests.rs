@@ -80,7 +80,7 @@ fn one_bad_message_never_costs_its_neighbours() {
         (message("INSERT", "[null]", "null"), "data"),
         (message("UPDATE", r#"[{"id":"1"}]"#, "null"), "1 rows in data and 0 in old"),
         (message("INSERT", r#"[{"id":"1"},{"id":"x"}]"#, "null"), "id"),
-        (message("INSERT", r#"[{"id":"1","raw":"!"}]"#, "null"), "raw is not base64"),
+        (message("INSERT", r#"[{"id":"1","raw":"!"}]"#, "null"), "'!' cannot be BYTES, in column raw"),
         (r#"{"data":[{"id":1}]}"#.into(), "no type"),
         ("{".into(), "middle of a value"),
     ] {
@@ -101,6 +101,10 @@ fn rows_of_other_tables_are_not_even_looked_at() {
     let (rows, bad) = read(&mut filtered, &payloads);
     assert_eq!(rows, ["0 +I | 1 |"]);
     assert_eq!(bad, ["3: it ends in the middle of a value"]);
+    let nameless = payloads[0].replace("\"shop\"", "[1]");
+    let (rows, bad) = read(&mut filtered, &[nameless, payloads[0].clone()]);
+    assert_eq!(rows, ["1 +I | 1 |"]);
+    assert!(bad.len() == 1 && bad[0].starts_with("0: ") && bad[0].contains("database"), "{bad:?}");
     let error = options(&[("canal-json.table.include", "(")]).unwrap_err().to_string();
     assert!(
         error.starts_with("table t: option 'canal-json.table.include': '(' is not a regular expression"),

@@ -76,7 +76,7 @@ pub(super) struct Envelopes {
 impl Envelopes {
     /// Reads rows of `schema`. `fields` are those of an envelope, with rows of the type that it is given.
     pub(super) fn try_new(schema: &SchemaRef, fields: impl FnOnce(DataType) -> Vec<Field>) -> Result<Self> {
-        let row = DataType::Struct(wire(schema)?.fields().clone());
+        let row = DataType::Struct(wire(schema).fields().clone());
         Ok(Self { objects: Objects::try_new(Arc::new(Schema::new(fields(row))))?, schema: nullable(schema) })
     }
 

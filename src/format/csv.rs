@@ -3,10 +3,12 @@
 //! Reading: each line is divided into fields, and the texts of a column are cast together, as SQL casts text. BYTES are
 //! base64. A value that its column's type cannot hold makes the line bad, and no other.
 //!
+//! Where comments are allowed, a payload that begins with `#` is one: it gives no row, and is not bad.
+//!
 //! Guarantee: what is written reads as the same rows, but for NULL in STRING and BYTES, which needs `csv.null-literal`;
 //! without it an empty field is NULL in all other types, and empty in these.
 //!
-//! Not promised: headers, comments, characters beyond ASCII as delimiter or quote, and nested types, which are refused.
+//! Not promised: headers, characters beyond ASCII as delimiter or quote, and nested types, which are refused.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -21,7 +23,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::{BadPayload, Decoded, Decoder, Encoder, NO_PAYLOAD, Wanted, joined, nullable};
+use super::{BadPayload, Decoded, Decoder, Encoder, NO_PAYLOAD, SKIP, Wanted, joined, nullable, text};
 use crate::error::{Error, Result};
 use crate::sql::options::OptionReader;
 use crate::sql::types::sql_type;
@@ -33,12 +35,24 @@ pub struct CsvOptions {
     quote: Option<u8>,
     escape: Option<u8>,
     null_literal: Option<String>,
+    has_comments: bool,
 }
+
+/// What a comment begins with.
+const COMMENT: u8 = b'#';
 
 impl CsvOptions {
     /// Takes `csv.field-delimiter` (default a comma), `csv.quote-character` (default `"`),
-    /// `csv.disable-quote-character`, `csv.escape-character` and `csv.null-literal` (none).
+    /// `csv.disable-quote-character`, `csv.escape-character` and `csv.null-literal` (none), `csv.allow-comments`
+    /// (false), and what can only be as it is.
     pub fn take(options: &mut OptionReader<'_>) -> Result<Self> {
+        options.only("csv.ignore-parse-errors", false, SKIP)?;
+        let plain = "a DECIMAL is always written as a plain number";
+        options.only("csv.write-bigdecimal-in-scientific-notation", false, plain)?;
+        options.refuse(
+            "csv.array-element-delimiter",
+            "csv cannot hold ARRAY; use STRING there and leave it out, or 'format' = 'json'",
+        )?;
         let form = "one ASCII character that does not end a line; a tab is written \\t";
         let delimiter = options.with("csv.field-delimiter", form, character)?.unwrap_or(b',');
         let quote = options.with("csv.quote-character", form, character)?;
@@ -56,20 +70,45 @@ impl CsvOptions {
                 "'csv.field-delimiter' is also the quote or the escape character; take another one",
             )));
         }
-        Ok(Self { delimiter, quote, escape, null_literal: options.text("csv.null-literal")? })
+        let has_comments = options.flag("csv.allow-comments")?.unwrap_or(false);
+        if has_comments && [Some(delimiter), quote, escape].contains(&Some(COMMENT)) {
+            return Err(options.blame(Error::usage(
+                "'csv.allow-comments': a comment begins with '#', which is also the delimiter, the quote or the escape \
+                 character; take another one",
+            )));
+        }
+        let null_literal = options.text("csv.null-literal")?;
+        Ok(Self { delimiter, quote, escape, null_literal, has_comments })
     }
 
-    /// Divides a line into its fields.
-    fn split<'a>(&self, line: &'a [u8], fields: &mut Vec<Cow<'a, str>>) -> std::result::Result<(), String> {
+    fn is_comment(&self, payload: &[u8]) -> bool {
+        self.has_comments && payload.first() == Some(&COMMENT)
+    }
+
+    /// Divides a line into its fields, of which there must be `width`.
+    fn split<'a>(
+        &self,
+        line: &'a [u8],
+        width: usize,
+        fields: &mut Vec<Cow<'a, str>>,
+    ) -> std::result::Result<(), String> {
         let line = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_string())?;
         let line = line.strip_suffix('\n').unwrap_or(line);
-        let mut rest = Some(line.strip_suffix('\r').unwrap_or(line));
+        let (mut rest, mut count) = (Some(line.strip_suffix('\r').unwrap_or(line)), 0);
         while let Some(text) = rest {
             let (field, behind) = self.field(text)?;
-            fields.push(field);
+            // What is too much is only counted.
+            if count < width {
+                fields.push(field);
+            }
+            count += 1;
             rest = behind;
         }
-        Ok(())
+        match count.cmp(&width) {
+            Ordering::Less => Err(format!("it ends after field {count} of {width}")),
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(format!("it has {count} fields instead of {width}")),
+        }
     }
 
     /// The first field of `text`, and what is behind its delimiter, if there is one.
@@ -120,7 +159,8 @@ impl CsvOptions {
 
     /// Appends a field in such a way that it reads as `text`.
     fn write(&self, text: &str, out: &mut Vec<u8>) -> std::result::Result<(), String> {
-        let is_marked = |byte: u8| byte == self.delimiter || Some(byte) == self.escape;
+        let is_marked =
+            |byte: u8| byte == self.delimiter || Some(byte) == self.escape || (self.has_comments && byte == COMMENT);
         if !text.bytes().any(|byte| is_marked(byte) || Some(byte) == self.quote || is_line_end(byte)) {
             out.extend_from_slice(text.as_bytes());
             return Ok(());
@@ -148,7 +188,9 @@ impl CsvOptions {
             }
             (None, None) => {
                 let advice = "leave out 'csv.disable-quote-character', or set 'csv.escape-character'";
-                return Err(format!("it holds the delimiter or the end of a line, and there are no quotes; {advice}"));
+                let what =
+                    "it holds the delimiter, the end of a line or what begins a comment, and there are no quotes";
+                return Err(format!("{what}; {advice}"));
             }
         }
         Ok(())
@@ -225,17 +267,15 @@ impl CsvDecoder {
     fn texts(&self, payloads: &BinaryArray, bad: &mut Vec<BadPayload>) -> (Vec<StringArray>, Vec<usize>) {
         let mut texts: Vec<StringBuilder> = self.projection.iter().map(|_| StringBuilder::new()).collect();
         let (mut fields, mut origins) = (Vec::with_capacity(self.width), Vec::with_capacity(payloads.len()));
-        for index in 0..payloads.len() {
+        for (index, payload) in payloads.iter().enumerate() {
+            if payload.is_some_and(|payload| self.options.is_comment(payload)) {
+                continue;
+            }
             fields.clear();
-            let divided = match payloads.is_null(index) {
-                true => Err(NO_PAYLOAD.to_string()),
-                false => self.options.split(payloads.value(index), &mut fields),
+            let divided = match payload {
+                None => Err(NO_PAYLOAD.to_string()),
+                Some(line) => self.options.split(line, self.width, &mut fields),
             };
-            let divided = divided.and_then(|()| match fields.len().cmp(&self.width) {
-                Ordering::Less => Err(format!("it ends after field {} of {}", fields.len(), self.width)),
-                Ordering::Equal => Ok(()),
-                Ordering::Greater => Err(format!("it has {} fields instead of {}", fields.len(), self.width)),
-            });
             if let Err(reason) = divided {
                 bad.push(BadPayload { index, reason });
                 continue;
@@ -262,7 +302,7 @@ impl CsvDecoder {
 impl Decoder for CsvDecoder {
     fn decode(&mut self, payloads: &BinaryArray) -> Result<Decoded> {
         let mut bad = vec![];
-        let (texts, origins) = self.texts(payloads, &mut bad);
+        let (texts, mut origins) = self.texts(payloads, &mut bad);
         let mut is_good = vec![true; origins.len()];
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(texts.len());
         for (text, field) in texts.iter().zip(self.schema.fields()) {
@@ -270,9 +310,8 @@ impl Decoder for CsvDecoder {
             if column.null_count() > text.null_count() {
                 for row in (0..text.len()).filter(|row| text.is_valid(*row) && column.is_null(*row)) {
                     if std::mem::replace(&mut is_good[row], false) {
-                        let shown: String = text.value(row).chars().take(100).collect();
-                        let (name, wanted) = (field.name(), sql_type(field.data_type()));
-                        let reason = format!("'{shown}' cannot be {wanted}, which column {name} is");
+                        let misfit = text::misfit(text.value(row), field.data_type());
+                        let reason = format!("{misfit}, which column {} is", field.name());
                         bad.push(BadPayload { index: origins[row], reason });
                     }
                 }
@@ -282,20 +321,22 @@ impl Decoder for CsvDecoder {
         let options = RecordBatchOptions::new().with_row_count(Some(origins.len()));
         let mut rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
         if is_good.contains(&false) {
+            let kept = origins.into_iter().zip(&is_good).filter_map(|(origin, is_good)| is_good.then_some(origin));
+            origins = kept.collect();
             rows = filter_record_batch(&rows, &BooleanArray::from(is_good))?;
         }
         bad.sort_by_key(|bad| bad.index);
-        Ok(Decoded { rows, origins: None, kinds: None, bad })
+        // A comment is neither a row nor bad.
+        Ok(Decoded { rows, origins: self.options.has_comments.then_some(origins), kinds: None, bad })
     }
 }
 
 /// Texts as values of this type; NULL for those that are none.
 fn typed(texts: &StringArray, data_type: &DataType) -> Result<ArrayRef> {
-    if data_type == &DataType::Binary {
-        let bytes = texts.iter().map(|text| text.and_then(|text| BASE64_STANDARD.decode(text).ok()));
-        return Ok(Arc::new(bytes.collect::<BinaryArray>()));
+    match text::values(texts.iter(), data_type)? {
+        Some(values) => Ok(values),
+        None => Ok(cast(texts, data_type)?),
     }
-    Ok(cast(texts, data_type)?)
 }
 
 /// Rows to payloads.

@@ -153,6 +153,25 @@ fn bad_lines_are_told_in_order() {
 }
 
 #[test]
+fn a_comment_is_neither_a_row_nor_bad() {
+    let comments = options(&[("csv.allow-comments", "true")]);
+    let lines = ["#1", "1", "# 2,\"", "x", " #", "2", "#"];
+    let decoded = decode(schema_of(&[DataType::Int64]), &comments, &lines);
+    assert_eq!(decoded.rows.column(0).as_primitive::<Int64Type>().values(), &[1, 2]);
+    assert_eq!(decoded.origins, Some(vec![1, 5]));
+    assert_eq!(decoded.bad.iter().map(|bad| bad.index).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(decode(schema_of(&[DataType::Int64]), &options(&[]), &lines).bad.len(), 5);
+    let escaped = [("csv.disable-quote-character", "true"), ("csv.escape-character", "\\")];
+    for more in [&[][..], &escaped] {
+        let options = options(&[more, &[("csv.allow-comments", "true")]].concat());
+        let column = Arc::new(StringViewArray::from(vec!["#a", "b#"])) as ArrayRef;
+        for (line, value) in write(vec![("a", column)], &options).unwrap().iter().zip(["#a", "b#"]) {
+            assert_eq!(fields(line, 1, &options), texts(&[value]), "{line}");
+        }
+    }
+}
+
+#[test]
 fn columns_keep_their_places_whichever_are_asked_for() {
     let all = schema_of(&[DataType::Int64, DataType::Utf8View, DataType::Int64]);
     let decode = |projection: Vec<usize>, lines: &[&str]| {
@@ -213,6 +232,7 @@ fn what_makes_no_sense_is_refused() {
         (vec![("csv.field-delimiter", ";;")], "option 'csv.field-delimiter': ';;' is not one ASCII character"),
         (vec![("csv.field-delimiter", "\"")], "'csv.field-delimiter' is also the quote or the escape character"),
         (vec![("csv.disable-quote-character", "true"), ("csv.quote-character", "'")], "'csv.quote-character' is given"),
+        (vec![("csv.allow-comments", "true"), ("csv.quote-character", "#")], "'csv.allow-comments': a comment begins"),
     ] {
         let error = take(&more).unwrap_err().to_string();
         assert!(error.starts_with(&format!("table t: {reason}")), "{error}");

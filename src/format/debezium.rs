@@ -34,11 +34,11 @@ pub struct DebeziumOptions {
 }
 
 impl DebeziumOptions {
-    /// Takes `debezium-json.schema-include` (default false) and `debezium-json.timestamp-format.standard`.
+    /// Takes `debezium-json.schema-include` (default false), and what every format has that holds JSON.
     pub fn take(options: &mut OptionReader<'_>) -> Result<Self> {
         Ok(Self {
             has_schema: options.flag(SCHEMA_INCLUDE)?.unwrap_or(false),
-            json: JsonOptions::with_timestamps(options, "debezium-json.timestamp-format.standard")?,
+            json: JsonOptions::of("debezium-json", options)?,
         })
     }
 }
@@ -202,7 +202,7 @@ mod tests {
             (r#"{"op":"c"}"#, "no after"),
             (r#"{"op":"t"}"#, "'t' is none of c, r, u and d"),
             (r#"{"after":{"id":"x"},"op":"c"}"#, "id"),
-            (r#"{"after":{"raw":"!"},"op":"c"}"#, "raw is not base64"),
+            (r#"{"after":{"raw":"!"},"op":"c"}"#, "'!' cannot be BYTES, in column raw"),
             (r#"{"after":{"id":1},"op":"c""#, "middle of a value"),
             ("null", ""),
             ("7", ""),

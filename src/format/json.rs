@@ -3,19 +3,20 @@
 //! Decoding goes straight from each payload into columns with arrow-json. Only the fields of the schema are kept; a
 //! missing one is NULL. Numbers and booleans become text where a column is STRING; numbers in quotes are numbers. A
 //! timestamp is SQL text (`2026-01-01 00:00:00.123`), ISO-8601, or a number in the column's own precision. BYTES are
-//! base64, as Flink has them (in columns of their own, not nested).
+//! base64, as Flink has them. These and DECIMAL are taken as text, which is read as csv reads it.
 //!
 //! One syntax error would poison all that follows in a batch, and a type conflict shows only at its end. So a chunk in
 //! which anything went wrong is decoded again, message by message.
 //!
+//! Guarantee: whatever a payload holds, it costs no other payload, and no more stack than 1000 levels of nesting.
+//!
 //! Not promised: the text of numbers that a DOUBLE cannot hold, and which of two equal keys in one object counts.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, RecordBatch, RecordBatchOptions, StructArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, RecordBatchOptions, StructArray, make_array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow_json::ReaderBuilder;
@@ -23,46 +24,56 @@ use arrow_json::reader::Decoder as ArrowDecoder;
 use arrow_json::writer::{Encoder as ArrowEncoder, EncoderFactory, EncoderOptions, NullableEncoder, make_encoder};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use serde::de::IgnoredAny;
 
-use super::{BadPayload, Decoded, Decoder, Encoder, NO_PAYLOAD, joined, nullable};
+use super::{BadPayload, Decoded, Decoder, Encoder, NO_PAYLOAD, SKIP, joined, nullable, text};
 use crate::error::{Error, Result};
 use crate::sql::options::OptionReader;
 
 /// How many payloads are decoded before the rows are taken out.
 const CHUNK: usize = 8192;
 
+/// How deep values may lie in each other, as with Jackson: arrow-json shows one that it does not expect by recursion.
+const DEPTH: usize = 1000;
+
 /// The options `json.*`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JsonOptions {
     timestamps: TimestampFormat,
     ignore_null_fields: bool,
+    fail_on_missing_field: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum TimestampFormat {
+    #[default]
     Sql,
     Iso,
 }
 
-impl Default for JsonOptions {
-    fn default() -> Self {
-        Self { timestamps: TimestampFormat::Sql, ignore_null_fields: false }
-    }
-}
-
 impl JsonOptions {
-    /// Takes `json.timestamp-format.standard` (SQL, ISO-8601; when writing, reading takes both) and
-    /// `json.encode.ignore-null-fields` (default false).
+    /// Takes `json.timestamp-format.standard` (SQL, ISO-8601; when writing, reading takes both),
+    /// `json.encode.ignore-null-fields` and `json.fail-on-missing-field` (default false).
     pub fn take(options: &mut OptionReader<'_>) -> Result<Self> {
-        let timestamps = Self::with_timestamps(options, "json.timestamp-format.standard")?;
-        Ok(Self { ignore_null_fields: options.flag("json.encode.ignore-null-fields")?.unwrap_or(false), ..timestamps })
+        Ok(Self {
+            ignore_null_fields: options.flag("json.encode.ignore-null-fields")?.unwrap_or(false),
+            fail_on_missing_field: options.flag("json.fail-on-missing-field")?.unwrap_or(false),
+            ..Self::of("json", options)?
+        })
     }
 
-    /// Takes only how timestamps are written, which is the option `key` of a format that holds JSON.
-    pub(super) fn with_timestamps(options: &mut OptionReader<'_>, key: &str) -> Result<Self> {
+    /// Takes what every format has that holds JSON, behind its own name: how timestamps are written, and what can only
+    /// be as it is.
+    pub(super) fn of(format: &str, options: &mut OptionReader<'_>) -> Result<Self> {
+        let key = |option: &str| format!("{format}.{option}");
+        options.only(&key("ignore-parse-errors"), false, SKIP)?;
+        options.only(&key("encode.decimal-as-plain-number"), true, "a DECIMAL is always written as a plain number")?;
+        for option in ["map-null-key.mode", "map-null-key.literal"] {
+            options.refuse(&key(option), "a MAP has no NULL keys; leave it out")?;
+        }
         let choices = [("SQL", TimestampFormat::Sql), ("ISO-8601", TimestampFormat::Iso)];
-        let timestamps = options.choice(key, &choices)?.unwrap_or(TimestampFormat::Sql);
-        Ok(Self { timestamps, ignore_null_fields: false })
+        let timestamps = options.choice(&key("timestamp-format.standard"), &choices)?.unwrap_or_default();
+        Ok(Self { timestamps, ..Self::default() })
     }
 }
 
@@ -131,6 +142,9 @@ impl Objects {
 
     /// Takes one payload after `before` others; it must be one object, whole.
     fn feed(&mut self, payload: &[u8], before: usize) -> std::result::Result<(), String> {
+        if is_too_deep(payload) {
+            return Err(format!("its values lie in each other more than {DEPTH} deep"));
+        }
         let used = self.decoder.decode(payload).map_err(|e| reason(&e))?;
         if self.decoder.has_partial_record() {
             return Err("it ends in the middle of a value".into());
@@ -159,45 +173,109 @@ impl Objects {
     }
 }
 
-/// The schema with text in the place of bytes, as arrow-json is to read it.
-pub(super) fn wire(schema: &Schema) -> Result<SchemaRef> {
-    let wire_field = |field: &FieldRef| -> Result<Field> {
-        let data_type = match field.data_type() {
-            DataType::Binary => DataType::Utf8View,
-            nested if has_bytes(nested) => {
-                return Err(Error::usage(format!(
-                    "column {}: json cannot hold BYTES inside {nested}; use STRING there",
-                    field.name()
-                )));
-            }
-            other => other.clone(),
-        };
-        // NOT NULL is checked where the message can be named.
-        Ok(Field::new(field.name(), data_type, true))
-    };
-    Ok(Arc::new(Schema::new(schema.fields().iter().map(wire_field).collect::<Result<Vec<_>>>()?)))
+/// Whether objects and arrays lie in each other more than [`DEPTH`] deep.
+fn is_too_deep(payload: &[u8]) -> bool {
+    // Most payloads have fewer of them altogether.
+    let begins = |byte: &&u8| matches!(byte, b'{' | b'[');
+    if payload.len() <= DEPTH || payload.iter().filter(begins).count() <= DEPTH {
+        return false;
+    }
+    let (mut depth, mut is_text, mut is_escaped) = (0usize, false, false);
+    for byte in payload {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_text,
+            b'"' => is_text = !is_text,
+            b'{' | b'[' if !is_text => depth += 1,
+            b'}' | b']' if !is_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH {
+            return true;
+        }
+    }
+    false
 }
 
-/// Rows of the [`wire`] schema as rows of the schema; the reason why a row is not, if one holds what is not base64.
-pub(super) fn settle(schema: &SchemaRef, rows: RecordBatch) -> Result<std::result::Result<RecordBatch, String>> {
-    let count = rows.num_rows();
-    let mut columns: Vec<ArrayRef> = Vec::with_capacity(rows.num_columns());
-    for (column, field) in rows.columns().iter().zip(schema.fields()) {
-        if field.data_type() != &DataType::Binary {
-            columns.push(Arc::clone(column));
-            continue;
-        }
-        let mut bytes = BinaryBuilder::with_capacity(count, 0);
-        for text in column.as_string_view() {
-            match text.map(|text| BASE64_STANDARD.decode(text)).transpose() {
-                Ok(value) => bytes.append_option(value),
-                Err(e) => return Ok(Err(format!("{} is not base64: {e}", field.name()))),
-            }
-        }
-        columns.push(Arc::new(bytes.finish()));
+/// The schema as arrow-json is to read it: with text for what is read here.
+pub(super) fn wire(schema: &Schema) -> SchemaRef {
+    // NOT NULL is checked where the message can be named.
+    let field = |field: &FieldRef| Field::new(field.name(), wire_type(field.data_type()), true);
+    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+}
+
+fn wire_type(data_type: &DataType) -> DataType {
+    let inner = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(wire_type(field.data_type())));
+    match data_type {
+        DataType::Binary | DataType::Decimal128(..) | DataType::Decimal256(..) => DataType::Utf8View,
+        DataType::List(item) => DataType::List(inner(item)),
+        DataType::FixedSizeList(item, length) => DataType::FixedSizeList(inner(item), *length),
+        DataType::Map(entries, is_sorted) => DataType::Map(inner(entries), *is_sorted),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        other => other.clone(),
     }
-    let options = RecordBatchOptions::new().with_row_count(Some(count));
+}
+
+/// Rows of the [`wire`] schema as rows of the schema, or why one of them is none.
+pub(super) fn settle(schema: &SchemaRef, rows: RecordBatch) -> Result<std::result::Result<RecordBatch, String>> {
+    let mut columns = Vec::with_capacity(rows.num_columns());
+    for (column, field) in rows.columns().iter().zip(schema.fields()) {
+        match settled(column, field.data_type())? {
+            Ok(column) => columns.push(column),
+            Err(reason) => return Ok(Err(format!("{reason}, in column {}", field.name()))),
+        }
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     Ok(Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?))
+}
+
+/// Values of the type's [`wire_type`] as values of the type, or why one of them is none.
+fn settled(column: &ArrayRef, data_type: &DataType) -> Result<std::result::Result<ArrayRef, String>> {
+    if column.data_type() == data_type {
+        return Ok(Ok(Arc::clone(column)));
+    }
+    if let Some(texts) = column.as_string_view_opt()
+        && let Some(values) = text::values(texts.iter(), data_type)?
+    {
+        if values.null_count() == texts.null_count() {
+            return Ok(Ok(values));
+        }
+        let misfit = texts.iter().enumerate().find_map(|(index, text)| text.filter(|_| values.is_null(index)));
+        return Ok(Err(text::misfit(misfit.unwrap_or_default(), data_type)));
+    }
+    let (data, mut children) = (column.to_data(), vec![]);
+    for (child, field) in data.child_data().iter().zip(inner_fields(data_type)) {
+        match settled(&make_array(child.clone()), field.data_type())? {
+            Ok(child) => children.push(child.to_data()),
+            Err(reason) => return Ok(Err(reason)),
+        }
+    }
+    Ok(Ok(make_array(data.into_builder().data_type(data_type.clone()).child_data(children).build()?)))
+}
+
+/// The fields in which a nested type has its values.
+fn inner_fields(data_type: &DataType) -> &[FieldRef] {
+    match data_type {
+        DataType::List(inner) | DataType::FixedSizeList(inner, _) | DataType::Map(inner, _) => {
+            std::slice::from_ref(inner)
+        }
+        DataType::Struct(fields) => &fields[..],
+        _ => &[],
+    }
+}
+
+/// What one of these payloads lacks, of which these are the rows. Columns cannot tell a key that is missing from one
+/// that is null, so a payload whose row has a NULL is looked at once more.
+fn missing_field(rows: &RecordBatch, payloads: &BinaryArray) -> Option<String> {
+    let has_null = |row: &usize| rows.columns().iter().any(|column| column.is_null(*row));
+    (0..rows.num_rows()).filter(has_null).find_map(|row| {
+        let keys: HashMap<String, IgnoredAny> = match serde_json::from_slice(payloads.value(row)) {
+            Ok(keys) => keys,
+            Err(e) => return Some(e.to_string()),
+        };
+        let missing = rows.schema_ref().fields().iter().find(|field| !keys.contains_key(field.name()))?;
+        Some(format!("it has no field '{}', and 'json.fail-on-missing-field' is set", missing.name()))
+    })
 }
 
 /// Payloads to rows.
@@ -205,19 +283,29 @@ pub(super) fn settle(schema: &SchemaRef, rows: RecordBatch) -> Result<std::resul
 pub struct JsonDecoder {
     schema: SchemaRef,
     objects: Objects,
+    fail_on_missing_field: bool,
 }
 
 impl JsonDecoder {
     /// A decoder into `schema`, whose field names are the keys.
-    pub fn try_new(schema: SchemaRef, _options: &JsonOptions) -> Result<Self> {
-        Ok(Self { objects: Objects::try_new(wire(&schema)?)?, schema: nullable(&schema) })
+    pub fn try_new(schema: SchemaRef, options: &JsonOptions) -> Result<Self> {
+        Ok(Self {
+            objects: Objects::try_new(wire(&schema))?,
+            schema: nullable(&schema),
+            fail_on_missing_field: options.fail_on_missing_field,
+        })
     }
 }
 
 impl Decoder for JsonDecoder {
     fn decode(&mut self, payloads: &BinaryArray) -> Result<Decoded> {
         let mut bad = vec![];
-        let parts = self.objects.read(payloads, &mut bad, |rows, _| settle(&self.schema, rows))?;
+        let parts = self.objects.read(payloads, &mut bad, |rows, payloads| {
+            match self.fail_on_missing_field.then(|| missing_field(&rows, payloads)).flatten() {
+                Some(reason) => Ok(Err(reason)),
+                None => settle(&self.schema, rows),
+            }
+        })?;
         let rows = concat_batches(&self.schema, parts.iter().map(|(_, rows)| rows))?;
         Ok(Decoded { rows, origins: None, kinds: None, bad })
     }
@@ -226,16 +314,6 @@ impl Decoder for JsonDecoder {
 fn new_decoder(wire: &SchemaRef) -> Result<ArrowDecoder> {
     let builder = ReaderBuilder::new(Arc::clone(wire)).with_batch_size(CHUNK + 1).with_coerce_primitive(true);
     builder.build_decoder().map_err(|e| Error::usage("json cannot hold a column of this type").caused_by(e))
-}
-
-fn has_bytes(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Binary => true,
-        DataType::List(item) => has_bytes(item.data_type()),
-        DataType::Map(entries, _) => has_bytes(entries.data_type()),
-        DataType::Struct(fields) => fields.iter().any(|field| has_bytes(field.data_type())),
-        _ => false,
-    }
 }
 
 /// arrow-json's reason, without its prefix and without more of the payload than a glance.

@@ -7,7 +7,7 @@ use arrow::util::pretty::pretty_format_batches;
 use super::*;
 
 fn options() -> JsonOptions {
-    JsonOptions { timestamps: TimestampFormat::Sql, ignore_null_fields: false }
+    JsonOptions::default()
 }
 
 fn schema() -> SchemaRef {
@@ -73,6 +73,7 @@ fn one_bad_message_never_costs_its_neighbours() {
         b"{\"raw\":\"!\"}",
         b"{\"ts\":\"yesterday\"}",
         b"{\"amount\":123456789012}",
+        b"{\"amount\":true}",
         b"{\"id\":1} x",
     ];
     for payload in bad {
@@ -84,6 +85,60 @@ fn one_bad_message_never_costs_its_neighbours() {
         assert_eq!(decoded.rows.column(0).as_primitive::<arrow::datatypes::Int64Type>().values(), &[1, 1], "{text}");
     }
     assert_eq!(decode(schema(), &[None]).bad[0].reason, "it has no payload");
+}
+
+#[test]
+fn bytes_and_decimals_may_be_nested() {
+    let decimal = DataType::Decimal128(5, 2);
+    let row = DataType::Struct(vec![Field::new("raw", DataType::Binary, true), Field::new("x", decimal, true)].into());
+    let entry = vec![Field::new("key", DataType::Utf8View, false), Field::new("value", row, true)];
+    let map = DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entry.into()), false)), false);
+    let list = DataType::List(Arc::new(Field::new_list_field(map, true)));
+    let schema = Arc::new(Schema::new(vec![Field::new("all", list, true)]));
+    let payload = r#"{"all":[{"a":{"raw":"AQI=","x":1.50},"b":null},null,{}]}"#;
+    let decoded = decode(Arc::clone(&schema), &[Some(payload.as_bytes()), Some(b"{}")]);
+    assert_eq!(decoded.bad, vec![]);
+    assert_eq!(decoded.rows.schema(), schema);
+    let written = JsonEncoder::try_new(Arc::clone(&schema), &options()).unwrap().encode(&decoded.rows).unwrap();
+    assert_eq!(std::str::from_utf8(written.value(0)).unwrap(), payload);
+    let wrong = payload.replace("1.50", "1000");
+    let decoded = decode(schema, &[Some(payload.as_bytes()), Some(wrong.as_bytes())]);
+    let reason = "'1000' cannot be DECIMAL(5, 2), in column all".into();
+    assert_eq!((decoded.rows.num_rows(), decoded.bad), (1, vec![BadPayload { index: 1, reason }]));
+}
+
+/// A value that is not expected is shown, by recursion.
+#[test]
+fn values_may_lie_in_each_other_only_so_deep() {
+    let nested = |depth: usize| format!("{{\"id\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+    for (depth, reason) in [(DEPTH, "whilst decoding field 'id'"), (DEPTH + 1, "more than 1000 deep")] {
+        let bad = decode(schema(), &[Some(nested(depth).as_bytes())]).bad;
+        assert!(bad[0].reason.contains(reason), "{depth}: {}", bad[0].reason);
+    }
+    for quiet in ["[[[", "{[\\\"[[", "{}{}", "\\\\\\\"]"] {
+        let payload = format!("{{\"name\":\"{}\"}}", quiet.repeat(DEPTH));
+        assert!(!is_too_deep(payload.as_bytes()), "{quiet}");
+    }
+    let wide = format!("{{\"other\":[{}[]]}}", "[[]],".repeat(DEPTH));
+    assert_eq!(decode(schema(), &[Some(wide.as_bytes())]).bad, vec![]);
+}
+
+#[test]
+fn a_missing_key_is_null_unless_told_otherwise() {
+    let payloads = [r#"{"id":1,"name":"a"}"#, r#"{"id":2}"#, r#"{"id":null,"name":null}"#, r#"{"name":"d","x":1}"#];
+    let payloads: BinaryArray = payloads.iter().map(|payload| Some(payload.as_bytes())).collect();
+    let schema = Arc::new(schema().project(&[0, 1]).unwrap());
+    let read = |fail_on_missing_field| {
+        let options = JsonOptions { fail_on_missing_field, ..options() };
+        JsonDecoder::try_new(Arc::clone(&schema), &options).unwrap().decode(&payloads).unwrap()
+    };
+    assert_eq!((read(false).rows.num_rows(), read(false).bad), (4, vec![]));
+    let strict = read(true);
+    let bad: Vec<_> = strict.bad.iter().map(|bad| (bad.index, bad.reason.as_str())).collect();
+    let reason = |name: &str| format!("it has no field '{name}', and 'json.fail-on-missing-field' is set");
+    assert_eq!(bad, [(1, reason("name").as_str()), (3, reason("id").as_str())]);
+    let ids = strict.rows.column(0).as_primitive::<arrow::datatypes::Int64Type>();
+    assert_eq!(ids, &Int64Array::from(vec![Some(1), None]));
 }
 
 #[test]

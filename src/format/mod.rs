@@ -25,9 +25,16 @@ pub mod json;
 pub mod raw;
 
 mod changelog;
+mod text;
+
+#[cfg(test)]
+mod fuzz_tests;
 
 /// What is wrong with a payload that is NULL, where a format has no use for one.
 const NO_PAYLOAD: &str = "it has no payload";
+
+/// What to say instead of `ignore-parse-errors`.
+const SKIP: &str = "say 'format.on-error' = 'skip', which leaves out messages that cannot be read, and counts them";
 
 /// A payload that could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -273,6 +280,42 @@ mod tests {
             let other = if format == "csv" { "raw.endianness" } else { "csv.field-delimiter" };
             let error = take(&[("format", format), (other, ",")]).unwrap_err().to_string();
             assert!(error.starts_with(&format!("table t: there is no option '{other}'")), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_flink_knows_is_taken_or_refused_by_name() {
+        let json = |format: &str| {
+            let option = |option: &str| format!("{format}.{option}");
+            [
+                (option("ignore-parse-errors"), Some("false"), Some("true"), "'format.on-error' = 'skip'"),
+                (option("encode.decimal-as-plain-number"), Some("true"), Some("false"), "as a plain number"),
+                (option("map-null-key.mode"), None, Some("LITERAL"), "no NULL keys"),
+                (option("map-null-key.literal"), None, Some("null"), "no NULL keys"),
+            ]
+        };
+        let scientific = "csv.write-bigdecimal-in-scientific-notation";
+        let csv = [
+            ("csv.ignore-parse-errors".to_string(), Some("false"), Some("true"), "'format.on-error' = 'skip'"),
+            (scientific.to_string(), Some("false"), Some("true"), "as a plain number"),
+            ("csv.array-element-delimiter".to_string(), None, Some(";"), "cannot hold ARRAY"),
+            ("csv.allow-comments".to_string(), Some("true"), None, ""),
+        ];
+        let of_json = ["json", "debezium-json", "canal-json"].map(|format| (format, json(format)));
+        let strict = [("json.fail-on-missing-field".to_string(), Some("true"), None, "")];
+        let mut all = vec![("csv", &csv[..]), ("json", &strict[..])];
+        all.extend(of_json.iter().map(|(format, options)| (*format, &options[..])));
+        for (format, options) in all {
+            for (option, good, bad, advice) in options {
+                let take = |value: &str| take(&[("format", format), (option.as_str(), value)]);
+                if let Some(good) = good {
+                    take(good).unwrap();
+                }
+                if let Some(bad) = bad {
+                    let error = take(bad).unwrap_err().to_string();
+                    assert!(error.contains(&format!("'{option}'")) && error.contains(advice), "{error}");
+                }
+            }
         }
     }
 

@@ -180,6 +180,24 @@ impl<'a> OptionReader<'a> {
         }
     }
 
+    /// A flag that can only be `value`; `instead` completes the sentence "… is not supported: …".
+    pub fn only(&mut self, key: &str, value: bool, instead: &str) -> Result<()> {
+        match self.flag(key)? {
+            Some(given) if given != value => {
+                Err(self.blame(Error::usage(format!("'{key}' = '{given}' is not supported: {instead}"))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses an option that is known elsewhere; `instead` says what to do.
+    pub fn refuse(&self, key: &str, instead: &str) -> Result<()> {
+        match self.options.contains_key(key) {
+            true => Err(self.blame(Error::usage(format!("option '{key}' is not supported: {instead}")))),
+            false => Ok(()),
+        }
+    }
+
     /// All options that begin with `prefix`, without it.
     pub fn prefixed(&mut self, prefix: &'static str) -> Result<BTreeMap<String, String>> {
         self.prefixes.push(prefix);

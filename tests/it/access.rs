@@ -59,12 +59,14 @@ impl Script {
         (output.status.code(), text(&output.stdout) + &text(&output.stderr))
     }
 
-    fn passes(&self, sql: &str) {
+    /// It ends well: all that was printed.
+    fn passes(&self, sql: &str) -> String {
         let (code, said) = self.run(sql);
         assert_eq!(code, Some(0), "{said}");
+        said
     }
 
-    /// The error that ends it, without another try; it has these parts.
+    /// An error with these parts ends it, without another try: all that was printed.
     fn is_refused(&self, sql: &str, parts: &[&str]) -> String {
         let (code, said) = self.run(sql);
         assert_eq!(code, Some(1), "{said}");
@@ -75,7 +77,7 @@ impl Script {
         for part in parts {
             assert!(error.contains(part), "{part}: {error}");
         }
-        error.to_string()
+        said
     }
 
     /// Whether a file of the checkpoint holds this.
@@ -108,8 +110,7 @@ fn a_user_reads_and_writes_by_sasl_ssl_and_the_password_stays_secret() {
     let script_of = |user: &User| copy(user.table("input", &input, ""), user.table("output", &output, ""));
     let user = User::admin();
     let script = Script::new();
-    let (code, said) = script.run(&script_of(&user));
-    assert_eq!(code, Some(0), "{said}");
+    let said = script.passes(&script_of(&user));
     assert_exactly_once(Broker::Kafka.numbers(&output), 0..1_000);
     assert!(!said.contains(&user.password) && !script.keeps(&user.password));
 
@@ -117,8 +118,7 @@ fn a_user_reads_and_writes_by_sasl_ssl_and_the_password_stays_secret() {
     // A query that has never run, and one that has.
     for script in [Script::new(), script] {
         let parts = ["the cluster refused the connection", "uthentication failed", "'properties.sasl.*'"];
-        script.is_refused(&script_of(&wrong), &parts);
-        let (_, said) = script.run(&script_of(&wrong));
+        let said = script.is_refused(&script_of(&wrong), &parts);
         assert!(!said.contains(&wrong.password) && !script.keeps(&wrong.password));
     }
     assert_eq!(Broker::Kafka.numbers(&output).len(), 1_000);
@@ -150,6 +150,24 @@ fn what_the_user_may_not_do_is_named_at_once() {
     allow("READ", "topic", &input);
     script.passes(&reading);
 
+    let group = format!("group-{}", Clock::system().random_id());
+    let from_group = format!(", 'properties.group.id' = '{group}', 'scan.startup.mode' = 'group-offsets'");
+    let (script, grouped) = (Script::new(), copy(guest.table("input", &input, &from_group), BLACKHOLE.into()));
+    let needed = "GroupAuthorizationFailed (Broker: Group authorization failed); the user needs READ on the group";
+    script.is_refused(&grouped, &[&format!("group {group}: "), needed]);
+    allow("DESCRIBE", "group", &group);
+    let said = script.passes(&grouped);
+    assert!(said.contains("offsets are not committed to the group") && said.contains(needed), "{said}");
+    allow("READ", "group", &group);
+    // Said at the end of each run, which does not wait for it for long.
+    let is_told = || {
+        script.passes(&grouped);
+        let told = Broker::Kafka.run(&["group", &group]);
+        let next = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["offset"].as_u64());
+        next.flatten().sum::<u64>() == 100
+    };
+    assert!((0..5).any(|_| is_told()), "the group does not stand where the query does");
+
     let delivery = ", 'sink.delivery-guarantee' = 'at-least-once'";
     let (script, writing) = (Script::new(), copy(source(), guest.table("output", &at_least, delivery)));
     script.is_refused(&writing, &[&format!("topic {at_least}: {HIDDEN}")]);
@@ -172,10 +190,10 @@ fn what_the_user_may_not_do_is_named_at_once() {
     script.is_refused(&writing, &[&missing, "let the user CREATE it"]);
     allow("CREATE", "topic", &progress);
     let needed = "WRITE on the transactional id ";
-    let error = script.is_refused(&writing, &["TransactionalIdAuthorizationFailed", needed]);
-    let (_, id) = error.split_once(needed).unwrap();
+    let said = script.is_refused(&writing, &["TransactionalIdAuthorizationFailed", needed]);
+    let (_, id) = said.split_once(needed).unwrap();
     let id = id.split(';').next().unwrap();
-    assert!(id.starts_with("millstream-") && id.ends_with(&once), "{error}");
+    assert!(id.starts_with("millstream-") && id.ends_with(&once), "{said}");
     allow("DESCRIBE", "txn", id);
     script.is_refused(&writing, &["TransactionalIdAuthorizationFailed", &format!("{needed}{id}")]);
     allow("WRITE", "txn", id);

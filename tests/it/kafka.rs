@@ -227,11 +227,16 @@ async fn batches(source: &Arc<dyn Source>, span: &Span, projection: &[usize]) ->
 /// The ids and offsets of a span.
 async fn read(source: &Arc<dyn Source>, span: &Span) -> Result<Vec<(i64, i64)>, Error> {
     let batches = tokio::time::timeout(TIMEOUT, batches(source, span, &[0, 1])).await.expect("a read that ends")?;
+    Ok(rows_of(&batches))
+}
+
+/// The ids and offsets in some batches.
+fn rows_of(batches: &[RecordBatch]) -> Vec<(i64, i64)> {
     let rows = batches.iter().flat_map(|batch| {
         let (ids, at) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<Int64Type>());
         (0..batch.num_rows()).map(|row| (ids.value(row), at.value(row))).collect::<Vec<_>>()
     });
-    Ok(rows.collect())
+    rows.collect()
 }
 
 async fn ids(source: &Arc<dyn Source>, span: &Span) -> Vec<i64> {
@@ -647,25 +652,26 @@ async fn how_far_a_query_is_shows_in_its_consumer_group() {
     let next = |zero, one| Offsets::from([(topic.partition(0), zero), (topic.partition(1), one)]);
     source.acknowledge(&next(3, 0)).await;
     let expected = BTreeMap::from([(0, 5), (1, 0)]);
-    let begin = Instant::now();
-    loop {
-        source.acknowledge(&next(5, 0)).await;
+    let seen = || {
         let seen = java(&["group", &group]);
         let seen = seen.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         let seen = seen.inspect(|next| assert_eq!(next["topic"].as_str(), Some(topic.0.as_str())));
         let seen = seen.map(|next| (next["partition"].as_i64().unwrap(), next["offset"].as_i64().unwrap()));
-        let seen: BTreeMap<i64, i64> = seen.collect();
-        if seen == expected {
-            break;
-        }
+        seen.collect::<BTreeMap<i64, i64>>()
+    };
+    let begin = Instant::now();
+    source.acknowledge(&next(5, 0)).await;
+    while seen() != expected {
         // A group's coordinator takes a moment to be there.
-        assert!(begin.elapsed() < HANGS, "{seen:?}");
+        assert!(begin.elapsed() < HANGS, "{:?}", seen());
+        source.acknowledge(&next(5, 0)).await;
     }
     source.close().await;
     source.acknowledge(&next(5, 0)).await;
     let again = topic.source(&[of_group, ("scan.startup.mode", "group-offsets")]).await;
     assert_eq!(again.start().await.unwrap(), next(5, 0));
     again.close().await;
+    assert_eq!(seen(), expected, "a commit that was late does not take it back");
     // Without a group, and without a broker, it is nobody's trouble.
     topic.source(&[]).await.acknowledge(&next(5, 0)).await;
     let begin = Instant::now();
@@ -834,14 +840,21 @@ async fn columns_may_be_in_keys() {
             ("format.on-error", on_error),
         ])
     };
+    let ids = |rows: &[RecordBatch]| {
+        let columns = rows.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>());
+        columns.flat_map(|ids| ids.iter().collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let both = topic.options(&[("key.fields", "k_id"), ("key.format", "json")]);
+    let both = open(table(columns.clone(), both), 1).await;
+    let rows = batches(&both, &topic.span(0, 0, 3), &[0, 1]).await.unwrap();
+    assert_eq!(ids(&rows), [Some(9), None, None], "what payloads have is read from them");
     let strict = open(table(columns.clone(), options("fail")), 1).await;
     let error = batches(&strict, &topic.span(0, 0, 3), &[0, 1]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Data);
     assert!(error.to_string().contains("offset 2 cannot be read: its key: "), "{error}");
     let lenient = open(table(columns, options("skip")), 1).await;
     let rows = batches(&lenient, &topic.span(0, 0, 3), &[0, 1]).await.unwrap();
-    let ids: Vec<_> = rows.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().iter()).collect();
-    assert_eq!(ids, [Some(1), None]);
+    assert_eq!(ids(&rows), [Some(1), None]);
     let items: Vec<_> = rows.iter().flat_map(|batch| batch.column(1).as_string_view().iter().flatten()).collect();
     assert_eq!(items, ["a", "b"]);
 }
@@ -959,6 +972,44 @@ async fn bad_messages_are_named_or_skipped() {
     assert!(error.to_string().contains(&format!("{} offset 2", topic.partition(0))), "{error}");
     let lenient = topic.source(&[("format.on-error", "skip")]).await;
     assert_eq!(read(&lenient, &topic.span(0, 0, 5)).await.unwrap(), [(0, 0), (1, 1), (3, 3), (4, 4)]);
+}
+
+/// Of 10 MB too, and of no byte at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_lies_between_good_rows_costs_none_of_them() {
+    let topic = Topic::create(1, &[("max.message.bytes", "20000000")]).await;
+    let producer = producer(&[("message.max.bytes", "20000000")]);
+    let big = "[".repeat(5_000_000) + &"]".repeat(5_000_000);
+    let mut state = 7u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    };
+    let mut bad: Vec<Option<Vec<u8>>> = vec![None, Some(vec![]), Some(format!("{{\"id\": {big}}}").into_bytes())];
+    bad.extend((1..60).map(|length| Some((0..length).map(|_| random()).collect())));
+    let (mut rows, mut bytes) = (vec![], 0);
+    for (index, bad) in bad.iter().enumerate() {
+        let id = index as i64;
+        let pad = if id % 20 == 1 { big.as_str() } else { "" };
+        let good = format!("{{\"id\": {id}, \"pad\": \"{pad}\"}}").into_bytes();
+        rows.push((id, 2 * id));
+        for payload in [Some(&good), bad.as_ref()] {
+            let mut record: BaseRecord<'_, (), [u8]> = BaseRecord::to(&topic.0).partition(0);
+            record.payload = payload.map(Vec::as_slice);
+            producer.send(record).unwrap();
+            bytes += payload.map_or(0, Vec::len) as u64;
+        }
+        producer.flush(TIMEOUT).unwrap();
+    }
+    let source = topic.source(&[("format.on-error", "skip")]).await;
+    let (all, report) = (2 * bad.len() as u64, ReadReport::default());
+    let read = source.read(&topic.span(0, 0, all), &[0, 1], &report).unwrap().try_collect::<Vec<_>>();
+    let found = tokio::time::timeout(HANGS, read).await.unwrap().unwrap();
+    assert_eq!(rows_of(&found), rows);
+    let seen = report.take().remove(&topic.partition(0)).unwrap();
+    assert_eq!((seen.messages, seen.skipped, seen.bytes), (all, bad.len() as u64, bytes));
+    assert_eq!(seen.sample.unwrap().offset, 1);
+    source.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.Properties;
 import java.util.TreeMap;
+import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicReference;
@@ -159,6 +160,18 @@ public final class KafkaTool {
         }
     }
 
+    /** Until it is so, but not for ever; then says it. */
+    private static void until(String done, Callable<Boolean> isSo) throws Exception {
+        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(120);
+        while (!isSo.call()) {
+            if (System.nanoTime() > deadline) {
+                throw new Exception("not " + done + " after 120 s");
+            }
+            Thread.sleep(20);
+        }
+        OUT.println(done);
+    }
+
     private static boolean hasLeaders(TopicDescription topic) {
         return topic.partitions().stream().map(TopicPartitionInfo::leader).allMatch(l -> l != null && !l.isEmpty());
     }
@@ -176,20 +189,17 @@ public final class KafkaTool {
                 return;
             }
             // The controller has made it; a client can use it when the broker's metadata shows all of it.
-            while (true) {
+            until("created", () -> {
                 try {
                     TopicDescription seen = admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
-                    if (seen.partitions().size() == partitions && hasLeaders(seen)) {
-                        break;
-                    }
+                    return seen.partitions().size() == partitions && hasLeaders(seen);
                 } catch (ExecutionException e) {
-                    if (!(e.getCause() instanceof UnknownTopicOrPartitionException)) {
-                        throw e;
+                    if (e.getCause() instanceof UnknownTopicOrPartitionException) {
+                        return false;
                     }
+                    throw e;
                 }
-                Thread.sleep(20);
-            }
-            OUT.println("created");
+            });
         }
     }
 
@@ -204,10 +214,7 @@ public final class KafkaTool {
                 OUT.println("absent");
                 return;
             }
-            while (admin.listTopics().names().get().contains(topic)) {
-                Thread.sleep(20);
-            }
-            OUT.println("deleted");
+            until("deleted", () -> !admin.listTopics().names().get().contains(topic));
         }
     }
 
@@ -347,11 +354,8 @@ public final class KafkaTool {
         partitions(bootstrap, topic).forEach(p -> moves.put(p, there));
         try (Admin admin = admin(bootstrap)) {
             admin.alterPartitionReassignments(moves).all().get();
-            while (!admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions().stream()
-                    .allMatch(p -> p.leader() != null && p.leader().id() == node && p.replicas().size() == 1)) {
-                Thread.sleep(20);
-            }
-            OUT.println("moved");
+            until("moved", () -> admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions()
+                    .stream().allMatch(p -> p.leader() != null && p.leader().id() == node && p.replicas().size() == 1));
         }
     }
 
@@ -368,10 +372,7 @@ public final class KafkaTool {
                 "User:" + user, "*", AclOperation.valueOf(operation), AclPermissionType.ALLOW));
         try (Admin admin = admin(bootstrap)) {
             admin.createAcls(List.of(allowed)).all().get();
-            while (admin.describeAcls(allowed.toFilter()).values().get().isEmpty()) {
-                Thread.sleep(20);
-            }
-            OUT.println("allowed");
+            until("allowed", () -> !admin.describeAcls(allowed.toFilter()).values().get().isEmpty());
         }
     }
 

@@ -3,6 +3,7 @@ import com.alibaba.fastjson2.JSONWriter;
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
+import java.nio.charset.Charset;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Collection;
@@ -42,13 +43,14 @@ public final class RocketmqTool {
             "       RocketmqTool create NAMESRV TOPIC QUEUES [ATTRIBUTE=VALUE...]",
             "       RocketmqTool delete NAMESRV TOPIC",
             "       RocketmqTool produce NAMESRV TOPIC [--compress zlib|zstd|lz4 | --batch N] [--property K=V]...",
+            "                            [--charset NAME]",
             "       RocketmqTool consume NAMESRV TOPIC",
             "       RocketmqTool ends NAMESRV TOPIC",
             "       RocketmqTool expire NAMESRV BROKER",
             "       RocketmqTool commit NAMESRV TOPIC GROUP QUEUE=OFFSET...",
             "       RocketmqTool progress NAMESRV TOPIC GROUP",
             "produce reads lines of QUEUE<tab>TAGS<tab>KEYS<tab>BODY; empty tags and keys are left out. Where several",
-            "brokers have the topic, the queue is BROKER:QUEUE.");
+            "brokers have the topic, the queue is BROKER:QUEUE. Bodies are UTF-8, unless a charset says otherwise.");
 
     private static final String CLUSTER = "DefaultCluster";
     private static final String GROUP = "millstream-tool";
@@ -187,6 +189,7 @@ public final class RocketmqTool {
         producer.setCompressMsgBodyOverHowmuch(Integer.MAX_VALUE);
         int batch = 1;
         boolean compress = false;
+        Charset charset = StandardCharsets.UTF_8;
         Map<String, String> properties = new HashMap<>();
         for (int i = 3; i < args.length; i += 2) {
             switch (args[i]) {
@@ -197,6 +200,7 @@ public final class RocketmqTool {
                     producer.setCompressMsgBodyOverHowmuch(1);
                 }
                 case "--batch" -> batch = Integer.parseInt(args[i + 1]);
+                case "--charset" -> charset = Charset.forName(args[i + 1]);
                 case "--property" -> {
                     String[] property = args[i + 1].split("=", 2);
                     properties.put(property[0], property[1]);
@@ -223,7 +227,7 @@ public final class RocketmqTool {
             if (!queues.containsKey(queue)) {
                 throw new IllegalArgumentException("no queue " + queue + " in " + topic);
             }
-            Message message = new Message(topic, fields[3].getBytes(StandardCharsets.UTF_8));
+            Message message = new Message(topic, fields[3].getBytes(charset));
             if (!fields[1].isEmpty()) {
                 message.setTags(fields[1]);
             }

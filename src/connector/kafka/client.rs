@@ -4,8 +4,9 @@
 //! collects the last reason, so that an error can name it, and ends the wait at once where trying again is no use
 //! (a refused password).
 //!
-//! Guarantee: a question ends within about ten seconds, and two more for each broker that is silent while others
-//! answer. All calls block: they belong on a blocking thread.
+//! Guarantee: one question to the cluster ends within about eight seconds ([`ANSWER`]). To look at partitions takes
+//! several, and where some brokers answer, about two seconds for each that is silent. All calls block: they belong on a
+//! blocking thread.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -59,13 +60,16 @@ impl Events {
 
     /// The reason for which trying again is no use, if there is one.
     pub(super) fn refusal(&self) -> Option<Error> {
-        let (code, reason) = self.last()?;
-        is_refusal(code).then(|| {
-            Error::refused(format!(
+        match self.last()? {
+            (code, reason) if is_forbidden(code) => {
+                Some(Error::refused(format!("the cluster does not allow it: {reason}")))
+            }
+            (code, reason) if is_refusal(code) => Some(Error::refused(format!(
                 "the cluster refused the connection: {reason}; check the options 'properties.security.protocol', \
                  'properties.sasl.*' and 'properties.ssl.*'"
-            ))
-        })
+            ))),
+            _ => None,
+        }
     }
 }
 
@@ -96,13 +100,18 @@ impl ConsumerContext for Events {}
 
 /// Whether this is an answer that will not change by asking again.
 pub(super) fn is_refusal(code: Code) -> bool {
+    is_forbidden(code)
+        || matches!(
+            code,
+            Code::Authentication | Code::SSL | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism
+        )
+}
+
+/// Whether the cluster knows the user, who may not do this.
+fn is_forbidden(code: Code) -> bool {
     matches!(
         code,
-        Code::Authentication
-            | Code::SSL
-            | Code::SaslAuthenticationFailed
-            | Code::UnsupportedSASLMechanism
-            | Code::TopicAuthorizationFailed
+        Code::TopicAuthorizationFailed
             | Code::ClusterAuthorizationFailed
             | Code::GroupAuthorizationFailed
             | Code::TransactionalIdAuthorizationFailed
@@ -153,15 +162,10 @@ impl Client {
         for _ in 0..attempts {
             match ask(&self.consumer) {
                 Ok(answer) => return Ok(answer),
-                Err(error) => {
-                    if let Some(refusal) = self.events().refusal() {
-                        return Err(refusal);
-                    }
-                    match error.rdkafka_error_code() {
-                        Some(code) if is_refusal(code) => return Err(hidden(what, code)),
-                        _ => failure = Some(error),
-                    }
-                }
+                Err(error) => match self.refusal(what, &error) {
+                    Some(refusal) => return Err(refusal),
+                    None => failure = Some(error),
+                },
             }
         }
         let reason = self.events().reason();
@@ -172,6 +176,17 @@ impl Client {
         })
     }
 
+    /// Why `what`, which has failed, would fail again, if it would. Of what librdkafka asks by itself, such as for the
+    /// coordinator of a group, only the events say that it is not allowed.
+    pub(super) fn refusal(&self, what: &str, error: &KafkaError) -> Option<Error> {
+        let events = self.events();
+        let codes = [error.rdkafka_error_code(), events.last().map(|(code, _)| code)];
+        match codes.into_iter().flatten().find(|code| is_forbidden(*code)) {
+            Some(code) => Some(hidden(what, code)),
+            None => events.refusal(),
+        }
+    }
+
     /// The partitions of this topic; none, if there is no such topic.
     pub(super) fn find(&self, topic: &str) -> Result<Option<Leaders>> {
         let what = format!("topic {topic}");
@@ -180,7 +195,7 @@ impl Client {
         match found.error().map(Code::from) {
             None | Some(Code::LeaderNotAvailable) => {}
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => return Ok(None),
-            Some(code) if is_refusal(code) => return Err(hidden(&format!("topic {topic}"), code)),
+            Some(code) if is_forbidden(code) => return Err(hidden(&what, code)),
             Some(code) => return Err(Error::transient(format!("topic {topic}: {code}"))),
         }
         Ok(Some(leaders(found)).filter(|leaders| !leaders.is_empty()))
@@ -211,47 +226,49 @@ impl Client {
         Error::new(kind, format!("{what} at {}; create it first{hint}", self.servers))
     }
 
-    /// What these partitions hold, leader by leader: where one does not answer, its partitions are unreachable.
+    /// What these partitions hold: asked all at once, and leader by leader if that fails. Then those whose leader does
+    /// not answer are unreachable.
     ///
     /// Errors: no partition can be reached.
     pub(super) fn extent(&self, leaders: &Leaders) -> Result<Extent> {
-        let mut led: BTreeMap<i32, Vec<Partition>> = BTreeMap::new();
+        let (mut extent, mut led) = (Extent::default(), BTreeMap::<i32, Vec<Partition>>::new());
         for (partition, leader) in leaders {
-            led.entry((*leader).max(-1)).or_default().push(partition.clone());
+            match *leader {
+                ..0 => drop(extent.unreachable.insert(partition.clone(), "it has no leader".into())),
+                leader => led.entry(leader).or_default().push(partition.clone()),
+            }
         }
+        let mut parts: Vec<Vec<Partition>> = led.into_values().collect();
         // One that is silent does not hold up the others for longer than it must.
-        let attempts = if led.len() > 1 { 1 } else { ATTEMPTS };
-        let (mut extent, mut failure) = (Extent::default(), None);
-        for (leader, partitions) in led {
-            let answer = match leader {
-                ..0 => Err(Error::transient("it has no leader")),
-                _ => self.bounds(&partitions, attempts),
-            };
-            match answer {
-                Ok(found) => {
-                    extent.partitions.extend(found.partitions);
-                    extent.unreachable.extend(found.unreachable);
-                }
+        let attempts = if parts.len() > 1 { 1 } else { ATTEMPTS };
+        if parts.len() > 1
+            && let Ok(found) = self.bounds(&parts.concat(), 1)
+        {
+            parts.clear();
+            add(&mut extent, found);
+        }
+        for partitions in parts {
+            match self.bounds_by(&partitions, attempts) {
+                Ok(found) => add(&mut extent, found),
                 Err(error) if error.kind() == Kind::Transient => {
                     let reason = error.chain();
                     extent.unreachable.extend(partitions.into_iter().map(|partition| (partition, reason.clone())));
-                    failure = failure.or(Some(error));
                 }
                 Err(error) => return Err(error),
             }
         }
         match extent.unreachable.first_key_value() {
-            Some((partition, reason)) if extent.partitions.is_empty() => Err(failure
-                .unwrap_or_else(|| Error::transient(reason.as_str()))
-                .context(format_args!("{partition} cannot be reached"))),
+            Some((partition, reason)) if extent.partitions.is_empty() => {
+                Err(Error::transient(format!("{partition} cannot be reached: {reason}")))
+            }
             _ => Ok(extent),
         }
     }
 
     /// What these partitions hold: one request to each of their leaders for the first offsets, and one for the last,
-    /// which are stable ones unless `isolation.level` says otherwise. Those that a leader objects to are unreachable.
+    /// which are stable ones unless `isolation.level` says otherwise.
     ///
-    /// Errors: a leader does not answer, whoever leads the others.
+    /// Errors: a leader does not answer, or objects to one of them, whatever is known of the others.
     pub(super) fn bounds(&self, partitions: &[Partition], attempts: usize) -> Result<Extent> {
         let earliest = self.offsets(partitions, Offset::Beginning, attempts)?;
         let mut latest = self.offsets(partitions, Offset::End, attempts)?;
@@ -271,6 +288,26 @@ impl Client {
                 (Ok(earliest), Ok(latest)) => format!("its leader says that it holds {earliest:?}..{latest:?}"),
             };
             extent.unreachable.insert(partition, reason);
+        }
+        Ok(extent)
+    }
+
+    /// The same of partitions of one leader: where it objects to some, these are unreachable. They are then asked for
+    /// one by one, as librdkafka answers nothing of the others either.
+    fn bounds_by(&self, partitions: &[Partition], attempts: usize) -> Result<Extent> {
+        match self.bounds(partitions, attempts) {
+            Err(error) if objection(&error).is_some() => {}
+            answer => return answer,
+        }
+        let mut extent = Extent::default();
+        for partition in partitions {
+            match self.bounds(from_ref(partition), 1) {
+                Ok(found) => add(&mut extent, found),
+                Err(error) => match objection(&error) {
+                    Some(code) => drop(extent.unreachable.insert(partition.clone(), code.to_string())),
+                    None => return Err(error),
+                },
+            }
         }
         Ok(extent)
     }
@@ -307,7 +344,7 @@ impl Client {
         for element in answer.elements() {
             let partition = Partition::new(element.topic(), element.partition() as u32);
             element.error().map_err(|error| match error.rdkafka_error_code() {
-                Some(code) if is_refusal(code) => hidden(what, code),
+                Some(code) if is_forbidden(code) => hidden(what, code),
                 _ => Error::transient(format!("{what}: {partition}")).caused_by(error),
             })?;
             if let Offset::Offset(offset) = element.offset() {
@@ -323,7 +360,10 @@ impl Client {
         let list = list(next.iter().map(|(partition, next)| (partition, offset(next))))?;
         let outcome = self.consumer.commit(&list, CommitMode::Sync);
         // What it says besides is taken by nobody else.
-        self.events();
+        let events = self.events();
+        if outcome.is_ok() {
+            events.clear();
+        }
         outcome
     }
 
@@ -342,32 +382,19 @@ impl Client {
         };
         let answer = self.ask(&what, attempts, |consumer| {
             consumer.offsets_for_times(list(partitions.iter().map(|partition| (partition, at)))?, ATTEMPT)
-        });
-        let answer = match answer {
-            Err(error) if partitions.len() > 1 && objection(&error).is_some() => return self.each(partitions, at),
-            answer => answer?,
-        };
+        })?;
         let answers = answer.elements().into_iter().map(|element| {
             let partition = Partition::new(element.topic(), element.partition() as u32);
             (partition, element.error().map(|()| element.offset()))
         });
         Ok(answers.collect())
     }
+}
 
-    /// The same, one by one: where there is an objection to one partition, librdkafka answers nothing of the others.
-    fn each(&self, partitions: &[Partition], at: Offset) -> Result<BTreeMap<Partition, KafkaResult<Offset>>> {
-        let mut answers = BTreeMap::new();
-        for partition in partitions {
-            match self.offsets(from_ref(partition), at, 1) {
-                Ok(answer) => answers.extend(answer),
-                Err(error) => match objection(&error) {
-                    Some(code) => drop(answers.insert(partition.clone(), Err(KafkaError::OffsetFetch(code)))),
-                    None => return Err(error),
-                },
-            }
-        }
-        Ok(answers)
-    }
+/// Both together.
+fn add(extent: &mut Extent, more: Extent) {
+    extent.partitions.extend(more.partitions);
+    extent.unreachable.extend(more.unreachable);
 }
 
 /// What a leader says against one of its partitions, if that is why a question failed: a new one that it does not know
@@ -405,9 +432,13 @@ fn list<'a>(partitions: impl Iterator<Item = (&'a Partition, Offset)>) -> KafkaR
     Ok(list)
 }
 
-/// The error for a topic that the cluster does not show this user.
+/// The error for a topic or a group that the cluster does not show this user.
 fn hidden(what: &str, code: Code) -> Error {
-    Error::refused(format!("{what}: {code}; the user needs DESCRIBE on the topic, which comes with READ or WRITE"))
+    let needed = match code {
+        Code::GroupAuthorizationFailed => "READ on the group",
+        _ => "DESCRIBE on the topic, which comes with READ or WRITE",
+    };
+    Error::refused(format!("{what}: {code}; the user needs {needed}"))
 }
 
 /// A configuration that librdkafka took property by property, but not as a whole.
@@ -417,5 +448,30 @@ pub(super) fn unusable(error: KafkaError) -> Error {
             Error::usage(format!("the 'properties.*' options do not fit together: {reason}"))
         }
         other => Error::usage("the 'properties.*' options do not fit together").caused_by(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_has_to_change() {
+        let refusal = |code| {
+            let events = Events::default();
+            events.error(KafkaError::Global(code), "because.");
+            events.refusal().map(|error| error.to_string())
+        };
+        assert_eq!(refusal(Code::AllBrokersDown), None);
+        for code in [Code::SaslAuthenticationFailed, Code::SSL] {
+            let text = refusal(code).unwrap();
+            assert!(text.contains("the connection: because; check the options 'properties."), "{text}");
+        }
+        for code in [Code::ClusterAuthorizationFailed, Code::GroupAuthorizationFailed] {
+            assert_eq!(refusal(code).unwrap(), "the cluster does not allow it: because");
+        }
+        let needed = |code| hidden("it", code).to_string().split_once("; the user needs ").unwrap().1.to_string();
+        assert_eq!(needed(Code::GroupAuthorizationFailed), "READ on the group");
+        assert!(needed(Code::TopicAuthorizationFailed).starts_with("DESCRIBE on the topic"));
     }
 }

@@ -1,13 +1,15 @@
 //! Which partitions a table has now, and what they hold.
 //!
 //! The idea: topics and partitions are listed now and then; in between the known ones are asked what they hold, all at
-//! once. At any trouble with that the list is made anew, for then leaders may have moved.
+//! once. At any trouble with that the list is made anew, for then leaders may have moved. While some cannot be reached
+//! it is made anew often, but never so often that waiting for who is silent takes up the time of the others.
 //!
 //! Guarantee: a partition is missing from the answer only if it is not there, or not found yet; one that is there and
-//! cannot be reached is said to be. A topic that was there and is gone is an error.
+//! cannot be reached is said to be. A topic that was there and is gone is an error, if it was there in this process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::thread::sleep;
 use std::time::Duration;
 
 use super::client::{Client, Leaders};
@@ -17,10 +19,19 @@ use crate::clock::Clock;
 use crate::connector::{Extent, Partition};
 use crate::error::{Error, Kind, Result};
 
+/// How often, and how far apart, it is looked when a query begins.
+const LOOKS: (usize, Duration) = (4, Duration::from_millis(250));
+
+/// After so long none of these looks is begun any more: who did not answer until now will not in a moment.
+const LAST_LOOK: Duration = Duration::from_secs(4);
+
+/// As long as some cannot be reached, looking takes one part in so many of the time.
+const SHARE: u32 = 10;
+
 /// Looks for a table's partitions. All calls block.
 #[derive(Debug)]
 pub(super) struct Discovery {
-    client: Arc<Client>,
+    client: Client,
     options: Arc<KafkaOptions>,
     clock: Clock,
     listed: Mutex<Option<Listed>>,
@@ -31,6 +42,8 @@ pub(super) struct Discovery {
 struct Listed {
     /// When that was, by the monotonic clock.
     at_us: u64,
+    /// How long it is good for; none: for ever.
+    lasts: Option<Duration>,
     reachable: BTreeSet<Partition>,
     unreachable: BTreeMap<Partition, String>,
 }
@@ -44,12 +57,12 @@ impl Listed {
 impl Discovery {
     /// Of the topics that `options` name. It connects when it is first asked.
     pub(super) fn try_new(options: Arc<KafkaOptions>, clock: Clock) -> Result<Self> {
-        let client = Arc::new(Client::try_new(&options.properties.consumer())?);
+        let client = Client::try_new(&options.properties.consumer())?;
         Ok(Self { client, options, clock, listed: Mutex::default() })
     }
 
     /// What asks.
-    pub(super) fn client(&self) -> &Arc<Client> {
+    pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
@@ -66,37 +79,52 @@ impl Discovery {
                 _ => {}
             }
         }
+        let begin_us = self.clock.monotonic_us();
         let extent = self.client.extent(&self.list(listed.as_ref(), missing)?)?;
+        let took = self.since(begin_us);
         *listed = Some(Listed {
             at_us: self.clock.monotonic_us(),
+            lasts: lasts(self.options.discovery, took, extent.unreachable.is_empty()),
             reachable: extent.partitions.keys().cloned().collect(),
             unreachable: extent.unreachable.clone(),
         });
         Ok(extent)
     }
 
-    /// Whether it is time to ask what there is; what could not be reached is tried again in any case.
+    /// The same when a query begins, which is not tried again: so it is looked a few times, as it takes a moment until a
+    /// new topic is known, or a partition has another leader.
+    pub(super) fn first_extent(&self, missing: Kind) -> Result<Extent> {
+        let ((looks, pause), begin_us) = (LOOKS, self.clock.monotonic_us());
+        let mut extent = self.extent(missing);
+        for _ in 1..looks {
+            let may_get_better = match &extent {
+                Ok(extent) => !extent.unreachable.is_empty(),
+                Err(error) => matches!(error.kind(), Kind::Usage | Kind::Transient),
+            };
+            if !may_get_better || self.since(begin_us) >= LAST_LOOK {
+                break;
+            }
+            sleep(pause);
+            *locked(&self.listed) = None;
+            extent = self.extent(missing);
+        }
+        extent
+    }
+
+    fn since(&self, at_us: u64) -> Duration {
+        Duration::from_micros(self.clock.monotonic_us().saturating_sub(at_us))
+    }
+
+    /// Whether it is time to ask what there is.
     fn is_due(&self, listed: &Listed) -> bool {
-        let interval = match self.options.discovery {
-            never if never.is_zero() && listed.unreachable.is_empty() => return false,
-            never if never.is_zero() => DISCOVERY,
-            interval => interval,
-        };
-        Duration::from_micros(self.clock.monotonic_us().saturating_sub(listed.at_us)) >= interval
+        listed.lasts.is_some_and(|lasts| self.since(listed.at_us) >= lasts)
     }
 
     /// The partitions that there are, and who leads them. Without discovery they are those that were there before.
+    /// Where nothing was, topics that are missing are an error of kind `missing`.
     fn list(&self, before: Option<&Listed>, missing: Kind) -> Result<Leaders> {
-        let Some(before) = before else { return self.list_first(missing) };
-        let mut leaders = Leaders::new();
-        match &self.options.topics {
-            Topics::Matching { .. } => leaders = self.client.search(|topic| self.options.reads(topic))?,
-            Topics::Named(names) => {
-                for topic in names {
-                    leaders.extend(self.client.find(topic)?.unwrap_or_default());
-                }
-            }
-        }
+        let Some(before) = before else { return self.find(Some(missing)) };
+        let mut leaders = self.find(None)?;
         let topics: BTreeSet<&str> = leaders.keys().map(|partition| &*partition.name).collect();
         if let Some(gone) = before.partitions().find(|partition| !topics.contains(&*partition.name)) {
             return Err(Error::transient(format!(
@@ -111,25 +139,38 @@ impl Discovery {
         Ok(leaders)
     }
 
-    /// The same, where nothing was there before.
-    fn list_first(&self, missing: Kind) -> Result<Leaders> {
+    /// All partitions of the table's topics; ones that are missing are left out, or an error of this kind.
+    fn find(&self, missing: Option<Kind>) -> Result<Leaders> {
         let mut leaders = Leaders::new();
         match &self.options.topics {
             Topics::Named(names) => {
                 for topic in names {
-                    leaders.extend(self.client.partitions(topic, missing)?);
+                    leaders.extend(match missing {
+                        Some(kind) => self.client.partitions(topic, kind)?,
+                        None => self.client.find(topic)?.unwrap_or_default(),
+                    });
                 }
             }
             Topics::Matching { pattern, .. } => {
                 leaders = self.client.search(|topic| self.options.reads(topic))?;
-                if leaders.is_empty() {
+                if let Some(kind) = missing.filter(|_| leaders.is_empty()) {
                     let what = format!("there is no topic that matches '{pattern}'");
-                    return Err(self.client.missing(missing, &what, pattern));
+                    return Err(self.client.missing(kind, &what, pattern));
                 }
             }
         }
         Ok(leaders)
     }
+}
+
+/// How long a look is good for that took so long; for ever, where all is reached and nothing new is looked for.
+fn lasts(interval: Duration, took: Duration, is_all_reached: bool) -> Option<Duration> {
+    let interval = Some(interval).filter(|interval| !interval.is_zero());
+    if is_all_reached {
+        return interval;
+    }
+    let soon = interval.map_or(DISCOVERY, |interval| interval.min(DISCOVERY));
+    Some(soon.max(took.saturating_mul(SHARE)))
 }
 
 #[cfg(test)]
@@ -140,7 +181,7 @@ mod tests {
     use super::*;
     use crate::connector::contract::fixture;
 
-    fn discovery(servers: &str, interval: &str) -> Discovery {
+    fn discovery(servers: &str, interval: &str, clock: &Clock) -> Discovery {
         let options = [
             ("connector", "kafka"),
             ("format", "json"),
@@ -150,7 +191,7 @@ mod tests {
         ];
         let schema = Schema::new(vec![Field::new("id", DataType::Int64, true)]);
         let options = KafkaOptions::take(&fixture::table_of("t", &schema, &options)).unwrap();
-        Discovery::try_new(Arc::new(options), Clock::system()).unwrap()
+        Discovery::try_new(Arc::new(options), clock.clone()).unwrap()
     }
 
     fn look(discovery: &Discovery) -> (Vec<String>, Vec<(String, String)>) {
@@ -167,26 +208,29 @@ mod tests {
             cluster.create_topic(topic, 1, 1).unwrap();
             lead(topic, Some(leader));
         }
-        let servers = cluster.bootstrap_servers();
-        let (eager, once) = (discovery(&servers, "1 ms"), discovery(&servers, "0 s"));
-        for discovery in [&eager, &once] {
-            assert_eq!(look(discovery), (vec!["a:0".to_string(), "b:0".to_string()], vec![]));
+        let (servers, clock) = (cluster.bootstrap_servers(), Clock::seeded(1, 0));
+        let (hourly, once) = (discovery(&servers, "1 h", &clock), discovery(&servers, "0 s", &clock));
+        let all = (vec!["a:0".to_string(), "b:0".to_string()], vec![]);
+        let one = (vec!["a:0".to_string()], vec![("b:0".to_string(), "it has no leader".to_string())]);
+        for discovery in [&hourly, &once] {
+            assert_eq!(look(discovery), all);
         }
         lead("b", None);
-        for discovery in [&eager, &once] {
-            let lost = vec![("b:0".to_string(), "it has no leader".to_string())];
-            assert_eq!(look(discovery), (vec!["a:0".to_string()], lost));
+        for discovery in [&hourly, &once] {
+            assert_eq!(look(discovery), one);
         }
         lead("b", Some(1));
-        let (found, lost) = look(&eager);
-        assert_eq!((found.len(), lost.len()), (2, 0));
-        // It is tried again in a while.
-        let (found, lost) = look(&once);
-        assert_eq!((found.len(), lost.len()), (1, 1));
+        for discovery in [&hourly, &once] {
+            assert_eq!(look(discovery), one, "it is tried again in a while");
+        }
+        clock.advance(DISCOVERY.as_millis() as i64);
+        for discovery in [&hourly, &once] {
+            assert_eq!(look(discovery), all);
+        }
 
         lead("b", Some(2));
         cluster.broker_down(2).unwrap();
-        let (found, lost) = look(&eager);
+        let (found, lost) = look(&hourly);
         assert_eq!((found, lost.len()), (vec!["a:0".to_string()], 1));
         assert!(lost[0].1.contains("no answer"), "{lost:?}");
     }
@@ -195,13 +239,33 @@ mod tests {
     fn without_discovery_what_comes_later_is_not_there() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("a", 1, 1).unwrap();
-        let servers = cluster.bootstrap_servers();
-        let (eager, once) = (discovery(&servers, "1 ms"), discovery(&servers, "0 s"));
-        assert_eq!((look(&eager).0.len(), look(&once).0.len()), (1, 1));
+        let (servers, clock) = (cluster.bootstrap_servers(), Clock::seeded(1, 0));
+        let (hourly, once) = (discovery(&servers, "1 h", &clock), discovery(&servers, "0 s", &clock));
+        let count = || (look(&hourly).0.len(), look(&once).0.len());
+        assert_eq!(count(), (1, 1));
         for topic in ["b", "ab"] {
             cluster.create_topic(topic, 2, 1).unwrap();
         }
-        std::thread::sleep(Duration::from_millis(2));
-        assert_eq!((look(&eager).0.len(), look(&once).0.len()), (3, 1));
+        assert_eq!(count(), (1, 1), "it is not time yet");
+        clock.advance(3_600_000);
+        assert_eq!(count(), (3, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_looked_for_soon_but_not_all_the_time() {
+        let (never, hour) = (Duration::ZERO, Duration::from_secs(3600));
+        let [quick, slow] = [10, 4_000].map(Duration::from_millis);
+        assert_eq!([never, quick, hour].map(|interval| lasts(interval, slow, true)), [None, Some(quick), Some(hour)]);
+        let [often, seldom] = [quick, slow].map(|took| took * SHARE);
+        for (interval, took, expected) in [
+            (never, quick, DISCOVERY),
+            (hour, quick, DISCOVERY),
+            (quick, quick, often),
+            (never, slow, seldom),
+            (hour, slow, seldom),
+            (quick, slow, seldom),
+        ] {
+            assert_eq!(lasts(interval, took, false), Some(expected), "{interval:?} {took:?}");
+        }
     }
 }

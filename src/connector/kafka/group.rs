@@ -48,11 +48,12 @@ impl Group {
 
     /// Commits the next offsets; trouble with it is told, and has no other effect. Blocks.
     pub(super) fn commit(&self, next: &Offsets) {
-        let outcome = self.client().map(|client| client.commit(next));
-        match outcome {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => self.tell(error.rdkafka_error_code(), &describe(&error)),
-            Err(error) => self.tell(None, &error),
+        let client = match self.client() {
+            Ok(client) => client,
+            Err(error) => return self.tell(None, &error),
+        };
+        if let Err(error) = client.commit(next) {
+            self.tell(error.rdkafka_error_code(), &explain(&client, &error));
         }
     }
 
@@ -71,10 +72,14 @@ impl Group {
     }
 }
 
-fn describe(error: &KafkaError) -> Error {
-    Error::transient(match error.rdkafka_error_code() {
-        Some(Code::UnknownMemberId) => "the group has members of its own; name another".to_string(),
-        Some(code) => code.to_string(),
-        None => error.to_string(),
+/// Why a commit has failed.
+fn explain(client: &Client, error: &KafkaError) -> Error {
+    let code = error.rdkafka_error_code();
+    if code == Some(Code::UnknownMemberId) {
+        return Error::transient("the group has members of its own; name another");
+    }
+    client.refusal("the commit", error).unwrap_or_else(|| {
+        let text = code.map_or_else(|| error.to_string(), |code| code.to_string());
+        Error::transient(text + &client.events().reason())
     })
 }

@@ -4,6 +4,7 @@
 //!
 //! Guarantee: what is unknown, malformed, contradictory or not supported yet is refused by name, without any I/O.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::connector::position::{Position, Side};
 use crate::connector::upserts::Key;
 use crate::connector::{Delivery, Offsets, Partition, ScanOptions};
 use crate::error::{Error, Result};
-use crate::format::{FormatOptions, KeyFormat};
+use crate::format::{FORMATS, FormatOptions, KeyFormat};
 use crate::sql::options::{OptionReader, did_you_mean};
 
 /// How often new topics and partitions are looked for, unless the table says otherwise.
@@ -74,7 +75,8 @@ pub struct KafkaOptions {
     pub startup: Position,
     /// `scan.bounded.*`: where it ends, if it does.
     pub bounded: Option<Position>,
-    /// `scan.topic-partition-discovery.interval`: how often new topics and partitions are looked for; zero is never.
+    /// `scan.topic-partition-discovery.interval`: how often new topics and partitions are looked for; zero is never. Those
+    /// that cannot be reached are, in any case.
     pub discovery: Duration,
     /// `sink.delivery-guarantee`.
     pub delivery: Delivery,
@@ -88,7 +90,7 @@ pub struct KafkaOptions {
     pub key_prefix: String,
     /// `value.fields-include`: whether columns of the key are also in the payload.
     pub is_key_in_payload: bool,
-    /// The columns that are read from keys: `key.fields`, where `key.format` says how.
+    /// The columns that are read from keys: `key.fields`, where `key.format` says how and payloads do not have them.
     pub key_columns: Option<KeyColumns>,
     /// `sink.partitioner`.
     pub partitioner: Partitioner,
@@ -97,7 +99,8 @@ pub struct KafkaOptions {
 impl KafkaOptions {
     /// Takes them from a table's `WITH` list.
     pub fn take(table: &TableDefinition) -> Result<Self> {
-        let mut reader = OptionReader::new(table);
+        let table = with_plain_format(table)?;
+        let mut reader = OptionReader::new(&table);
         let topics = topics(&mut reader)?;
         let only = topics.only();
         let form = match only {
@@ -120,7 +123,7 @@ impl KafkaOptions {
             properties: reader.prefixed("properties.")?,
         };
         ScanOptions::take(&mut reader)?;
-        let options = given.judge(table, topics, format).map_err(|error| reader.blame(error))?;
+        let options = given.judge(&table, topics, format).map_err(|error| reader.blame(error))?;
         reader.finish()?;
         Ok(options)
     }
@@ -139,6 +142,27 @@ impl KafkaOptions {
             }
         }
     }
+}
+
+/// The table with its payloads' format as `format`, where it is beside that of keys: as `value.format`, `value.json.*`.
+pub(super) fn with_plain_format(table: &TableDefinition) -> Result<Cow<'_, TableDefinition>> {
+    let options = &table.options;
+    if !options.contains_key("value.format") {
+        return Ok(Cow::Borrowed(table));
+    }
+    let of_format = |key: &str| {
+        let is_own = |format: &str| key.strip_prefix(format).is_some_and(|rest| rest.starts_with('.'));
+        key == "format" || FORMATS.into_iter().any(is_own)
+    };
+    if let Some(option) = options.keys().find(|key| of_format(key)) {
+        return Err(Error::usage(format!(
+            "table {}: there is no option '{option}' beside 'value.format'; say 'value.{option}'",
+            table.name
+        )));
+    }
+    let plain = |key: &String| key.strip_prefix("value.").filter(|rest| of_format(rest)).unwrap_or(key).to_string();
+    let options = options.iter().map(|(key, value)| (plain(key), value.clone())).collect();
+    Ok(Cow::Owned(TableDefinition { options, ..table.clone() }))
 }
 
 const PARTITIONERS: [(&str, Partitioner); 3] =
@@ -168,41 +192,22 @@ impl Given {
                  it out",
             ));
         }
-        let progress_topic = self.progress_topic.unwrap_or_else(|| "millstream-progress".into());
-        let is_taken = matches!(&topics, Topics::Named(names) if names.contains(&progress_topic));
-        if !is_legal(&progress_topic) || is_taken {
-            return Err(Error::usage(format!(
-                "option 'sink.progress-topic': '{progress_topic}' cannot be a topic of its own"
-            )));
-        }
+        let progress_topic = progress_topic(self.progress_topic, &topics)?;
         let properties = Properties::try_new(self.properties)?;
-        for (option, position) in [("scan.startup.mode", &self.startup), ("scan.bounded.mode", &self.bounded)] {
-            if matches!(position, Some(Position::Group(_))) && properties.group().is_none() {
-                return Err(Error::usage(format!(
-                    "'{option}' = 'group-offsets' needs the option 'properties.group.id', the group that is meant"
-                )));
-            }
-        }
+        check_group(&properties, [("scan.startup.mode", &self.startup), ("scan.bounded.mode", &self.bounded)])?;
         let fields = key_fields(table, self.key_fields.as_deref())?;
         let key = Key::of(table, "key", &fields)?;
         let is_key_in_payload = self.is_key_in_payload.unwrap_or(true);
         check_made_key(table, &key, self.key_format, is_key_in_payload)?;
         let key_prefix = key_prefix(self.key_prefix, &fields, is_key_in_payload)?;
-        // Without a format, or by a PRIMARY KEY alone, a key is only written.
-        let key_columns = self.key_format.filter(|_| self.key_fields.is_some()).map(|format| KeyColumns {
+        // Without a format, or by a PRIMARY KEY alone, a key is only written; and what payloads have is read from them.
+        let is_read = self.key_fields.is_some() && !is_key_in_payload;
+        let key_columns = self.key_format.filter(|_| is_read).map(|format| KeyColumns {
             metadata: "key",
             names: fields,
             prefix: key_prefix.clone(),
             format,
-            in_payload: is_key_in_payload,
         });
-        let partitioner = self.partitioner.unwrap_or(Partitioner::Hash);
-        if partitioner != Partitioner::Hash && !table.primary_key.is_empty() {
-            return Err(Error::usage(
-                "option 'sink.partitioner': rows with the same PRIMARY KEY must be in one partition, or their order is lost; \
-                 say 'default'",
-            ));
-        }
         Ok(KafkaOptions {
             topics,
             delivery: delivery(self.guarantee.as_deref())?,
@@ -217,7 +222,7 @@ impl Given {
             key_prefix,
             is_key_in_payload,
             key_columns,
-            partitioner,
+            partitioner: partitioner(self.partitioner, table)?,
         })
     }
 }
@@ -247,8 +252,41 @@ fn names(text: &str) -> Option<BTreeSet<String>> {
 }
 
 fn pattern(text: &str) -> Option<Topics> {
-    let whole = Regex::new(&format!("^(?:{text})$")).ok().filter(|_| !text.is_empty())?;
+    // By itself as well: the halves of 'a)|(b' would be closed by what stands around it.
+    Regex::new(text).ok().filter(|_| !text.is_empty())?;
+    let whole = Regex::new(&format!("^(?:{text})$")).ok()?;
     Some(Topics::Matching { pattern: text.to_string(), whole })
+}
+
+fn progress_topic(given: Option<String>, topics: &Topics) -> Result<String> {
+    let topic = given.unwrap_or_else(|| "millstream-progress".into());
+    let is_taken = matches!(topics, Topics::Named(names) if names.contains(&topic));
+    match is_legal(&topic) && !is_taken {
+        true => Ok(topic),
+        false => Err(Error::usage(format!("option 'sink.progress-topic': '{topic}' cannot be a topic of its own"))),
+    }
+}
+
+/// Checks that there is a group, where one of these modes means it.
+fn check_group(properties: &Properties, modes: [(&str, &Option<Position>); 2]) -> Result<()> {
+    for (option, position) in modes {
+        if matches!(position, Some(Position::Group(_))) && properties.group().is_none() {
+            return Err(Error::usage(format!(
+                "'{option}' = 'group-offsets' needs the option 'properties.group.id', the group that is meant"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn partitioner(given: Option<Partitioner>, table: &TableDefinition) -> Result<Partitioner> {
+    match given.unwrap_or(Partitioner::Hash) {
+        Partitioner::Fixed | Partitioner::RoundRobin if !table.primary_key.is_empty() => Err(Error::usage(
+            "option 'sink.partitioner': rows with the same PRIMARY KEY must be in one partition, or their order is lost; \
+             say 'default'",
+        )),
+        partitioner => Ok(partitioner),
+    }
 }
 
 /// Whether a topic can have this name.
@@ -270,23 +308,26 @@ fn delivery(given: Option<&str>) -> Result<Delivery> {
     }
 }
 
-/// `partition:0,offset:42;…`, each partition once; with `topic:orders` before it, where the table has not the one topic
-/// `only`.
+/// `partition:0,offset:42;…`, each partition once, and so each word of an entry; with `topic:orders` as well where the
+/// table has not the one topic `only`.
 fn offsets(text: &str, only: Option<&str>) -> Option<Offsets> {
     let mut offsets = Offsets::new();
     for entry in text.split(';').map(str::trim).filter(|entry| !entry.is_empty()) {
-        let (mut topic, mut partition, mut offset) = (only, None, None);
+        let (mut topic, mut partition, mut offset) = (None, None, None);
         for part in entry.split(',') {
             let (key, value) = part.split_once(':')?;
-            let value = value.trim();
-            match key.trim() {
-                "topic" => topic = Some(value),
-                "partition" => partition = value.parse::<u32>().ok().filter(|number| i32::try_from(*number).is_ok()),
-                "offset" => offset = value.parse::<u64>().ok(),
+            let place = match key.trim() {
+                "topic" => &mut topic,
+                "partition" => &mut partition,
+                "offset" => &mut offset,
                 _ => return None,
+            };
+            if place.replace(value.trim()).is_some() {
+                return None;
             }
         }
-        if offsets.insert(Partition::new(topic?, partition?), offset?).is_some() {
+        let number = partition?.parse::<u32>().ok().filter(|number| i32::try_from(*number).is_ok())?;
+        if offsets.insert(Partition::new(topic.or(only)?, number), offset?.parse().ok()?).is_some() {
             return None;
         }
     }
@@ -320,22 +361,29 @@ fn key_fields(table: &TableDefinition, given: Option<&str>) -> Result<Vec<String
 
 /// Checks what only a key of columns can have.
 fn check_made_key(table: &TableDefinition, key: &Key, format: Option<KeyFormat>, is_in_payload: bool) -> Result<()> {
-    let made: &[usize] = match key {
-        Key::Made(columns) => columns,
-        Key::Given(_) => &[],
-    };
     let option = match (format, is_in_payload) {
         (Some(_), _) => "key.format",
         (None, false) => "value.fields-include",
         (None, true) => return Ok(()),
     };
-    if made.is_empty() {
-        return Err(Error::usage(format!(
-            "option '{option}' is for a key that is made of columns; name them with 'key.fields' or a PRIMARY KEY, or leave \
-             it out"
-        )));
+    let places = key.columns().iter();
+    let columns: Vec<&Column> = places.filter_map(|place| table.writable_columns().nth(*place)).collect();
+    match (key, columns.as_slice()) {
+        (Key::Given(_), [given, ..]) => {
+            return Err(Error::usage(format!(
+                "option '{option}' is for a key that is made of columns, and column {} is the key as it is; declare it \
+                 VIRTUAL if it is only to be read, or leave the option out",
+                given.name
+            )));
+        }
+        (_, []) => {
+            return Err(Error::usage(format!(
+                "option '{option}' is for a key that is made of columns; name them with 'key.fields' or a PRIMARY KEY, \
+                 or leave it out"
+            )));
+        }
+        _ => {}
     }
-    let columns: Vec<&Column> = made.iter().filter_map(|place| table.writable_columns().nth(*place)).collect();
     let is_bytes = |column: &Column| matches!(column.data_type, DataType::Utf8 | DataType::Utf8View | DataType::Binary);
     match (format, columns.as_slice()) {
         (Some(KeyFormat::Raw), [only]) if is_bytes(only) => Ok(()),

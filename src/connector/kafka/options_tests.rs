@@ -44,7 +44,15 @@ fn offsets_are_listed_as_in_flink() {
     let listed = Offsets::from([(Partition::new("t", 0), 42), (Partition::new("t", 1), 300)]);
     assert_eq!(take(&options).unwrap().startup, Position::Specific(listed, End::Earliest));
     assert!(refusal(&options[1..]).contains("needs 'scan.startup.mode' = 'specific-offsets'"));
-    for wrong in ["", "0:42", "partition:0,offset:-1", "partition:0,offset:1;partition:0,offset:2", "offset:1"] {
+    for wrong in [
+        "",
+        "0:42",
+        "offset:1",
+        "partition:0,offset:-1",
+        "partition:0,offset:1;partition:0,offset:2",
+        "partition:0,partition:1,offset:2",
+        "partition:0,offset:1,offset:2",
+    ] {
         assert!(offsets(wrong, Some("t")).is_none(), "{wrong}");
     }
     let several = "topic:a,partition:0,offset:1;topic:b,partition:0,offset:2";
@@ -81,7 +89,10 @@ fn a_table_has_a_topic_or_several_or_a_pattern() {
     let names = ["orders", "_orders", "__consumer_offsets", "millstream-progress"];
     assert_eq!(reads(&[("topic-pattern", ".*")], names), [true, true, false, false]);
     assert_eq!(reads(&[("topic-pattern", "t|or+")], ["t", "orr", "tt", "order"]), [true, true, false, false]);
-    assert!(refusal(&[("topic-pattern", "(")]).contains("'(' is not a regular expression"));
+    for wrong in ["(", "a)|(b", ""] {
+        let text = refusal(&[("topic-pattern", wrong)]);
+        assert!(text.contains(&format!("'{wrong}' is not a regular expression")), "{text}");
+    }
     assert!(refusal(&[("topic", "a;b c")]).contains("'a;b c' is not a topic, or several"));
     let mut definition = table(&[], &[]);
     definition.options.insert("topic-pattern".into(), "t".into());
@@ -109,6 +120,25 @@ fn several_topics_are_one_stream_and_each_of_them_a_place() {
     let error = KafkaConnector.check(&several, Role::Sink).unwrap_err().to_string();
     assert!(error.contains("a table that is written names one topic"), "{error}");
     KafkaConnector.check(&several, Role::Source).unwrap();
+}
+
+#[test]
+fn the_format_may_be_that_of_the_value() {
+    let value = |more: &[(&str, &str)]| {
+        let mut definition = table(&[], &[]);
+        definition.options.remove("format");
+        let options = [&[("value.format", "csv")], more].concat();
+        definition.options.extend(options.iter().map(|(key, value)| (key.to_string(), value.to_string())));
+        KafkaOptions::take(&definition).map(|options| options.format)
+    };
+    let plain = take(&[("format", "csv"), ("csv.field-delimiter", ";"), ("format.on-error", "skip")]).unwrap().format;
+    let more = [("value.csv.field-delimiter", ";"), ("format.on-error", "skip"), ("value.fields-include", "ALL")];
+    assert_eq!(value(&more).unwrap(), plain);
+    let refused = |option| value(&[(option, ";")]).unwrap_err().to_string();
+    assert!(refused("csv.field-delimiter").ends_with("say 'value.csv.field-delimiter'"));
+    assert!(refused("format").ends_with("no option 'format' beside 'value.format'; say 'value.format'"));
+    assert!(refused("value.csv.field-delimiterr").contains("there is no option 'csv.field-delimiterr'"));
+    assert!(refused("value.format.on-error").contains("there is no option 'value.format.on-error'"));
 }
 
 #[test]
@@ -150,6 +180,11 @@ fn a_made_key_may_be_raw_and_left_out_of_payloads() {
         let text = refusal(&[(key, value)]);
         assert!(text.contains(&format!("option '{key}' is for a key that is made of columns")), "{text}");
     }
+    let mut given = table(&[], &[("key.fields", "id"), ("key.format", "json")]);
+    let kind = ColumnKind::Metadata { key: "key".into(), is_virtual: false };
+    given.columns.push(Column { kind, ..Column::physical("k", DataType::Binary) });
+    let text = KafkaOptions::take(&given).unwrap_err().to_string();
+    assert!(text.contains("column k is the key as it is; declare it VIRTUAL"), "{text}");
     assert!(refusal(&[("key.fields", "id"), ("key.format", "avro")]).contains("'avro' is no choice"));
     assert!(refusal(&[("value.fields-include", "SOME")]).contains("known are ALL, EXCEPT_KEY"));
 }
@@ -159,10 +194,11 @@ fn keys_are_read_where_their_fields_and_format_are_given() {
     let format = ("key.format", "json");
     assert_eq!(take(&[("key.fields", "item")]).unwrap().key_columns, None);
     assert_eq!(take_keyed(&["item"], &[format]).unwrap().key_columns, None);
+    let all = ("value.fields-include", "ALL");
+    assert_eq!(take(&[("key.fields", "item"), format, all]).unwrap().key_columns, None, "payloads have them");
     let except = ("value.fields-include", "EXCEPT_KEY");
     let read = take(&[("key.fields", "item;id"), format, except, ("key.fields-prefix", "i")]).unwrap().key_columns;
-    let read = read.unwrap();
-    assert_eq!((read.names, read.in_payload), (vec!["item".to_string(), "id".to_string()], false));
+    assert_eq!(read.unwrap().names, ["item", "id"]);
     let prefix = ("key.fields-prefix", "i");
     assert!(refusal(&[("key.fields", "id"), prefix]).contains("needs 'value.fields-include' = 'EXCEPT_KEY'"));
     for fields in ["name", "id;name"] {

@@ -86,11 +86,11 @@ impl Properties {
     }
 
     /// How to ask for the offsets of a group, and to commit them, without joining it. The session's timeout is how long
-    /// a commit waits for the group's coordinator.
+    /// a commit waits for the group's coordinator, to the second: less than anybody waits for the commit, to hear why.
     pub(super) fn of_group(&self, group: &str) -> ClientConfig {
         let mut config = self.consumer();
         config.set("group.id", group).set("group.protocol", "classic");
-        config.set("session.timeout.ms", "6000").set("max.poll.interval.ms", "300000");
+        config.set("session.timeout.ms", "3000").set("max.poll.interval.ms", "300000");
         config
     }
 

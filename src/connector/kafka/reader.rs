@@ -11,6 +11,7 @@
 //! What it does not promise: to notice that a topic was created anew with as many messages. The engine compares
 //! [`Fingerprint`]s for that.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use arrow::array::BinaryBuilder;
@@ -99,6 +100,27 @@ impl PartitionReader {
                 idle += self.doubt(span, idle)?;
                 doubt = idle + DOUBT;
             }
+        }
+    }
+
+    /// The message at this offset, if it is there now, as long as it is `wanted`. The reader then stands behind it, so
+    /// that what is fetched meanwhile belongs to whoever goes on there.
+    pub(super) fn find(&mut self, offset: u64, wanted: impl Fn() -> bool) -> Result<Option<Fingerprint>> {
+        let bounds = self.queue.client().bounds_of(&self.partition).map_err(|error| self.error(error))?;
+        if !(bounds.earliest..bounds.latest).contains(&offset) {
+            return Ok(None);
+        }
+        // What was fetched before may be of a topic that is gone.
+        self.ready = None;
+        let found = RefCell::new(None);
+        let deliver = |batch: MessageBatch| {
+            found.replace(Some(batch.last));
+            true
+        };
+        let span = Span::new(self.partition.clone(), offset, offset + 1);
+        match self.read(&span, &[], deliver, wanted) {
+            Err(error) if error.kind() != Kind::DataLoss => Err(error),
+            _ => Ok(found.into_inner()),
         }
     }
 
@@ -193,8 +215,9 @@ impl PartitionReader {
             return None;
         };
         Some(self.error(Error::data_loss(format!(
-            "{what}; asked were {}..{}, there are {earliest}..{latest}; to go on without them start a new query, and to \
-             prevent it let the topic keep its messages for longer than a query stands still",
+            "{what}; asked were {}..{}, there are {earliest}..{latest}; to go on without them say \
+             'scan.on-data-loss' = 'continue', and to prevent it let the topic keep its messages for longer than a \
+             query stands still",
             span.from, span.to
         ))))
     }

@@ -1,12 +1,11 @@
 //! A table's topics as a source.
 //!
 //! The idea: one client answers questions about the topics, and as many as there are tasks fetch; each partition
-//! belongs to one of them, so that no two tasks meet at a queue. Threads exist only while something is read.
+//! belongs to one of them, so that no two tasks meet at a queue. Threads that read exist only while something is read.
 //!
 //! What it guarantees: [`Source`]'s contract. Ends are last stable offsets unless `isolation.level` says otherwise, so
 //! that no epoch waits for an open transaction.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::{Mutex as Slot, mpsc};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::client::Client;
 use super::columns::Column;
@@ -35,9 +34,6 @@ use crate::error::{Error, Kind, Result};
 
 /// How long a read waits for an earlier one of its partition, which nobody listens to any more, to notice it.
 const HANDOVER: Duration = Duration::from_millis(500);
-
-/// How often, and how far apart, a new query looks for its topics: one just created takes a moment to be known.
-const LOOKS: (usize, Duration) = (4, Duration::from_millis(250));
 
 /// How long looking for one message takes at most.
 const FINDING: Duration = Duration::from_secs(10);
@@ -62,8 +58,6 @@ struct Open {
     group: Option<Arc<Group>>,
     /// Whose turn it is to commit to the group.
     committing: Arc<Slot<()>>,
-    /// Whose turn it is to look for a message: the client that does has one queue for each partition.
-    finding: Arc<Slot<()>>,
 }
 
 impl std::fmt::Debug for Topic {
@@ -89,7 +83,6 @@ impl KafkaSource {
             readers: Mutex::default(),
             group: Group::of(&options.properties).map(Arc::new),
             committing: Arc::default(),
-            finding: Arc::default(),
         };
         Ok(Self { table, options, open: Mutex::new(Some(Arc::new(open))) })
     }
@@ -105,17 +98,14 @@ impl KafkaSource {
         answer.map_err(|e| Error::internal("asking the brokers failed").caused_by(e))?
     }
 
-    /// What the topics hold; ones that are missing, and never were there, are an error of kind `missing`.
-    async fn look(&self, missing: Kind) -> Result<Extent> {
-        self.ask(move |open| open.discovery.extent(missing)).await.map_err(|e| self.error(e))
-    }
-
-    /// The offsets of a position, of all partitions: one that cannot be asked would begin or end somewhere else.
-    async fn resolve(&self, side: Side, position: &Position, extent: &Extent) -> Result<Offsets> {
+    /// The offsets of a position, of all partitions: one that cannot be asked would begin or end somewhere else. Topics
+    /// that are missing, and never were there, are an error of kind `missing`.
+    async fn resolve(&self, side: Side, position: &Position, missing: Kind) -> Result<Offsets> {
+        let extent = self.ask(move |open| open.discovery.first_extent(missing)).await.map_err(|e| self.error(e))?;
         if let Some((partition, reason)) = extent.unreachable.first_key_value() {
             return Err(self.error(Error::transient(format!("{partition} cannot be reached: {reason}"))));
         }
-        position.resolve(side, extent, self).await.map_err(|e| self.error(e))
+        position.resolve(side, &extent, self).await.map_err(|e| self.error(e))
     }
 
     fn reader(&self, partition: &Partition) -> Result<Arc<Slot<PartitionReader>>> {
@@ -146,30 +136,6 @@ fn reader(table: &str, partition: &Partition, client: Arc<Client>) -> Result<Par
     Ok(PartitionReader::new(table, partition.clone(), queue))
 }
 
-/// The message at this offset, if it is there, as long as it is `wanted`.
-fn find(
-    client: &Arc<Client>,
-    table: &str,
-    partition: &Partition,
-    offset: u64,
-    wanted: impl Fn() -> bool,
-) -> Result<Option<Fingerprint>> {
-    let bounds = client.bounds_of(partition).map_err(|e| e.context(format_args!("table {table}")))?;
-    if !(bounds.earliest..bounds.latest).contains(&offset) {
-        return Ok(None);
-    }
-    let found = RefCell::new(None);
-    let deliver = |batch: MessageBatch| {
-        found.replace(Some(batch.last));
-        true
-    };
-    let span = Span::new(partition.clone(), offset, offset + 1);
-    match reader(table, partition, Arc::clone(client))?.read(&span, &[], deliver, wanted) {
-        Err(error) if error.kind() != Kind::DataLoss => Err(error),
-        _ => Ok(found.into_inner()),
-    }
-}
-
 /// What a position asks for.
 #[async_trait]
 impl Lookup for KafkaSource {
@@ -191,42 +157,29 @@ impl Lookup for KafkaSource {
 #[async_trait]
 impl Source for KafkaSource {
     async fn start(&self) -> Result<Offsets> {
-        let (looks, pause) = LOOKS;
-        let mut extent = self.look(Kind::Usage).await;
-        for _ in 1..looks {
-            if !extent.as_ref().is_err_and(|error| error.kind() == Kind::Usage) {
-                break;
-            }
-            sleep(pause).await;
-            extent = self.look(Kind::Usage).await;
-        }
-        self.resolve(Side::Startup, &self.options.startup, &extent?).await
+        self.resolve(Side::Startup, &self.options.startup, Kind::Usage).await
     }
 
     async fn end(&self) -> Result<Option<Offsets>> {
-        let Some(position) = &self.options.bounded else { return Ok(None) };
-        let extent = self.look(Kind::Transient).await?;
-        self.resolve(Side::Bounded, position, &extent).await.map(Some)
+        match &self.options.bounded {
+            Some(position) => self.resolve(Side::Bounded, position, Kind::Transient).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn extent(&self) -> Result<Extent> {
-        self.look(Kind::Transient).await
+        self.ask(|open| open.discovery.extent(Kind::Transient)).await.map_err(|e| self.error(e))
     }
 
     async fn fingerprint(&self, partition: &Partition, offset: u64) -> Result<Option<Fingerprint>> {
-        let open = self.open().map_err(|e| self.error(e))?;
-        let (table, partition) = (self.table.name.clone(), partition.clone());
         let what = format!("looking for the message at {partition} offset {offset}");
+        let reader = self.reader(partition)?;
         // When this call is dropped, so is `caller`, and the thread stops.
         let caller = Arc::new(());
         let listening = Arc::downgrade(&caller);
         let found = timeout(FINDING, async move {
-            let turn = Arc::clone(&open.finding).lock_owned().await;
-            let work = spawn_blocking(move || {
-                let _turn = turn;
-                find(open.discovery.client(), &table, &partition, offset, || listening.strong_count() > 0)
-            });
-            work.await
+            let mut reader = reader.lock_owned().await;
+            spawn_blocking(move || reader.find(offset, || listening.strong_count() > 0)).await
         });
         let found = found.await;
         drop(caller);

@@ -1,8 +1,8 @@
 //! `'connector' = 'upsert-kafka'`: a result that changes, into a topic, as Flink spells it.
 //!
-//! The idea: it is a `kafka` table with a PRIMARY KEY, whose payload's format is called `value.format`. So its options
-//! are rewritten, and everything else is that connector: guarantee, identity, upserts and tombstones. A query may
-//! change from one spelling to the other, and stays the same query.
+//! The idea: it is a `kafka` table with a PRIMARY KEY, whose payload's format is called `value.format`. So more is
+//! refused, and everything else is that connector: guarantee, identity, upserts and tombstones. A query may change from
+//! one spelling to the other, and stays the same query.
 //!
 //! What it does not promise: reading. That is refused by name.
 
@@ -11,10 +11,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::KafkaConnector;
+use super::options::with_plain_format;
 use crate::catalog::TableDefinition;
 use crate::connector::{Connector, Environment, Guarantee, MetadataKey, Owner, Role, Sink, Source};
 use crate::error::{Error, Result};
-use crate::format::{CHANGELOGS, FORMATS};
+use crate::format::CHANGELOGS;
 
 /// Options of `kafka` that say here what cannot be meant, and why.
 const REFUSED: [(&str, &str); 3] = [
@@ -33,8 +34,7 @@ fn as_kafka(table: &TableDefinition) -> Result<TableDefinition> {
     if let Some((option, instead)) = REFUSED.iter().find(|(option, _)| table.options.contains_key(*option)) {
         return refuse(format!("'upsert-kafka' has no option '{option}': {instead}"));
     }
-    let of_reading = |key: &&String| ["scan.startup.", "scan.bounded."].iter().any(|prefix| key.starts_with(prefix));
-    if let Some(option) = table.options.keys().find(of_reading) {
+    if let Some(option) = table.options.keys().find(|key| key.starts_with("scan.")) {
         return refuse(format!("'upsert-kafka' has no option '{option}': such a table is not read"));
     }
     if !table.options.contains_key("value.format") {
@@ -46,24 +46,10 @@ fn as_kafka(table: &TableDefinition) -> Result<TableDefinition> {
              with it"
         ));
     }
-    let of_format = |key: &&String| FORMATS.iter().any(|format| key.starts_with(&format!("{format}.")));
-    if let Some(option) = table.options.keys().find(of_format) {
-        return refuse(format!("'upsert-kafka' has no option '{option}': say 'value.{option}'"));
-    }
     if table.primary_key.is_empty() {
         return refuse("'upsert-kafka' needs a PRIMARY KEY: the rows of a key replace each other".into());
     }
-    let mut kafka = table.clone();
-    kafka.options = table
-        .options
-        .iter()
-        .map(|(key, value)| {
-            // The format, and its own options.
-            let of_format = key.strip_prefix("value.").filter(|rest| *rest != "fields-include");
-            (of_format.unwrap_or(key).to_string(), value.clone())
-        })
-        .collect();
-    Ok(kafka)
+    Ok(with_plain_format(table)?.into_owned())
 }
 
 #[async_trait]
@@ -176,10 +162,14 @@ mod tests {
         assert!(refusal(&good, Role::Source).starts_with("table totals: reading upserts is not supported yet"));
         assert!(refusal(&table(&[]), Role::Sink).contains("'value.format' is missing"));
         assert!(refusal(&table(&[("format", "json")]), Role::Sink).contains("no option 'format': say 'value.format'"));
+        let plain = table(&[("value.format", "json"), ("json.encode.ignore-null-fields", "true")]);
+        assert!(refusal(&plain, Role::Sink).contains("say 'value.json.encode.ignore-null-fields'"));
         let fields = table(&[("value.format", "json"), ("key.fields", "item")]);
         assert!(refusal(&fields, Role::Sink).contains("no option 'key.fields'"));
-        let started = table(&[("value.format", "json"), ("scan.startup.mode", "latest-offset")]);
-        assert!(refusal(&started, Role::Sink).contains("no option 'scan.startup.mode': such a table is not read"));
+        for (option, value) in [("scan.startup.mode", "latest-offset"), ("scan.max-rows-per-epoch", "7")] {
+            let read = refusal(&table(&[("value.format", "json"), (option, value)]), Role::Sink);
+            assert!(read.contains(&format!("no option '{option}': such a table is not read")), "{read}");
+        }
         let keyless = TableDefinition { primary_key: vec![], ..good };
         for role in [Role::Source, Role::Sink] {
             assert!(refusal(&keyless, role).contains("needs a PRIMARY KEY"), "whatever it is used for");
