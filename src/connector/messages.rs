@@ -418,7 +418,8 @@ pub fn check_metadata(table: &TableDefinition, offered: &[MetadataKey], writing:
     for column in &table.columns {
         let ColumnKind::Metadata { key, is_virtual } = &column.kind else { continue };
         let Some(known) = offered.iter().find(|known| known.covers(key)) else {
-            let hint = crate::sql::options::did_you_mean(key, offered.iter().map(|known| known.key));
+            let known: Vec<String> = offered.iter().map(shown).collect();
+            let hint = crate::sql::options::did_you_mean(key, known.iter().map(String::as_str));
             return Err(Error::usage(format!(
                 "table {}: column {}: there is no metadata '{key}'{hint}",
                 table.name, column.name
@@ -438,6 +439,11 @@ pub fn check_metadata(table: &TableDefinition, offered: &[MetadataKey], writing:
         }
     }
     Ok(())
+}
+
+/// A key as hints have it.
+fn shown(known: &MetadataKey) -> String {
+    if known.is_prefix() { format!("{}<name>", known.key) } else { known.key.to_string() }
 }
 
 /// Refuses `PARTITIONED BY`, for connectors that have no directories: it would be parsed and mean nothing.

@@ -1,12 +1,13 @@
 //! The binary while a cluster changes: transactions get another coordinator, a topic another leader, and one of two
-//! brokers goes away for a while.
+//! brokers, or the name server, goes away for a while.
 //!
 //! The second servers are started by these tests, and end with them. They run alone, one after the other.
 
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use crate::brokers::{Broker, Job, assert_exactly_once, commits, parquet, servers, signal};
+use crate::harness::variable;
 
 /// How often, and how far apart, it is looked for what has to come.
 const LOOKS: usize = 1_500;
@@ -14,6 +15,9 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// From here on rows only move time on.
 const FAR: i64 = 1_000_000;
+
+/// Rows are read in small epochs, and slower than they could be: there are some left when something happens.
+const SLOWLY: &str = ", 'scan.max-rows-per-epoch' = '40', 'scan.max-rows-per-second-per-partition' = '50'";
 
 /// A server that only one test needs.
 pub struct Extra(&'static str);
@@ -23,6 +27,13 @@ impl Extra {
         let extra = Self(name);
         servers(&["start", name]);
         extra
+    }
+
+    /// Sends it a signal, such as `-STOP`.
+    fn signal(&self, name: &str) {
+        let pid = format!("{}/pids/{}", variable("MILLSTREAM_TEST_BROKERS_DIR"), self.0);
+        let pid = std::fs::read_to_string(pid).unwrap();
+        assert!(Command::new("kill").arg(name).arg(pid.trim()).status().unwrap().success());
     }
 }
 
@@ -129,12 +140,13 @@ fn restart_of_transactions_under_another_coordinator_and_leader() {
 }
 
 /// A query that is reading goes on when the broker is back, and so does one that is writing. One that runs meanwhile
-/// reads what the other broker has; of the one that is away no row is late for that.
+/// reads what the other broker has; of the one that is away no row is late for that. First the broker is frozen, while
+/// nobody writes: what it was sent then it would store when it thaws, longer after than any quiet period.
 #[test]
 #[ignore = "kills a second broker: make test runs it by itself"]
 fn restart_of_one_of_two_rocketmq_brokers() {
     const ROWS: i64 = 6_000;
-    let _second = Extra::start("rocketmq2");
+    let second = Extra::start("rocketmq2");
     let input = Broker::Rocketmq.topic("from");
     let [twice, once] = ["twice", "once"].map(|name| Broker::Rocketmq.topic(name));
     let feed = |numbers: std::ops::Range<i64>| {
@@ -146,9 +158,27 @@ fn restart_of_one_of_two_rocketmq_brokers() {
         feeder.finish();
     };
     feed(0..ROWS);
-    let small = ", 'scan.max-rows-per-epoch' = '40'";
-    let source = Broker::Rocketmq.table("input", &input, "n BIGINT", small);
     let files = "'connector' = 'filesystem', 'path' = '${out}/lake', 'format' = 'parquet'";
+    let mut counting = Running::start(&format!(
+        "{}CREATE TABLE counts (n BIGINT) WITH ({files});
+         INSERT INTO counts SELECT CAST(date_part('epoch', window_start) AS BIGINT) / 2 * 1000 + count(*)
+           FROM TABLE(TUMBLE(TABLE input, DESCRIPTOR(ts), INTERVAL '2' SECOND)) GROUP BY window_start, window_end;",
+        Broker::Rocketmq.table(
+            "input",
+            &input,
+            "n BIGINT, ts AS CAST(to_timestamp_millis(n * 50) AS TIMESTAMP(3)), WATERMARK FOR ts AS ts",
+            &format!("{SLOWLY}, 'scan.watermark.idle-timeout' = '10 min'")
+        )
+    ));
+    counting.wait_for_epochs(5);
+    counting.stop();
+    second.signal("-STOP");
+    counting.go_on();
+    counting.wait_for_epochs(20);
+    counting.stop();
+    second.signal("-CONT");
+
+    let source = Broker::Rocketmq.table("input", &input, "n BIGINT", SLOWLY);
     let mut reading = Running::start(&format!(
         "{source}CREATE TABLE kept (n BIGINT) WITH ({files}); INSERT INTO kept SELECT n FROM input;"
     ));
@@ -162,22 +192,10 @@ fn restart_of_one_of_two_rocketmq_brokers() {
         Broker::Rocketmq.table("twice", &twice, "n BIGINT", ""),
         Broker::Rocketmq.table("once", &once, "n BIGINT", effectively)
     ));
-    let mut counting = Running::start(&format!(
-        "{}CREATE TABLE counts (n BIGINT) WITH ({files});
-         INSERT INTO counts SELECT CAST(date_part('epoch', window_start) AS BIGINT) / 2 * 1000 + count(*)
-           FROM TABLE(TUMBLE(TABLE input, DESCRIPTOR(ts), INTERVAL '2' SECOND)) GROUP BY window_start, window_end;",
-        Broker::Rocketmq.table(
-            "input",
-            &input,
-            "n BIGINT, ts AS CAST(to_timestamp_millis(n * 50) AS TIMESTAMP(3)), WATERMARK FOR ts AS ts",
-            &format!("{small}, 'scan.watermark.idle-timeout' = '10 min'")
-        )
-    ));
     let lake = |of: &Running| parquet(&of.job.path("lake"));
-    for query in [&mut counting, &mut reading, &mut writing] {
+    for query in [&mut reading, &mut writing] {
         query.wait_for_epochs(5);
     }
-    counting.stop();
     servers(&["stop", "rocketmq2", "--kill"]);
     assert!((lake(&reading).len() as i64) < ROWS, "all was read before the broker went");
     counting.go_on();
@@ -208,4 +226,34 @@ fn restart_of_one_of_two_rocketmq_brokers() {
         rows.retain(|n| *n < FAR);
         assert_exactly_once(rows, 0..ROWS + 80);
     }
+}
+
+/// A query that reads goes on by the route that it knows, and finds out when the name server is back.
+#[test]
+#[ignore = "kills the name server: make test runs it by itself"]
+fn restart_of_the_name_server() {
+    const ROWS: i64 = 8_000;
+    let input = Broker::Rocketmq.topic("from");
+    let feed = |numbers: std::ops::Range<i64>| {
+        let mut feeder = Broker::Rocketmq.feeder(&input, &["--batch", "50"]);
+        feeder.send(numbers);
+        feeder.finish();
+    };
+    feed(0..ROWS);
+    let often = format!("{SLOWLY}, 'scan.topic-partition-discovery.interval' = '200 ms'");
+    let mut query = Running::start(&format!(
+        "{}CREATE TABLE kept (n BIGINT)
+           WITH ('connector' = 'filesystem', 'path' = '${{out}}/lake', 'format' = 'parquet');
+         INSERT INTO kept SELECT n FROM input;",
+        Broker::Rocketmq.table("input", &input, "n BIGINT", &often)
+    ));
+    query.wait_for_epochs(5);
+    servers(&["stop", "namesrv", "--kill"]);
+    query.wait_for_epochs(40);
+    assert!((parquet(&query.job.path("lake")).len() as i64) < ROWS, "all was read before the name server went");
+    servers(&["start", "namesrv"]);
+    feed(ROWS..ROWS + 100);
+    query.wait_until(|job| parquet(&job.path("lake")).len() as i64 >= ROWS + 100);
+    query.stop();
+    assert_exactly_once(parquet(&query.job.path("lake")), 0..ROWS + 100);
 }

@@ -403,6 +403,11 @@ async fn a_property_is_a_column_and_hosts_are_told() {
     definition.columns.push(metadata("again", DataType::Int32, "reconsume-times", true));
     RocketmqConnector.check(&definition, Role::Sink).unwrap();
     RocketmqConnector.check(&definition, Role::Source).unwrap();
+    let mut reserved = definition.clone();
+    reserved.columns.push(metadata("unique", DataType::Utf8View, "property.UNIQ_KEY", true));
+    let error = RocketmqConnector.check(&reserved, Role::Source).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(error.to_string().contains("RocketMQ keeps the property 'UNIQ_KEY' for itself"), "{error}");
     let definition = Arc::new(definition);
     let regions = StringViewArray::from(vec![Some("eu"), None]);
     let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(regions)];
@@ -476,6 +481,13 @@ async fn several_topics_are_one_table() {
     assert_eq!(extent.partitions.keys().cloned().collect::<Vec<_>>(), [of(&a), of(&b), of(&c)]);
     let (rows, _) = read(&matching, Span::new(of(&c), 0, 5), &[0]).await.unwrap();
     assert_eq!(rows.column(0).as_primitive::<Int64Type>().values(), &[200, 201, 202, 203, 204]);
+    // A topic that is deleted is gone: its broker is there, with the others. That it was read does not bring it back.
+    tool(&["delete", &name_server(), &b], "");
+    until(&matching, |extent| extent.partitions.len() + extent.unreachable.len() == 2).await;
+    matching.forget(&Offsets::from([(of(&a), 5), (of(&b), 5), (of(&c), 5)])).await;
+    let extent = matching.extent().await.unwrap();
+    assert_eq!(extent.partitions.into_keys().collect::<Vec<_>>(), [of(&a), of(&c)]);
+    assert!(extent.unreachable.is_empty(), "{:?}", extent.unreachable);
     matching.close().await;
 }
 

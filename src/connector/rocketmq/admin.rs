@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use rocketmq_client_rust::{ConsumerAdmin, DefaultMQAdminExt, OffsetAdmin, TopicAdmin};
+use rocketmq_client_rust::{ClientResult, ConsumerAdmin, DefaultMQAdminExt, OffsetAdmin, TopicAdmin};
 use rocketmq_model::common::config::TopicConfig;
 use rocketmq_model::common::message::message_queue::MessageQueue;
 use rocketmq_protocol::protocol::route::topic_route_data::TopicRouteData;
@@ -98,10 +98,15 @@ impl Admin {
 
     /// Where `topic` is; none if it does not exist, or no broker that has it is up.
     pub(super) async fn route(&self, topic: &str) -> Result<Option<Route>> {
+        self.route_within(ANSWER, topic).await
+    }
+
+    /// The same; the answer may take `limit`.
+    pub(super) async fn route_within(&self, limit: Duration, topic: &str) -> Result<Option<Route>> {
         let client = self.client().await?;
         let asked = TopicAdmin::examine_topic_route_info(&*client, topic.into());
         let what = format!("asking name server {} for topic {topic}", self.name_server);
-        Ok(call(&what, ANSWER, asked).await?.map(|data| Route::of(&data)))
+        Ok(call(&what, limit, asked).await?.map(|data| Route::of(&data)))
     }
 
     /// Where a queue of `topic` ends now, as the broker at `master` has it.
@@ -141,48 +146,44 @@ impl Admin {
         call(format!("storing where group {group} stands in {queue}"), ANSWER, stored).await
     }
 
-    /// Makes a group of the user's known to brokers and tools, if it is not; one that is keeps its settings.
-    pub(super) async fn introduce_group(&self, group: &str, masters: &BTreeSet<Arc<str>>) -> Result<()> {
+    /// Makes a group of the user's known at a broker, if it is not; one that is keeps its settings.
+    pub(super) async fn introduce_group(&self, group: &str, master: &str) -> Result<()> {
+        let what = format!("looking for the consumer group {group} at {master}");
+        // A broker that creates groups by itself does so when it is asked for one.
+        match self.group_at(&what, group, master).await? {
+            Err(error) if error.broker_response_code() == Some(NO_GROUP) => self.create_group(group, master).await?,
+            found => found.map_err(|error| explained(&what, error))?,
+        }
         // Tools find the brokers of a group by its topic for retries, which a consumer would have.
         let retries = format!("%RETRY%{group}");
-        let is_found = self.route(&retries).await?.is_some();
-        let client = self.client().await?;
-        let what = format!("looking for the consumer group {group}");
-        for master in masters {
-            // A broker that creates groups by itself does so when it is asked for one.
-            let asked = ConsumerAdmin::examine_subscription_group_config(&*client, (&**master).into(), group.into());
-            match call(&what, ANSWER, asked.map(Ok)).await? {
-                Err(error) if error.broker_response_code() == Some(NO_GROUP) => {
-                    let config = SubscriptionGroupConfig::new(group.into());
-                    let created = ConsumerAdmin::create_and_update_subscription_group_config(
-                        &*client,
-                        (&**master).into(),
-                        config,
-                    );
-                    call(&what, ANSWER, created).await?;
-                }
-                answer => drop(answer.map_err(|error| explained(&what, error))?),
-            }
-            if !is_found {
-                let config = TopicConfig::with_perm(retries.as_str(), 1, 1, READABLE | WRITABLE);
-                let created = TopicAdmin::create_and_update_topic_config(&*client, (&**master).into(), config);
-                call(format!("creating topic {retries}"), ANSWER, created).await?;
-            }
+        let there = self.route(&retries).await?.unwrap_or_default();
+        if there.masters.values().all(|address| address != master) {
+            let client = self.client().await?;
+            let config = TopicConfig::with_perm(retries.as_str(), 1, 1, READABLE | WRITABLE);
+            let created = TopicAdmin::create_and_update_topic_config(&*client, master.into(), config);
+            call(format!("creating topic {retries} at {master}"), ANSWER, created).await?;
         }
         Ok(())
     }
 
-    /// Every topic that the name server knows.
-    pub(super) async fn topics(&self) -> Result<BTreeSet<String>> {
+    /// Looks for a group at a broker; that it is not there is an inner error.
+    async fn group_at(&self, what: &str, group: &str, master: &str) -> Result<ClientResult<()>> {
+        let client = self.client().await?;
+        let asked = ConsumerAdmin::examine_subscription_group_config(&*client, master.into(), group.into());
+        call(what, ANSWER, asked.map(|found| Ok(found.map(drop)))).await
+    }
+
+    /// Every topic that the name server knows; the answer may take `limit`.
+    pub(super) async fn topics(&self, limit: Duration) -> Result<BTreeSet<String>> {
         let client = self.client().await?;
         let what = format!("asking name server {} for its topics", self.name_server);
-        let topics = call(&what, ANSWER, TopicAdmin::fetch_all_topic_list(&*client)).await?;
+        let topics = call(&what, limit, TopicAdmin::fetch_all_topic_list(&*client)).await?;
         Ok(topics.topic_list.iter().map(ToString::to_string).collect())
     }
 
     /// The error for a topic without a route, with the nearest names that have one.
     pub(super) async fn missing(&self, topic: &str) -> Error {
-        let known = self.topics().await.unwrap_or_default();
+        let known = self.topics(ANSWER).await.unwrap_or_default();
         let hint = did_you_mean(topic, known.iter().map(String::as_str).filter(|name| !is_internal(name)));
         Error::usage(format!(
             "there is no topic {topic} at name server {}, or no broker that has it is up{hint}; create it, or correct \
@@ -191,16 +192,12 @@ impl Admin {
         ))
     }
 
-    /// Creates the consumer group on every broker of `route`.
-    pub(super) async fn create_group(&self, group: &str, route: &Route) -> Result<()> {
+    /// Creates a consumer group at a broker.
+    pub(super) async fn create_group(&self, group: &str, master: &str) -> Result<()> {
         let client = self.client().await?;
-        for (broker, address) in &route.masters {
-            let config = SubscriptionGroupConfig::new(group.into());
-            let created =
-                ConsumerAdmin::create_and_update_subscription_group_config(&*client, address.as_str().into(), config);
-            call(format!("creating the private consumer group {group} on {broker}"), ANSWER, created).await?;
-        }
-        Ok(())
+        let config = SubscriptionGroupConfig::new(group.into());
+        let created = ConsumerAdmin::create_and_update_subscription_group_config(&*client, master.into(), config);
+        call(format!("creating the consumer group {group} at {master}"), ANSWER, created).await
     }
 
     /// Removes a consumer group and the retry topic that the broker gave it.

@@ -16,7 +16,7 @@ use futures::FutureExt;
 #[allow(deprecated)]
 use rocketmq_client_rust::DefaultMQPullConsumer;
 use rocketmq_client_rust::{
-    ClientConfig, ClientOptions, MessageQueueListener, MessageSelector, PullOptions, PullResult,
+    ClientConfig, ClientOptions, ClientResult, MessageQueueListener, MessageSelector, PullOptions, PullResult,
 };
 use rocketmq_model::common::message::message_queue::MessageQueue;
 use tokio::sync::Mutex;
@@ -26,7 +26,7 @@ use super::calls::{ANSWER, NO_GROUP, call, explained};
 use super::filter::Filter;
 use super::options::RocketmqOptions;
 use super::runtime::{Runtime, detach};
-use super::topics::Topics;
+use super::topics::{Queue, Topics};
 use crate::connector::{Bounds, Partition};
 use crate::error::{Error, Result};
 
@@ -80,7 +80,7 @@ impl Consumer {
         let what = format!("connecting to name server {}", options.name_server);
         // The name server is asked first: the consumer itself starts without it.
         let admin = Admin::connect(&options.name_server, options.credentials.as_ref(), instance).await?;
-        let names = options.topics.names(&admin).await?;
+        let names = options.topics.names(&admin, ANSWER).await?;
         if let Some(topic) = names.first() {
             admin.route(topic).await?;
         }
@@ -138,11 +138,11 @@ impl Consumer {
     }
 
     /// The queues that can be read, each with the address of its master, if that is up. Those of topics without a route
-    /// are not among them.
-    pub(super) async fn queues(&self) -> Result<BTreeMap<Partition, Option<Arc<str>>>> {
+    /// are not among them. Each answer of the name server may take `limit`.
+    pub(super) async fn queues(&self, limit: Duration) -> Result<BTreeMap<Partition, Option<Arc<str>>>> {
         let mut queues = BTreeMap::new();
-        for topic in self.topics.names(&self.admin).await? {
-            let Some(Route { readable, masters, .. }) = self.admin.route(&topic).await? else { continue };
+        for (topic, route) in self.topics.routes(&self.admin, limit).await? {
+            let Route { readable, masters, .. } = route.unwrap_or_default();
             for queue in readable {
                 let master = masters.get(&*queue.name).map(|address| address.as_str().into());
                 queues.insert(self.topics.partition(&topic, queue), master);
@@ -153,28 +153,30 @@ impl Consumer {
 
     /// Refuses topics that no route leads to.
     pub(super) async fn check_topics(&self) -> Result<()> {
-        let names = self.topics.names(&self.admin).await?;
-        if names.is_empty() {
+        let routes = self.topics.routes(&self.admin, ANSWER).await?;
+        if routes.is_empty() {
             return Err(Error::usage(format!("there are no {} yet; correct 'topic-pattern'", self.topics)));
         }
-        for topic in names {
-            if self.admin.route(&topic).await?.is_none() {
-                return Err(self.admin.missing(&topic).await);
-            }
+        match routes.iter().find(|(_, route)| route.is_none()) {
+            Some((topic, _)) => Err(self.admin.missing(topic).await),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The address of a queue's master now.
+    async fn master(&self, queue: Queue<'_>) -> Result<String> {
+        let mut route = self.admin.route(queue.topic).await?.unwrap_or_default();
+        route.masters.remove(queue.broker).ok_or_else(|| {
+            Error::transient(format!(
+                "the name server knows no master of {queue} now; its broker is down, or about to be"
+            ))
+        })
     }
 
     /// What a queue holds now, as its master has it.
     pub(super) async fn bounds(&self, partition: &Partition) -> Result<Bounds> {
         let queue = self.topics.queue(partition);
-        let route = self.admin.route(queue.topic).await?.unwrap_or_default();
-        let master = route.masters.get(queue.broker).ok_or_else(|| {
-            Error::transient(format!(
-                "the name server knows no master of {queue} now; its broker is down, or about to be"
-            ))
-        })?;
-        self.admin.bounds(queue, master, ANSWER).await
+        self.admin.bounds(queue, &self.master(queue).await?, ANSWER).await
     }
 
     /// What the broker has at `from` and lets pass, at most `count` messages.
@@ -188,28 +190,42 @@ impl Consumer {
         let queue = self.topics.queue(partition);
         self.meet(queue.topic).await?;
         let what = format!("reading {queue} at offset {from}");
+        let mut answer = self.pull_once(&what, queue, from, count, filter).await?;
+        if matches!(&answer, Err(error) if error.broker_response_code() == Some(NO_GROUP)) {
+            self.admin.create_group(&self.group.name, &self.master(queue).await?).await?;
+            answer = self.pull_once(&what, queue, from, count, filter).await?;
+        }
+        let error = match answer {
+            Ok(pulled) => return Ok(pulled),
+            Err(error) => error,
+        };
+        let by_sql = matches!(filter, Some(Filter::Sql(_))) && error.broker_response_code() == Some(SYSTEM_ERROR);
+        // Trouble of another kind would come without the filter, too.
+        if by_sql && self.pull_once(&what, queue, from, 1, None).await?.is_ok() {
+            return Err(Error::refused(format!(
+                "{what}: the broker does not take 'filter.sql', most likely because it does not filter by properties; \
+                 set enablePropertyFilter=true there, or filter in a WHERE clause instead"
+            ))
+            .caused_by(error));
+        }
+        Err(explained(&what, error))
+    }
+
+    /// Pulls once; what the library or the broker has against it is the inner error.
+    async fn pull_once(
+        &self,
+        what: &str,
+        queue: Queue<'_>,
+        from: u64,
+        count: u64,
+        filter: Option<&Filter>,
+    ) -> Result<ClientResult<PullResult>> {
         let selector = filter.map_or_else(|| MessageSelector::by_tag("*"), Filter::selector);
         let options = PullOptions::new(queue.for_client(), selector, from as i64, count.clamp(1, PULL) as i32)
-            .map_err(|e| explained(&what, e))?
+            .map_err(|e| explained(what, e))?
             .timeout(ANSWER);
         // The library bounds the call itself; the outer bound is for the case that it does not.
-        let once = || Box::pin(self.client.pull_with_options(options.clone()));
-        match call(&what, ANSWER * 2, once().map(Ok)).await? {
-            Err(error) if error.broker_response_code() == Some(NO_GROUP) => {
-                let route = self.admin.route(queue.topic).await?.unwrap_or_default();
-                self.admin.create_group(&self.group.name, &route).await?;
-                call(&what, ANSWER * 2, once().map(Ok)).await?
-            }
-            answer => answer,
-        }
-        .map_err(|error| match (filter, error.broker_response_code()) {
-            (Some(Filter::Sql(_)), Some(SYSTEM_ERROR)) => Error::transient(format!(
-                "{what}: the broker refuses, most likely because it does not filter by properties; set \
-                 enablePropertyFilter=true there, or filter in a WHERE clause instead of 'filter.sql'"
-            ))
-            .caused_by(error),
-            _ => explained(&what, error),
-        })
+        call(what, ANSWER * 2, Box::pin(self.client.pull_with_options(options)).map(Ok)).await
     }
 
     /// Leaves the group, removes it if nobody needs it, and gives the connections back.
@@ -240,8 +256,8 @@ impl Consumer {
 /// Removes a group from all brokers of these topics.
 async fn remove(admin: &Admin, topics: &Topics, group: &str) -> Result<()> {
     let mut all = Route::default();
-    for topic in topics.names(admin).await? {
-        all.masters.extend(admin.route(&topic).await?.unwrap_or_default().masters);
+    for route in topics.routes(admin, ANSWER).await?.into_values().flatten() {
+        all.masters.extend(route.masters);
     }
     admin.remove_group(group, &all).await
 }

@@ -6,7 +6,8 @@
 //! numbers, texts and truth values, BETWEEN, IN, IS NULL, AND, OR, NOT and parentheses.
 //!
 //! What it does not promise: to judge as SQL does. Properties are texts. Beside a number the broker makes a number of
-//! them, an integer beside an integer; where that fails, the comparison does.
+//! them, an integer beside an integer. Where that fails, it gives up, and the message does not pass, whatever the rest
+//! of the condition would say; but what AND and OR have decided before that stands.
 
 use std::collections::BTreeSet;
 
@@ -21,8 +22,9 @@ use sqlparser::tokenizer::Token;
 use crate::error::{Error, Result};
 use crate::sql::options::OptionReader;
 
-/// Words that brokers keep for themselves, and SQL does not.
-const RESERVED: [&str; 3] = ["CONTAINS", "STARTSWITH", "ENDSWITH"];
+/// The words of brokers' conditions, which SQL in part takes for names.
+const RESERVED: [&str; 12] =
+    ["AND", "BETWEEN", "CONTAINS", "ENDSWITH", "FALSE", "IN", "IS", "NOT", "NULL", "OR", "STARTSWITH", "TRUE"];
 
 /// Which messages pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,9 +106,10 @@ fn check_condition(expr: &Expr) -> Result<(), String> {
             _ => Err(format!("'{expr}' needs parentheses, as in NOT (a = 1)")),
         },
         Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } => {
+            // Brokers judge by the left side: what it is, and whether it is there.
             match (Operand::of(left)?, Operand::of(right)?) {
-                (Operand::Property, _) | (_, Operand::Property) => Ok(()),
-                _ => Err(format!("'{expr}' compares no property")),
+                (Operand::Property, _) => Ok(()),
+                _ => Err(format!("'{expr}' has no property on its left")),
             }
         }
         Expr::BinaryOp {
@@ -154,6 +157,9 @@ impl Operand {
             Expr::Identifier(name) if name.quote_style.is_some() => {
                 refused("is quoted; texts stand in single quotes, names in none")
             }
+            Expr::Identifier(name) if is_reserved(&name.value) => {
+                refused("is a word of brokers' conditions, and no property's name")
+            }
             Expr::Identifier(name) if is_name(&name.value) => Ok(Self::Property),
             Expr::UnaryOp { op: UnaryOperator::Minus, expr: inner } => match Self::of(inner)? {
                 Self::Number(number) if number >= 0.0 => Ok(Self::Number(-number)),
@@ -176,9 +182,11 @@ impl Operand {
 
 fn is_name(name: &str) -> bool {
     let is_first = |c: char| c.is_ascii_alphabetic() || c == '_' || c == '$';
-    name.starts_with(is_first)
-        && name.chars().all(|c| is_first(c) || c.is_ascii_digit())
-        && !RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
+    name.starts_with(is_first) && name.chars().all(|c| is_first(c) || c.is_ascii_digit())
+}
+
+fn is_reserved(name: &str) -> bool {
+    RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
 }
 
 /// A number as brokers parse it: an integer of 64 bits, or a fraction above 0.
@@ -188,7 +196,7 @@ fn number(digits: &str) -> Option<f64> {
     }
     let (whole, fraction) = digits.split_once('.')?;
     let is_plain = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
-    let number = digits.parse().ok().filter(|number| *number > 0.0)?;
+    let number = digits.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite())?;
     (is_plain(whole) && is_plain(fraction)).then_some(number)
 }
 
@@ -237,13 +245,29 @@ mod tests {
     }
 
     #[test]
+    fn words_of_conditions_are_no_names() {
+        for word in ["and", "or", "in", "is", "between", "not", "contains", "StartsWith", "endswith"] {
+            let error = expression(&format!("{word} = 1")).unwrap_err();
+            assert_eq!(error, format!("'{word}' is a word of brokers' conditions, and no property's name"));
+            assert!(expression(&format!("a = 1 and {word} is null")).is_err(), "{word}");
+        }
+        for word in ["true", "false", "null"] {
+            assert!(expression(&format!("{word} = 1")).is_err(), "{word}");
+        }
+        assert!(expression("android = 1 AND notes IS NULL").is_ok());
+    }
+
+    #[test]
     fn what_brokers_would_not_take_is_refused() {
         for (text, part) in [
             ("a LIKE 'x%'", "no condition that brokers know"),
             ("a", "no condition that brokers know"),
             ("a = 1 b", "'b' is not expected there"),
             ("NOT a = 1", "needs parentheses"),
-            ("1 = 1", "compares no property"),
+            ("1 = 1", "'1 = 1' has no property on its left"),
+            ("1 <> a", "'1 <> a' has no property on its left"),
+            ("TRUE = paid", "has no property on its left"),
+            ("'eu' = region", "has no property on its left"),
             ("a > 'x'", "something else than a property with a number"),
             ("a > 0.0", "is no number as brokers write them"),
             ("a > 007", "is no number as brokers write them"),
@@ -252,13 +276,14 @@ mod tests {
             ("a IN (1, 2)", "IN a list of texts"),
             ("a + 1 = 2", "neither the name of a property nor a value"),
             ("\"a\" = 1", "is quoted"),
-            ("contains = 1", "neither the name of a property nor a value"),
             ("a = NULL", "is no value that brokers know"),
             ("a =", "sql parser error"),
         ] {
             let error = filter(&[("filter.sql", text)]).unwrap_err();
             assert!(error.starts_with("table t: option 'filter.sql': ") && error.contains(part), "{text}: {error}");
         }
+        let endless = filter(&[("filter.sql", &format!("a > {}.5", "9".repeat(400)))]).unwrap_err();
+        assert!(endless.contains("is no number as brokers write them"), "{endless}");
         let both = [("filter.sql", "a = 1"), ("filter.tag", "a")];
         assert!(filter(&both).unwrap_err().contains("exclude each other"));
     }

@@ -99,10 +99,10 @@ impl Told {
         let news = next.iter().filter(|(queue, offset)| self.offsets.get(*queue) != Some(*offset));
         let news: Vec<_> = news.filter_map(|(queue, offset)| Some((queue, *offset, queues.master(queue)?))).collect();
         let masters: BTreeSet<Arc<str>> = news.iter().map(|(_, _, master)| Arc::clone(master)).collect();
-        let new: BTreeSet<Arc<str>> = masters.difference(&self.introduced).cloned().collect();
-        if !new.is_empty() {
-            match admin.introduce_group(group, &new).await {
-                Ok(()) => self.introduced.extend(new),
+        let new: Vec<Arc<str>> = masters.difference(&self.introduced).cloned().collect();
+        for master in new {
+            match admin.introduce_group(group, &master).await {
+                Ok(()) => drop(self.introduced.insert(master)),
                 Err(error) => self.complain(&error),
             }
         }

@@ -20,7 +20,7 @@ use twox_hash::XxHash64;
 
 use super::mark;
 use super::metadata::{
-    DELAY_LEVEL, DELIVERY_TIME, Delay, KEYS, MARK, PROPERTIES, PROPERTY, TAGS, is_reserved, properties_type, time_type,
+    DELAY_LEVEL, DELIVERY_TIME, Delay, KEYS, MARK, PROPERTIES, PROPERTY, TAGS, owner, properties_type, time_type,
 };
 use crate::connector::outgoing::PAYLOAD;
 use crate::error::{Error, Result};
@@ -138,8 +138,7 @@ impl Messages {
             if name.is_empty() {
                 return Err("a property has an empty name".into());
             }
-            if is_reserved(name) {
-                let owner = if name == MARK { "Millstream" } else { "RocketMQ" };
+            if let Some(owner) = owner(name) {
                 return Err(format!("{owner} keeps the property '{name}' for itself; call it otherwise"));
             }
             check_text(name, name)?;

@@ -71,9 +71,34 @@ pub(super) fn properties_type() -> DataType {
     DataType::Map(Arc::new(Field::new("entries", DataType::Struct(Fields::from_iter(fields)), false)), false)
 }
 
-/// Whether the broker, the client or Millstream keeps this property's name for itself.
-pub(super) fn is_reserved(property: &str) -> bool {
-    property == MARK || STRING_HASH_SET.contains(property)
+/// Who keeps this property's name for itself, if anybody does: the broker and its clients, or Millstream.
+pub(super) fn owner(property: &str) -> Option<&'static str> {
+    match property {
+        MARK => Some("Millstream"),
+        _ => STRING_HASH_SET.contains(property).then_some("RocketMQ"),
+    }
+}
+
+/// Whether a property's name is none of the user's.
+fn is_reserved(property: &str) -> bool {
+    owner(property).is_some()
+}
+
+/// Refuses a column of such a property.
+pub(super) fn refuse_reserved(table: &TableDefinition) -> Result<()> {
+    for column in &table.columns {
+        if let ColumnKind::Metadata { key, .. } = &column.kind
+            && let Some(property) = key.strip_prefix(PROPERTY)
+            && let Some(owner) = owner(property)
+        {
+            return Err(Error::usage(format!(
+                "table {}: column {}: {owner} keeps the property '{property}' for itself; of such there are metadata: \
+                 '{TAGS}', '{KEYS}', 'message-id', '{DELAY_LEVEL}' and '{DELIVERY_TIME}'",
+                table.name, column.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// When a message is to be delivered, if not at once.
@@ -235,6 +260,7 @@ mod tests {
     use super::*;
     use crate::catalog::Column as TableColumn;
     use crate::connector::contract::fixture;
+    use crate::connector::messages::check_metadata;
 
     /// A message with these properties.
     fn message(properties: &[(&str, &str)]) -> MessageExt {
@@ -276,6 +302,28 @@ mod tests {
         column.append(&marked).unwrap();
         let properties = column.finish(&[0]).as_map().value(0);
         assert_eq!(properties.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["region"]);
+    }
+
+    #[test]
+    fn a_property_that_is_none_of_the_users_is_no_column() {
+        let refused = |key: &str| {
+            let mut table = (*fixture::table_of("orders", &arrow::datatypes::Schema::empty(), &[])).clone();
+            let kind = ColumnKind::Metadata { key: key.into(), is_virtual: true };
+            table.columns = vec![TableColumn { kind, ..TableColumn::physical("c", DataType::Utf8) }];
+            let checked = check_metadata(&table, &offered(), false).and_then(|()| refuse_reserved(&table));
+            checked.err().map(|error| error.to_string())
+        };
+        assert_eq!(refused("property.region"), None);
+        for (key, part) in [
+            ("property.TAGS", "table orders: column c: RocketMQ keeps the property 'TAGS' for itself"),
+            ("property.KEYS", "of such there are metadata: 'tags', 'keys', 'message-id'"),
+            ("property.UNIQ_KEY", "RocketMQ keeps the property 'UNIQ_KEY'"),
+            ("property.millstream", "Millstream keeps the property 'millstream'"),
+            ("property.", "there is no metadata 'property.'; did you mean 'property.<name>'?"),
+        ] {
+            let error = refused(key).unwrap();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -10,8 +10,7 @@
 //! later are found, and those that cannot be reached hold up no others: see `queues`.
 //!
 //! What it does not promise: exactly-once delivery, which the broker cannot give; reading batch consume queues and
-//! compacted topics, which are refused; reading upserts as such; and, where a table has several topics, to notice that a
-//! query reads what it writes.
+//! compacted topics, which are refused; and reading upserts as such.
 
 use std::sync::Arc;
 
@@ -51,6 +50,9 @@ mod rows;
 mod settle;
 mod topics;
 
+/// What the place of one topic begins with.
+const PLACE: &str = "rocketmq topic ";
+
 /// `'connector' = 'rocketmq'`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RocketmqConnector;
@@ -69,6 +71,7 @@ impl Connector for RocketmqConnector {
         let options = RocketmqOptions::take(table)?;
         options.format.check(table)?;
         check_metadata(table, &self.metadata(), role == Role::Sink)?;
+        metadata::refuse_reserved(table)?;
         match role {
             Role::Source if !table.primary_key.is_empty() && !options.format.is_changelog() => {
                 Err(Error::usage(format!(
@@ -90,6 +93,11 @@ impl Connector for RocketmqConnector {
 
     fn identity(&self, table: &TableDefinition) -> Result<String> {
         Ok(format!("rocketmq {}", RocketmqOptions::take(table)?.topics))
+    }
+
+    fn reads(&self, table: &TableDefinition, place: &str) -> Result<bool> {
+        let topics = RocketmqOptions::take(table)?.topics;
+        Ok(place.strip_prefix(PLACE).is_some_and(|topic| topics.reads(topic)))
     }
 
     fn guarantee(&self, table: &TableDefinition) -> Result<Guarantee> {
@@ -126,5 +134,29 @@ impl Connector for RocketmqConnector {
         owner: &Owner,
     ) -> Result<Arc<dyn Sink>> {
         Ok(Arc::new(RocketmqSink::try_new(table, &environment.clock, owner)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connector::contract::fixture;
+
+    /// That a query reads what it writes is found out by these.
+    #[test]
+    fn several_topics_are_one_stream_and_each_of_them_a_place() {
+        let table = |topics: (&str, &str)| {
+            let options = [("name-server", "a:9876"), ("format", "json"), topics];
+            fixture::table_of("t", &arrow::datatypes::Schema::empty(), &options)
+        };
+        let reads = |topics: (&str, &str), topic: &str| {
+            let place = RocketmqConnector.place(&table(("topic", topic))).unwrap();
+            RocketmqConnector.reads(&table(topics), &place).unwrap()
+        };
+        for topics in [("topic", "a"), ("topic", "b;a"), ("topic-pattern", "a|b")] {
+            assert!(reads(topics, "a") && !reads(topics, "ab"), "{topics:?}");
+            assert!(!RocketmqConnector.reads(&table(topics), "kafka topic a").unwrap());
+        }
+        assert!(!reads(("topic-pattern", ".*"), "%RETRY%a"), "no pattern means RocketMQ's own");
     }
 }

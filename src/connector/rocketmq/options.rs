@@ -51,7 +51,7 @@ impl Credentials {
 }
 
 /// The options of a table, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct RocketmqOptions {
     /// Name servers, `host:port` joined by semicolons.
     pub name_server: String,
@@ -67,7 +67,7 @@ pub struct RocketmqOptions {
     pub bounded: Option<Position>,
     /// What the broker leaves out, if anything.
     pub filter: Option<Filter>,
-    /// How often the name server is asked for queues and topics that are new; zero is never.
+    /// How often the name server is asked for queues and topics that are new; zero is never, but in trouble.
     pub discovery_interval: Duration,
     /// How payloads are read and written.
     pub format: FormatOptions,

@@ -1,14 +1,15 @@
 //! The queues of a table's topics: which there are, where, and what they hold.
 //!
-//! The idea: the name server is asked where queues are now and then (`scan.topic-partition-discovery.interval`), and
-//! the brokers what they hold whenever somebody wants to know. What was there once is remembered: a queue whose broker
-//! does not answer, or has gone from the route, is unreachable and not gone; and while the name server does not answer,
-//! the route is what it was. A broker that did not answer is left alone for a moment, so that the others need not wait
-//! for it.
+//! The idea: the name server is asked where queues are now and then (`scan.topic-partition-discovery.interval`, and
+//! every few seconds while some cannot be reached), and the brokers what they hold whenever somebody wants to know.
+//! What was there once is remembered: a queue whose broker does not answer, or has gone from the route, is unreachable
+//! and not gone; and while the name server does not answer, the route is what it was. A broker that did not answer is
+//! left alone for a while, longer each time, so that the others need not wait for it.
 //!
 //! What it does not promise: that a broker is found at once when it is back, as the library leaves an address alone for
 //! 30 s after five failures; to know of queues that had no route since this process began, and were not read before;
-//! and to tell a topic that was deleted from one whose brokers are all down.
+//! and to tell a topic that was deleted from one whose brokers are down, unless one of these has other topics of the
+//! table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,12 +28,12 @@ use crate::error::{Error, Kind, Result};
 
 /// Queues of one broker asked for their bounds at a time.
 const ASKED_AT_ONCE: usize = 16;
-/// How long a broker that did not answer is left alone.
+/// How long a broker that did not answer is left alone at first, and between looks at the route while there is trouble.
 const REST: Duration = Duration::from_secs(5);
-/// How long one that did not answer before may take.
-const BRIEF: Duration = Duration::from_secs(1);
-/// How long a name server that did not answer is left alone.
+/// How long it is left alone at most, and a name server that did not answer.
 const LONG_REST: Duration = Duration::from_secs(30);
+/// How long an answer may take that others should not wait for.
+const BRIEF: Duration = Duration::from_secs(1);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -48,15 +49,26 @@ pub(super) struct Queues {
 struct State {
     /// For each queue the address of its master; none while no route leads there.
     known: BTreeMap<Partition, Option<Arc<str>>>,
-    /// When the name server is asked again; this and other times in µs.
-    ask_from: u64,
+    /// Queues that the route left out when it was asked last, though it had their broker with another topic.
+    left_out: BTreeSet<Partition>,
+    /// The last look at the route, if there was one.
+    look: Option<Look>,
     /// Brokers that did not answer, by the address of the master.
     silent: BTreeMap<Arc<str>, Silence>,
 }
 
+/// When the name server was asked, in µs, and whether it answered.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    at: u64,
+    has_failed: bool,
+}
+
+/// When a broker did not answer, in µs, how long it is left alone then, and why.
 #[derive(Debug)]
 struct Silence {
-    until: u64,
+    at: u64,
+    rest: Duration,
     reason: String,
 }
 
@@ -64,21 +76,42 @@ struct Silence {
 type Answer = (Arc<str>, Vec<Partition>, Result<Vec<(Partition, Bounds)>>);
 
 impl State {
-    /// Takes over what the name server says. A queue that is not there although its topic's broker is, is gone.
-    fn learn(&mut self, found: BTreeMap<Partition, Option<Arc<str>>>) {
+    /// Takes over what the name server says. A queue that is not there although its topic's broker is, is gone. So is
+    /// one whose broker has only other topics of the table; but each topic is asked for by itself, and a broker may
+    /// come or go meanwhile, so this must be seen twice.
+    fn learn(&mut self, topics: &Topics, found: BTreeMap<Partition, Option<Arc<str>>>) {
         let names: BTreeSet<Arc<str>> = found.keys().map(|queue| Arc::clone(&queue.name)).collect();
-        self.known.retain(|queue, _| !names.contains(&queue.name));
+        let up = found.iter().filter(|(_, master)| master.is_some()).map(|(queue, _)| topics.queue(queue).broker);
+        let up: BTreeSet<&str> = up.collect();
+        let is_left_out = |queue: &&Partition| !found.contains_key(*queue) && up.contains(topics.queue(queue).broker);
+        let left_out: BTreeSet<Partition> = self.known.keys().filter(is_left_out).cloned().collect();
+        let is_gone = |queue: &Partition| left_out.contains(queue) && self.left_out.contains(queue);
+        self.known.retain(|queue, _| !names.contains(&queue.name) && !is_gone(queue));
+        self.left_out = left_out;
         self.known.values_mut().for_each(|master| *master = None);
         self.known.extend(found);
         let masters: BTreeSet<&Arc<str>> = self.known.values().flatten().collect();
         self.silent.retain(|master, _| masters.contains(master));
     }
 
-    /// Takes over queues that were read before.
+    /// Takes over queues that were read before. Once the route has been seen it knows better: some may be gone.
     fn remember<'a>(&mut self, queues: impl Iterator<Item = &'a Partition>) {
-        for queue in queues {
-            self.known.entry(queue.clone()).or_default();
+        if self.look.is_none() {
+            self.known.extend(queues.map(|queue| (queue.clone(), None)));
         }
+    }
+
+    /// A broker does not answer; whether that is news.
+    fn fell_silent(&mut self, master: Arc<str>, at: u64, reason: String) -> bool {
+        let before = self.silent.get(&master).map(|silence| silence.rest);
+        let rest = before.map_or(REST, |rest| LONG_REST.min(rest * 2));
+        self.silent.insert(master, Silence { at, rest, reason });
+        before.is_none()
+    }
+
+    /// Whether a route leads to any queue.
+    fn has_route(&self) -> bool {
+        self.known.values().any(Option::is_some)
     }
 
     /// Whether some queues cannot be reached.
@@ -86,10 +119,29 @@ impl State {
         !self.silent.is_empty() || self.known.values().any(Option::is_none)
     }
 
+    /// Whether to look at the route again, which is done at this interval: never without need, if it is zero.
+    fn is_time(&self, interval: Duration, now: u64) -> bool {
+        let Some(look) = self.look.filter(|_| !self.known.is_empty()) else { return true };
+        let pause = match (look.has_failed, self.is_troubled(), interval.is_zero()) {
+            (true, _, _) => LONG_REST,
+            (false, true, true) => REST,
+            (false, true, false) => REST.min(interval),
+            (false, false, true) => return false,
+            (false, false, false) => interval,
+        };
+        has_passed(pause, look.at, now)
+    }
+
     /// Why a master is not asked now, if so.
     fn excuse(&self, master: &str, now: u64) -> Option<&str> {
-        self.silent.get(master).filter(|silence| now < silence.until).map(|silence| silence.reason.as_str())
+        let silence = self.silent.get(master).filter(|silence| !has_passed(silence.rest, silence.at, now))?;
+        Some(silence.reason.as_str())
     }
+}
+
+/// Whether so long a time lies between two moments, in µs.
+fn has_passed(time: Duration, from: u64, to: u64) -> bool {
+    Duration::from_micros(to.saturating_sub(from)) >= time
 }
 
 impl Queues {
@@ -104,7 +156,7 @@ impl Queues {
         }
     }
 
-    /// Remembers queues that were read before: they are not gone because no route leads to them now.
+    /// Remembers queues that were read before: they are not gone because no route leads to them when this begins.
     pub(super) fn remember<'a>(&self, queues: impl Iterator<Item = &'a Partition>) {
         self.state().remember(queues);
     }
@@ -113,7 +165,7 @@ impl Queues {
     ///
     /// Errors: a transient one, if that is nothing, or nothing is known yet and the name server does not answer.
     pub(super) async fn extent(&self, consumer: &Arc<Consumer>) -> Result<Extent> {
-        if self.is_time() {
+        if self.state().is_time(self.interval, self.clock.monotonic_us()) {
             self.look(consumer).await?;
         }
         self.ask(consumer).await
@@ -140,29 +192,24 @@ impl Queues {
         state.known.get(queue)?.clone().filter(|master| !state.silent.contains_key(master))
     }
 
-    fn is_time(&self) -> bool {
-        let (state, now) = (self.state(), self.clock.monotonic_us());
-        state.known.is_empty() || now >= state.ask_from && (!self.interval.is_zero() || state.is_troubled())
-    }
-
     /// Asks the name server where the queues are.
     async fn look(&self, consumer: &Consumer) -> Result<()> {
-        let found = consumer.queues().await;
-        let mut state = self.state();
+        let limit = if self.state().has_route() { BRIEF } else { ANSWER };
+        let found = consumer.queues(limit).await;
+        let (mut state, at) = (self.state(), self.clock.monotonic_us());
         match found {
-            Ok(found) if found.is_empty() => Err(self.no_route()),
+            Ok(found) if found.is_empty() => return Err(self.no_route()),
             Ok(found) => {
-                state.learn(found);
-                state.ask_from = self.after(if self.interval.is_zero() { REST } else { self.interval });
-                Ok(())
+                state.learn(&self.topics, found);
+                state.look = Some(Look { at, has_failed: false });
             }
-            Err(error) if error.kind() == Kind::Transient && state.known.values().any(Option::is_some) => {
+            Err(error) if error.kind() == Kind::Transient && state.has_route() => {
                 tracing::warn!(error = %error.chain(), "going on with the RocketMQ route that was known last");
-                state.ask_from = self.after(LONG_REST);
-                Ok(())
+                state.look = Some(Look { at, has_failed: true });
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     /// Asks the brokers what the queues hold that are known.
@@ -177,8 +224,7 @@ impl Queues {
                 }
                 Err(error) if error.kind() == Kind::Transient => {
                     let reason = error.chain();
-                    let silence = Silence { until: self.after(REST), reason: reason.clone() };
-                    if self.state().silent.insert(master, silence).is_none() {
+                    if self.state().fell_silent(master, self.clock.monotonic_us(), reason.clone()) {
                         tracing::warn!(error = reason, "going on without a RocketMQ broker");
                     }
                     extent.unreachable.extend(queues.into_iter().map(|queue| (queue, reason.clone())));
@@ -210,7 +256,9 @@ impl Queues {
                     }
                 },
                 None => format!(
-                    "name server {} knows no master of {} now: it is down, or the topic was deleted",
+                    "name server {} knows no master of {} now: it is down, or the topic was deleted; if it is gone for \
+                     good, give the query another name (SET 'pipeline.name') and say where it begins by \
+                     'scan.startup.mode' = 'specific-offsets'",
                     self.name_server,
                     self.topics.queue(queue)
                 ),
@@ -230,10 +278,6 @@ impl Queues {
             "{} has no route at name server {} now: none of its brokers is up, or it was deleted",
             self.topics, self.name_server
         ))
-    }
-
-    fn after(&self, pause: Duration) -> u64 {
-        self.clock.monotonic_us() + pause.as_micros() as u64
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -282,39 +326,95 @@ mod tests {
         queues.iter().map(|(broker, number)| (queue(broker, *number), Some(Arc::from(*broker)))).collect()
     }
 
+    /// Of one topic, whose queues are `broker:number`.
+    fn learn(state: &mut State, queues: &[(&str, u32)]) {
+        state.learn(&Topics::One("t".into()), found(queues));
+        state.look = Some(Look { at: 0, has_failed: false });
+    }
+
+    fn names(state: &State) -> Vec<String> {
+        state.known.keys().map(ToString::to_string).collect()
+    }
+
     #[test]
     fn a_queue_whose_broker_has_gone_from_the_route_is_remembered() {
         let mut state = State::default();
-        state.learn(found(&[("a", 0), ("a", 1), ("b", 0)]));
+        learn(&mut state, &[("a", 0), ("a", 1), ("b", 0)]);
         assert!(!state.is_troubled());
-        state.learn(found(&[("a", 0), ("a", 1), ("a", 2)]));
+        learn(&mut state, &[("a", 0), ("a", 1), ("a", 2)]);
         assert_eq!(state.known.len(), 4);
         assert_eq!(state.known[&queue("b", 0)], None);
         assert!(state.is_troubled());
         // Fewer queues of a broker that is there are fewer queues.
-        state.learn(found(&[("a", 0), ("b", 0)]));
-        assert_eq!(state.known.keys().cloned().collect::<Vec<_>>(), [queue("a", 0), queue("b", 0)]);
+        learn(&mut state, &[("a", 0), ("b", 0)]);
+        assert_eq!(names(&state), ["a:0", "b:0"]);
         assert!(!state.is_troubled());
+        // What was read before the route was seen is old by now.
+        state.remember([queue("a", 1), queue("c", 0)].iter());
+        assert_eq!(names(&state), ["a:0", "b:0"]);
 
         // One that goes on knows from its checkpoint what there was.
         let mut state = State::default();
         state.remember([queue("a", 0), queue("a", 7), queue("b", 0)].iter());
-        state.learn(found(&[("a", 0)]));
-        assert_eq!(state.known.keys().cloned().collect::<Vec<_>>(), [queue("a", 0), queue("b", 0)]);
+        learn(&mut state, &[("a", 0)]);
+        assert_eq!(names(&state), ["a:0", "b:0"]);
         assert_eq!(state.known[&queue("b", 0)], None);
     }
 
     #[test]
-    fn a_broker_that_did_not_answer_is_left_alone_for_a_while() {
+    fn a_topic_that_its_broker_has_no_more_is_gone_once_that_was_seen_twice() {
+        let topics = Topics::Several(["x".into(), "y".into()].into());
         let mut state = State::default();
-        state.learn(found(&[("a", 0)]));
-        state.silent.insert("a".into(), Silence { until: 7, reason: "no answer".into() });
-        assert_eq!(state.excuse("a", 6), Some("no answer"));
-        assert_eq!(state.excuse("a", 7), None);
+        let mut seen = |queues: &[(&str, u32)]| {
+            state.learn(&topics, found(queues));
+            names(&state).join(" ")
+        };
+        let all = [("x@a", 0), ("x@b", 0), ("y@a", 0), ("y@b", 0)];
+        assert_eq!(seen(&all), "x@a:0 x@b:0 y@a:0 y@b:0");
+        // The broker b went between the two questions, and is down.
+        for queues in [&all[..3], &[all[0], all[2]], &[all[0], all[2]]] {
+            assert_eq!(seen(queues), "x@a:0 x@b:0 y@a:0 y@b:0");
+        }
+        // Now it is back, but y is deleted.
+        assert_eq!(seen(&all[..2]), "x@a:0 x@b:0 y@a:0 y@b:0");
+        assert_eq!(seen(&all[..2]), "x@a:0 x@b:0");
+    }
+
+    #[test]
+    fn the_route_is_looked_at_by_the_clock_and_more_often_in_trouble() {
+        const SECOND: u64 = 1_000_000;
+        let waits = |state: &State, interval: u64| {
+            let interval = Duration::from_secs(interval);
+            (0..100).find(|seconds| state.is_time(interval, seconds * SECOND))
+        };
+        let mut state = State::default();
+        assert_eq!(waits(&state, 0), Some(0));
+        state.remember([queue("a", 0)].iter());
+        assert_eq!(waits(&state, 60), Some(0), "it was never looked at");
+        learn(&mut state, &[("a", 0), ("b", 0)]);
+        assert_eq!([0, 3, 60].map(|interval| waits(&state, interval)), [None, Some(3), Some(60)]);
+        learn(&mut state, &[("a", 0)]);
+        assert_eq!([0, 3, 60].map(|interval| waits(&state, interval)), [Some(5), Some(3), Some(5)]);
+        state.look = Some(Look { at: SECOND, has_failed: true });
+        assert_eq!([0, 3, 60].map(|interval| waits(&state, interval)), [Some(31); 3]);
+    }
+
+    #[test]
+    fn a_broker_that_did_not_answer_is_left_alone_longer_each_time() {
+        const SECOND: u64 = 1_000_000;
+        let mut state = State::default();
+        learn(&mut state, &[("a", 0)]);
+        let mut now = 0;
+        for (time, rest) in [5, 10, 20, 30, 30].into_iter().enumerate() {
+            assert_eq!(state.fell_silent("a".into(), now, "no answer".into()), time == 0);
+            now += rest * SECOND;
+            assert_eq!(state.excuse("a", now - 1), Some("no answer"));
+            assert_eq!(state.excuse("a", now), None);
+        }
         assert_eq!(state.excuse("b", 0), None);
         assert!(state.is_troubled());
         // It has another address now.
-        state.learn(BTreeMap::from([(queue("a", 0), Some("c".into()))]));
+        state.learn(&Topics::One("t".into()), BTreeMap::from([(queue("a", 0), Some("c".into()))]));
         assert!(!state.is_troubled());
     }
 }

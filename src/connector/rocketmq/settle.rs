@@ -32,9 +32,10 @@ use crate::clock::Clock;
 use crate::connector::{Bounds, Partition, Span};
 use crate::error::{Error, Result};
 
-/// How long after a send of unknown outcome its messages may still turn up in the queue, unless `sink.quiet-period` says
-/// otherwise, if the network delivers what it was given: as long as the client may take to send them, and 5 s for the broker, which refuses a request that has
-/// waited longer than `waitTimeMillsInSendQueue` (200 ms unless configured otherwise).
+/// How long after a send of unknown outcome its messages may still turn up in the queue, unless `sink.quiet-period`
+/// says otherwise, if the network delivers what it was given: as long as the client may take to send them, and 5 s for
+/// the broker, which refuses a request that has waited longer than `waitTimeMillsInSendQueue` (200 ms unless configured
+/// otherwise).
 pub(super) const QUIET: Duration = Duration::from_secs(ANSWER.as_secs() + 5);
 
 /// What may have become of an epoch before it is published.

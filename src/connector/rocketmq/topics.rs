@@ -5,14 +5,16 @@
 //!
 //! What it does not promise: that a pattern finds topics of RocketMQ's own, such as those for retries.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use regex::Regex;
 use rocketmq_model::common::message::message_queue::MessageQueue;
 use rocketmq_model::common::topic::TopicValidator;
 
-use super::admin::Admin;
+use super::admin::{Admin, Route};
 use super::options::check_name;
 use crate::connector::Partition;
 use crate::error::{Error, Result};
@@ -20,16 +22,23 @@ use crate::sql::options::OptionReader;
 
 /// What divides a topic from a broker.
 const DIVIDER: char = '@';
+/// Topics whose routes are asked for at a time.
+const ASKED_AT_ONCE: usize = 16;
 
 /// Which topics a table has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Topics {
     /// One.
     One(String),
     /// Several.
     Several(BTreeSet<String>),
-    /// All whose whole name matches this pattern, also those that are created later.
-    Matching(String),
+    /// All whose whole name matches a pattern, also those that are created later.
+    Matching {
+        /// As it was written.
+        pattern: String,
+        /// For the whole of a name.
+        whole: Regex,
+    },
 }
 
 /// A queue as brokers know it.
@@ -62,7 +71,7 @@ impl Topics {
         match (reader.text("topic")?, reader.text("topic-pattern")?) {
             (Some(names), None) => Self::named(&names).map_err(|e| reader.blame(e)),
             (None, Some(pattern)) => match whole(&pattern) {
-                Ok(_) => Ok(Self::Matching(pattern)),
+                Ok(whole) => Ok(Self::Matching { pattern, whole }),
                 Err(error) => {
                     let message = format!("option 'topic-pattern': '{pattern}' is no regular expression");
                     Err(reader.blame(Error::usage(message).caused_by(error)))
@@ -91,31 +100,52 @@ impl Topics {
     pub(super) fn only(&self) -> Result<&str> {
         match self {
             Self::One(topic) => Ok(topic),
-            Self::Several(_) | Self::Matching(_) => {
+            Self::Several(_) | Self::Matching { .. } => {
                 Err(Error::usage("several topics can be read, but only one written; name that one in 'topic'"))
             }
         }
     }
 
-    /// The names of those that there are; a topic that is named counts as one.
-    pub(super) async fn names(&self, admin: &Admin) -> Result<Vec<String>> {
+    /// Whether this topic is one of them. A pattern never means RocketMQ's own.
+    pub(super) fn reads(&self, topic: &str) -> bool {
+        match self {
+            Self::One(name) => name == topic,
+            Self::Several(names) => names.contains(topic),
+            Self::Matching { whole, .. } => !is_internal(topic) && whole.is_match(topic),
+        }
+    }
+
+    /// The names of those that there are; a topic that is named counts as one. Each answer may take `limit`.
+    pub(super) async fn names(&self, admin: &Admin, limit: Duration) -> Result<Vec<String>> {
         match self {
             Self::One(topic) => Ok(vec![topic.clone()]),
             Self::Several(topics) => Ok(topics.iter().cloned().collect()),
-            Self::Matching(pattern) => {
-                let pattern =
-                    whole(pattern).map_err(|e| Error::internal("'topic-pattern' was checked").caused_by(e))?;
-                let topics = admin.topics().await?.into_iter();
-                Ok(topics.filter(|topic| !is_internal(topic) && pattern.is_match(topic)).collect())
+            Self::Matching { .. } => {
+                let topics = admin.topics(limit).await?.into_iter();
+                Ok(topics.filter(|topic| self.reads(topic)).collect())
             }
         }
+    }
+
+    /// Where each of them is, if a route leads there. Each answer may take `limit`.
+    pub(super) async fn routes(&self, admin: &Admin, limit: Duration) -> Result<BTreeMap<String, Option<Route>>> {
+        let names = self.names(admin, limit).await?.into_iter();
+        let ask = |topic: String| {
+            let asked = async move {
+                let route = admin.route_within(limit, &topic).await?;
+                Ok::<_, Error>((topic, route))
+            };
+            asked.boxed()
+        };
+        let asked: Vec<_> = names.map(ask).collect();
+        stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).try_collect().await
     }
 
     /// The partition that a queue of `topic` is, given as `broker:queue`.
     pub(super) fn partition(&self, topic: &str, queue: Partition) -> Partition {
         match self {
             Self::One(_) => queue,
-            Self::Several(_) | Self::Matching(_) => Partition::new(name(Some(topic), &queue.name), queue.number),
+            Self::Several(_) | Self::Matching { .. } => Partition::new(name(Some(topic), &queue.name), queue.number),
         }
     }
 
@@ -124,7 +154,7 @@ impl Topics {
         let number = partition.number;
         match self {
             Self::One(topic) => Queue { topic, broker: &partition.name, number },
-            Self::Several(_) | Self::Matching(_) => {
+            Self::Several(_) | Self::Matching { .. } => {
                 let (topic, broker) = partition.name.split_once(DIVIDER).unwrap_or(("", &*partition.name));
                 Queue { topic, broker, number }
             }
@@ -145,7 +175,7 @@ impl fmt::Display for Topics {
             Self::Several(topics) => {
                 write!(f, "topics {}", topics.iter().map(String::as_str).collect::<Vec<_>>().join(";"))
             }
-            Self::Matching(pattern) => write!(f, "topics like {pattern}"),
+            Self::Matching { pattern, .. } => write!(f, "topics like {pattern}"),
         }
     }
 }
@@ -177,9 +207,9 @@ mod tests {
 
     #[test]
     fn a_table_has_one_topic_or_several() {
-        assert_eq!(topics(&[("topic", "a")]).unwrap(), Topics::One("a".into()));
+        assert_eq!(topics(&[("topic", "a")]).unwrap().to_string(), "topic a");
         assert_eq!(topics(&[("topic", "b; a")]).unwrap().to_string(), "topics a;b");
-        assert_eq!(topics(&[("topic-pattern", "order.*")]).unwrap(), Topics::Matching("order.*".into()));
+        assert_eq!(topics(&[("topic-pattern", "order.*")]).unwrap().to_string(), "topics like order.*");
         assert_eq!(topics(&[("topic", "a")]).unwrap().only().unwrap(), "a");
         assert!(topics(&[("topic", "a;b")]).unwrap().only().is_err());
         for (options, part) in [
@@ -208,8 +238,9 @@ mod tests {
 
     #[test]
     fn patterns_match_whole_names_and_nothing_internal() {
-        let pattern = whole("a|b").unwrap();
-        assert!(pattern.is_match("b") && !pattern.is_match("ab"));
+        let pattern = topics(&[("topic-pattern", "a|b|.*_x|TBW.*")]).unwrap();
+        assert!(pattern.reads("b") && !pattern.reads("ab") && pattern.reads("my_x"));
+        assert!(!pattern.reads("rmq_sys_x") && !pattern.reads("TBW102"));
         for name in ["%RETRY%g", "%DLQ%g", "RMQ_SYS_TRACE_TOPIC", "rmq_sys_x", "TBW102", "SCHEDULE_TOPIC_XXXX"] {
             assert!(is_internal(name), "{name}");
         }
