@@ -165,8 +165,8 @@ impl Producer {
         match self.enqueue(record, wanted)? {
             None => self.sent += 1,
             Some(failure) => {
-                // A row that was refused before says more.
-                self.check(0)?;
+                // A row that was refused before says more; its receipt may be on its way.
+                self.finish(wanted)?;
                 return Err(self.explain(failure));
             }
         }
