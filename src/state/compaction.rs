@@ -2,8 +2,8 @@
 //!
 //! The idea: when the files after the last snapshot have as many rows as it, all rows are written as a new *snapshot*, so
 //! every row is written twice at most on average. When they are many but small, just they are *merged*: of each key the
-//! newest row. Both work on what nobody changes any more, beside the epochs, a snapshot with what these leave of the
-//! processors, and take the place of what they cover in the first commit after they are done.
+//! newest row. Both work on what nobody changes any more, in a task of their own, and take the place of what they cover in
+//! the first commit after they are done.
 //!
 //! Not promised: when that is. A crash loses one that was under way, and another follows.
 
@@ -15,8 +15,6 @@ use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use futures::{FutureExt, TryFutureExt};
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::keys::KeyCodec;
@@ -31,13 +29,9 @@ use crate::plan::time::ticks;
 const SNAPSHOT_ROWS: u64 = 200_000;
 /// Rows in a file, about: a snapshot may have several.
 const FILE_ROWS: u64 = 500_000;
-/// So many rows of a snapshot, about a millisecond of work, are followed by a pause: least priority alone would still take
-/// half of what memory and processors can do.
-const PART_ROWS: usize = 4 * 1024;
-const PAUSE: Duration = Duration::from_millis(1);
-/// The nice value of threads that no epoch waits for.
-#[cfg(target_os = "linux")]
-const LEAST_PRIORITY: i32 = 19;
+/// So many rows of a snapshot, two or three milliseconds of work, are followed by a pause.
+const PART_ROWS: usize = 8 * 1024;
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// How one operator's files are written.
 #[derive(Debug, Clone)]
@@ -46,27 +40,6 @@ pub(super) struct Writer {
     pub(super) schema: SchemaRef,
     pub(super) codec: Arc<KeyCodec>,
     pub(super) store: StateStore,
-}
-
-/// What a file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FileKind {
-    /// What an epoch changed: the epoch waits for it.
-    Delta,
-    /// All rows.
-    Snapshot,
-    /// Several deltas as one.
-    Merged,
-}
-
-impl FileKind {
-    fn word(self) -> &'static str {
-        match self {
-            FileKind::Delta => "delta",
-            FileKind::Snapshot => "snapshot",
-            FileKind::Merged => "merged",
-        }
-    }
 }
 
 /// What is due after a commit.
@@ -128,11 +101,12 @@ impl Compaction {
                     let rows = move |writer: &Writer| {
                         let writer = writer.clone();
                         live.into_iter().flat_map(|live| live.parts(PART_ROWS)).map(move |part| {
+                            // The epochs go on meanwhile, and come first.
                             std::thread::sleep(PAUSE);
                             writer.of_live(&part)
                         })
                     };
-                    Ok(Compacted { after: None, epoch, files: writer.write(epoch, FileKind::Snapshot, rows).await? })
+                    Ok(Compacted { after: None, epoch, files: writer.write(epoch, "snapshot", rows).await? })
                 })
             }
             Due::Merge => tokio::spawn(async move {
@@ -141,7 +115,7 @@ impl Compaction {
                 for file in files.iter().filter(|file| file.epoch > base) {
                     read.push((file.name.clone(), writer.store.get(&file.name).await?));
                 }
-                let merged = writer.write(epoch, FileKind::Merged, move |writer| writer.newest_of(&read)).await?;
+                let merged = writer.write(epoch, "merged", move |writer| writer.newest_of(&read)).await?;
                 Ok(Compacted { after: Some(base), epoch, files: merged })
             }),
         });
@@ -180,29 +154,12 @@ impl Drop for Compaction {
     }
 }
 
-/// Runs work that no epoch waits for, as a rule, in a thread of its own, which gets what the epochs leave of the processors.
-fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<oneshot::Receiver<T>> {
-    let (sender, done) = oneshot::channel();
-    let run = move || {
-        // Where the system has no such thing the epochs are slower meanwhile.
-        #[cfg(target_os = "linux")]
-        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), LEAST_PRIORITY);
-        let _ = sender.send(work());
-    };
-    std::thread::Builder::new().name("state-files".into()).spawn(run)?;
-    Ok(done)
-}
-
-fn ended(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::internal("writing state ended by itself").caused_by(error)
-}
-
 impl Writer {
     /// Writes batches, which are made off the runtime's threads, as files of this kind.
     pub(super) async fn write<I>(
         &self,
         epoch: u64,
-        kind: FileKind,
+        kind: &str,
         batches: impl FnOnce(&Writer) -> I + Send + 'static,
     ) -> Result<Vec<StateFile>>
     where
@@ -210,7 +167,7 @@ impl Writer {
     {
         let (sender, mut encoded) = tokio::sync::mpsc::channel(1);
         let writer = self.clone();
-        let encode = move || {
+        let encoding = tokio::task::spawn_blocking(move || {
             let mut batches = batches(&writer).into_iter().peekable();
             while batches.peek().is_some() {
                 // Nobody waits for it when the query has ended.
@@ -220,19 +177,15 @@ impl Writer {
                 }
             }
             Ok::<_, Error>(())
-        };
-        let encoding = match kind {
-            FileKind::Delta | FileKind::Merged => tokio::task::spawn_blocking(encode).map_err(ended).boxed(),
-            FileKind::Snapshot => beside(encode)?.map_err(ended).boxed(),
-        };
+        });
         let mut files = vec![];
         while let Some((body, rows, latest)) = encoded.recv().await {
-            let name = format!("{epoch:020}-{}-{}-{}.arrow.zst", self.store.writer(), kind.word(), files.len());
+            let name = format!("{epoch:020}-{}-{kind}-{}.arrow.zst", self.store.writer(), files.len());
             let bytes = body.len() as u64;
             self.store.put(&name, body).await?;
             files.push(StateFile { name, epoch, rows, bytes, latest });
         }
-        encoding.await??;
+        encoding.await.map_err(|e| Error::internal("writing state ended by itself").caused_by(e))??;
         Ok(files)
     }
 
