@@ -273,25 +273,10 @@ impl Query {
             self.physical(&intent, &intent.sources, &self.opened, advice).await?;
         }
         self.log.intend(&intent).await?;
-        let (looked_again, looked_us) = (Some(self.look_again(epoch)), self.start_us());
+        let (cuts, published) = (intent.sources.clone(), vec![None; self.opened.sinks.len()]);
+        let batch = self.batch(intent, cuts, Arc::clone(&self.opened), pins, published);
         let took = Durations { plan: plan_ms, intend: self.ms_since(start), ..Durations::default() };
-        let published = vec![None; self.opened.sinks.len()];
-        let opened = Arc::clone(&self.opened);
-        let (cuts, state) = (intent.sources.clone(), BTreeMap::new());
-        Ok(Batch {
-            intent,
-            cuts,
-            opened,
-            pins,
-            published,
-            looked_again,
-            looked_us,
-            latest,
-            unreachable,
-            limited,
-            state,
-            took,
-        })
+        Ok(Batch { latest, unreachable, limited, took, ..batch })
     }
 
     /// The epoch's physical plans: a pure function of the intent.

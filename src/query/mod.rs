@@ -269,6 +269,33 @@ impl Query {
         tokio::spawn(async move { log.look_again(epoch).await })
     }
 
+    /// The permit to run what was intended, with the look again under way.
+    fn batch(
+        &self,
+        intent: Intent,
+        cuts: BTreeMap<String, Cut>,
+        opened: Arc<Opened>,
+        pins: Vec<Pin>,
+        published: Vec<Option<Published>>,
+    ) -> Batch {
+        let (looked_again, looked_us) = (Some(self.look_again(intent.epoch)), self.start_us());
+        let (latest, unreachable, limited, state, took) = Default::default();
+        Batch {
+            intent,
+            cuts,
+            opened,
+            pins,
+            published,
+            looked_again,
+            looked_us,
+            latest,
+            unreachable,
+            limited,
+            state,
+            took,
+        }
+    }
+
     /// One epoch: these six calls, in this order.
     pub async fn step(&mut self) -> Result<Step> {
         let next = match self.plan_offsets().await? {

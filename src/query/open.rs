@@ -16,7 +16,7 @@ use super::pace::Pace;
 use super::progress::{Event, Reporter};
 use super::recovery::{self, Decision};
 use super::salvage::{Doubt, Survey};
-use super::{Batch, Opened, Planned, Position, Query, QuerySpec};
+use super::{Opened, Planned, Position, Query, QuerySpec};
 use crate::checkpoint::{
     Commit, Cut, DefinitionRecord, Intent, Journal, Log, PartitionCommit, QueryRecord, SourceCommit, VERSION,
 };
@@ -248,23 +248,8 @@ impl Query {
             self.shards = intent.shards;
         }
         self.restore(&opened).await?;
-        let (looked_again, looked_us) = (Some(self.look_again(intent.epoch)), self.start_us());
-        let (latest, unreachable, limited, state, took) = Default::default();
         let pins = self.pins(&opened, &intent).await?;
-        self.pending = Some(Box::new(Batch {
-            intent,
-            cuts,
-            opened,
-            pins,
-            published,
-            looked_again,
-            looked_us,
-            latest,
-            unreachable,
-            limited,
-            state,
-            took,
-        }));
+        self.pending = Some(Box::new(self.batch(intent, cuts, opened, pins, published)));
         Ok(())
     }
 
