@@ -58,6 +58,7 @@ use crate::sql::{self, Parsed, Statement};
 use crate::storage::Stores;
 
 mod continuous;
+mod listing;
 mod settings;
 mod state;
 mod tables;
