@@ -6,7 +6,7 @@
 #   benches/latency.sh [RATE=10000] [SECONDS=30]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-rate=${1:-10000} seconds=${2:-30} warm_up=5
+rate=${1:-10000} seconds=${2:-30} warm_up=20
 . benches/common.sh
 without rocketmq namesrv s3
 for topic in sent received; do kafka create $topic 4 >/dev/null; done

@@ -101,7 +101,7 @@ impl Properties {
             ("isolation.level", "read_committed"),
             ("fetch.wait.max.ms", "10"),
             ("fetch.queue.backoff.ms", "5"),
-            ("max.partition.fetch.bytes", "4194304"),
+            ("max.partition.fetch.bytes", "2097152"),
             ("queued.min.messages", "10000"),
             ("queued.max.messages.kbytes", "16384"),
         ];
