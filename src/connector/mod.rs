@@ -24,11 +24,13 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::sql::options::parse_duration;
 use crate::storage::Stores;
+use cluster::Cluster;
 
 pub use report::{Fingerprint, PartitionReport, ReadReport, SkippedSample};
 pub use scan::{OnDataLoss, ScanOptions};
 
 pub mod blackhole;
+pub mod cluster;
 pub mod console;
 #[doc(hidden)]
 pub mod contract;
@@ -471,6 +473,19 @@ pub trait Connector: Debug + Send + Sync {
         environment: &Environment,
         owner: &Owner,
     ) -> Result<Arc<dyn Sink>>;
+
+    /// The brokers behind its tables, as the catalog `name`: `CREATE CATALOG name WITH (…)`. The options are those of a
+    /// table that say how to connect, without the catalog's `type`. They are checked without any I/O.
+    ///
+    /// Errors: an option is wrong, or there are no brokers behind such tables.
+    fn cluster(
+        &self,
+        name: &str,
+        _options: &BTreeMap<String, String>,
+        _environment: &Environment,
+    ) -> Result<Arc<dyn Cluster>> {
+        Err(cluster::no_cluster(name, self.name()))
+    }
 }
 
 /// Whether rows of one [place](Connector::place) are also in the other: the same topic, or files in one tree.
@@ -507,10 +522,15 @@ impl Connectors {
         self
     }
 
+    /// The connector of this name.
+    pub fn named(&self, name: &str) -> Option<&Arc<dyn Connector>> {
+        self.0.get(name)
+    }
+
     /// The connector of `table`; unknown ones are refused with the nearest known one.
     pub fn of(&self, table: &TableDefinition) -> Result<&Arc<dyn Connector>> {
         let name = table.connector()?;
-        self.0.get(name).ok_or_else(|| {
+        self.named(name).ok_or_else(|| {
             let known: BTreeSet<&str> = self.0.keys().copied().collect();
             Error::usage(format!(
                 "table {}: there is no connector '{name}'{}",

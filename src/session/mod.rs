@@ -41,7 +41,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
-use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, col, lit};
 use datafusion::physical_plan::ExecutionPlanProperties;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
@@ -50,6 +50,7 @@ use datafusion::sql::sqlparser::ast;
 
 use crate::catalog::{ColumnKind, TableDefinition, ViewDefinition};
 use crate::clock::Clock;
+use crate::connector::cluster::Cluster;
 use crate::connector::{Connectors, Environment};
 use crate::error::{Error, Kind, Location, Result};
 use crate::plan::concat::InOrder;
@@ -57,6 +58,7 @@ use crate::query::QuerySpec;
 use crate::sql::{self, Parsed, Statement};
 use crate::storage::Stores;
 
+mod clusters;
 mod continuous;
 mod listing;
 mod settings;
@@ -98,6 +100,8 @@ pub struct Session {
     tables: BTreeMap<String, TableDefinition>,
     views: Vec<ViewDefinition>,
     statics: Vec<String>,
+    /// Catalogs of topics, by name.
+    clusters: BTreeMap<String, Arc<dyn Cluster>>,
     /// Queries by name, so that a second of the same name is refused.
     names: BTreeSet<String>,
     /// Settings that later statements do not change.
@@ -135,6 +139,7 @@ impl Session {
             tables,
             views,
             statics,
+            clusters: BTreeMap::new(),
             names: BTreeSet::new(),
             pinned: BTreeSet::new(),
         })
@@ -259,11 +264,19 @@ impl Session {
                 let lines: Vec<String> = settings::list(&self.settings).into_iter().map(line).collect();
                 Ok(Outcome::Text(lines.join("\n")))
             }
-            Statement::ShowTables => {
-                Ok(Outcome::Text(self.tables.keys().cloned().chain(self.static_names()).collect::<Vec<_>>().join("\n")))
+            Statement::ShowTables { like } => {
+                Ok(names_like(self.tables.keys().cloned().chain(self.static_names()), like.as_deref()))
             }
-            Statement::ShowViews => {
-                Ok(Outcome::Text(self.views.iter().map(|v| v.name.clone()).collect::<Vec<_>>().join("\n")))
+            Statement::ShowViews { like } => {
+                Ok(names_like(self.views.iter().map(|view| view.name.clone()), like.as_deref()))
+            }
+            Statement::ShowFunctions { like } => {
+                let functions = self.context.sql("SHOW FUNCTIONS").await?;
+                let functions = match like {
+                    Some(pattern) => functions.filter(col("function_name").like(lit(pattern)))?,
+                    None => functions,
+                };
+                self.rows(functions).await
             }
             Statement::ShowCreateTable { name } => match self.tables.get(&name) {
                 Some(table) => Ok(Outcome::Text(sql::show_create_table(table))),
@@ -292,7 +305,22 @@ impl Session {
                 }
                 _ => Err(Error::usage("EXPLAIN takes a SELECT, an INSERT INTO … SELECT or a STATEMENT SET")),
             },
+            Statement::CreateCatalog { name, options, if_not_exists } => {
+                self.create_catalog(name, options, if_not_exists).await
+            }
+            Statement::DropCatalog { name, if_exists } => self.drop_catalog(&name, if_exists),
+            Statement::ShowCatalogs => self.show_catalogs(),
+            Statement::ShowTopics { catalog, like } => self.show_topics(&catalog, like.as_deref()).await,
+            Statement::DescribeTopic { catalog, topic } => self.describe_topic(&catalog, &topic).await,
+            Statement::CreateTopic { catalog, topic, options, if_not_exists } => {
+                self.create_topic(&catalog, &topic, &options, if_not_exists).await
+            }
+            Statement::DropTopic { catalog, topic, if_exists } => self.drop_topic(&catalog, &topic, if_exists).await,
+            Statement::ShowGroups { catalog, like } => self.show_groups(&catalog, like.as_deref()).await,
+            Statement::DescribeGroup { catalog, group } => self.describe_group(&catalog, &group).await,
+            Statement::ResetGroup(reset) => self.reset_group(&reset).await,
             Statement::DataFusion(statement) => self.datafusion(*statement, text).await,
+            other => Err(not_yet(&other)),
         }
     }
 
@@ -447,6 +475,35 @@ impl Session {
         lines.push(format!("WITH ({})", sql::options::display_options(&table.options)));
         Ok(Outcome::Text(lines.join("\n")))
     }
+}
+
+/// Names, a line each.
+fn names_like(names: impl Iterator<Item = String>, like: Option<&str>) -> Outcome {
+    let is_meant = |name: &String| like.is_none_or(|pattern| sql::is_like(name, pattern));
+    Outcome::Text(names.filter(is_meant).collect::<Vec<_>>().join("\n"))
+}
+
+/// Statements that are parsed and that nobody executes yet.
+fn not_yet(statement: &Statement) -> Error {
+    let name = match statement {
+        Statement::AlterTable { .. } => "ALTER TABLE",
+        Statement::CreateCatalog { .. } => "CREATE CATALOG",
+        Statement::DropCatalog { .. } => "DROP CATALOG",
+        Statement::ShowCatalogs => "SHOW CATALOGS",
+        Statement::ShowTopics { .. } => "SHOW TOPICS",
+        Statement::DescribeTopic { .. } => "DESCRIBE TOPIC",
+        Statement::CreateTopic { .. } => "CREATE TOPIC",
+        Statement::DropTopic { .. } => "DROP TOPIC",
+        Statement::ShowGroups { .. } => "SHOW GROUPS",
+        Statement::DescribeGroup { .. } => "DESCRIBE GROUP",
+        Statement::ResetGroup(_) => "RESET GROUP",
+        Statement::ShowQueries => "SHOW QUERIES",
+        Statement::DescribeQuery { .. } => "DESCRIBE QUERY",
+        Statement::StopQuery { .. } => "STOP QUERY",
+        Statement::RestartQuery { .. } => "RESTART QUERY",
+        _ => "this statement",
+    };
+    Error::usage(format!("{name} is not supported yet"))
 }
 
 /// Plans a query with what this state knows, without optimising it.

@@ -26,6 +26,10 @@ impl Session {
     /// Checks a table and makes it known.
     pub(super) fn create_table(&mut self, mut table: TableDefinition) -> Result<()> {
         let connector = self.connectors.of(&table)?;
+        if table.columns.is_empty() {
+            let name = &table.name;
+            return Err(Error::usage(format!("table {name} has no columns; say CREATE TABLE {name} (a INT, …)")));
+        }
         if let Some(column) = table.columns.iter().find(|column| column.name.starts_with('$')) {
             return Err(Error::usage(format!(
                 "table {}: column {}: names that begin with $ are the engine's own; give it another name",

@@ -144,6 +144,11 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// `LIKE 'pattern'`, if it comes next.
+    pub(super) fn like(&mut self) -> Result<Option<String>> {
+        if self.eat(&["LIKE"]) { self.string("a pattern").map(Some) } else { Ok(None) }
+    }
+
     /// A type, as Arrow's.
     pub(super) fn data_type(&mut self) -> Result<DataType> {
         let place = self.location();

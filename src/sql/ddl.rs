@@ -1,4 +1,5 @@
-//! `CREATE TABLE`, read by hand: no dialect of sqlparser has metadata columns, computed columns and watermarks.
+//! `CREATE TABLE` and `ALTER TABLE`, read by hand: no dialect of sqlparser has metadata columns, computed columns and
+//! watermarks.
 //!
 //! A column may have any name: whether `primary`, `key` or `watermark` begins a clause is told by the word after it. The
 //! text of an expression is kept as it was written, on one line and without comments, so that it reads back the same.
@@ -41,7 +42,7 @@ pub(super) fn create_table(cursor: &mut Cursor) -> Result<Statement> {
     if *cursor.peek(0) != Token::EOF {
         return Err(cursor.expected("COMMENT, PARTITIONED BY, WITH, AS or the end of the statement"));
     }
-    clauses.check(as_query.is_some())?;
+    clauses.check()?;
     let Some(options) = clauses.options else {
         return Err(Error::usage(format!(
             "the table {name} has no WITH; say WITH ('connector' = '…', …), or CREATE EXTERNAL TABLE for files that \
@@ -49,11 +50,6 @@ pub(super) fn create_table(cursor: &mut Cursor) -> Result<Statement> {
         ))
         .at(start));
     };
-    if clauses.columns.is_empty() && as_query.is_none() {
-        return Err(
-            Error::usage(format!("the table {name} has no columns; say CREATE TABLE {name} (a INT, …)")).at(start)
-        );
-    }
     let names = |names: Vec<(String, Location)>| names.into_iter().map(|(name, _)| name).collect();
     let definition = TableDefinition {
         name,
@@ -64,6 +60,22 @@ pub(super) fn create_table(cursor: &mut Cursor) -> Result<Statement> {
         options,
     };
     Ok(Statement::CreateTable(CreateTable { definition, if_not_exists, as_query }))
+}
+
+/// Reads what follows `ALTER TABLE`.
+pub(super) fn alter_table(cursor: &mut Cursor) -> Result<Statement> {
+    let name = cursor.table_name("the name of a table")?;
+    let changes = if cursor.eat(&["SET"]) {
+        options(cursor)?.into_iter().map(|(key, value)| (key, Some(value))).collect()
+    } else if cursor.eat(&["RESET"]) {
+        keys(cursor)?.into_iter().map(|key| (key, None)).collect()
+    } else {
+        return Err(cursor.refuse(
+            "ALTER TABLE changes options, by SET ('key' = 'value', …) or RESET ('key', …); for anything else drop the \
+             table and create it again",
+        ));
+    };
+    Ok(Statement::AlterTable { name, changes })
 }
 
 /// The columns and constraints, up to the closing parenthesis.
@@ -207,23 +219,45 @@ fn tail(cursor: &mut Cursor, clauses: &mut Clauses) -> Result<Option<Box<sqlpars
     }
 }
 
-fn options(cursor: &mut Cursor) -> Result<BTreeMap<String, String>> {
-    let mut options = BTreeMap::new();
+/// `('key' = 'value', …)`.
+pub(super) fn options(cursor: &mut Cursor) -> Result<BTreeMap<String, String>> {
+    pairs(cursor, "option", "an option's key", |cursor| cursor.string("its value"))
+}
+
+/// `('key' = value, …)`: each key of this kind once, and what `value` reads.
+pub(super) fn pairs<T>(
+    cursor: &mut Cursor,
+    kind: &str,
+    what: &str,
+    value: impl Fn(&mut Cursor) -> Result<T>,
+) -> Result<BTreeMap<String, T>> {
+    let mut pairs = BTreeMap::new();
     cursor.expect_token(&Token::LParen)?;
     loop {
         let place = cursor.location();
-        let key = cursor.string("an option's key")?;
+        let key = cursor.string(what)?;
         cursor.expect_token(&Token::Eq)?;
-        let value = cursor.string("its value")?;
-        if options.contains_key(&key) {
-            return Err(Error::usage(format!("the option '{key}' is given twice; keep one of them")).at(place));
+        let value = value(cursor)?;
+        if pairs.contains_key(&key) {
+            return Err(Error::usage(format!("the {kind} '{key}' is given twice; keep one of them")).at(place));
         }
-        options.insert(key, value);
+        pairs.insert(key, value);
         if !cursor.eat_token(&Token::Comma) {
             cursor.expect_token(&Token::RParen)?;
-            return Ok(options);
+            return Ok(pairs);
         }
     }
+}
+
+/// `('key', …)`.
+fn keys(cursor: &mut Cursor) -> Result<Vec<String>> {
+    cursor.expect_token(&Token::LParen)?;
+    let mut keys = vec![cursor.string("an option's key")?];
+    while cursor.eat_token(&Token::Comma) {
+        keys.push(cursor.string("an option's key")?);
+    }
+    cursor.expect_token(&Token::RParen)?;
+    Ok(keys)
 }
 
 impl Clauses {
@@ -234,9 +268,10 @@ impl Clauses {
         }
     }
 
-    /// Looks up the columns that other clauses name. Without columns they are those of the query, known only later.
-    fn check(&self, has_query: bool) -> Result<()> {
-        if self.columns.is_empty() && has_query {
+    /// Looks up the columns that other clauses name. Without columns they are those of the query, or what is found in
+    /// the topic: known only later.
+    fn check(&self) -> Result<()> {
+        if self.columns.is_empty() {
             return Ok(());
         }
         let watermark = self.watermark.iter().map(|(watermark, place)| (&watermark.column, *place));

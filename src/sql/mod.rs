@@ -1,10 +1,10 @@
 //! SQL text into statements: Flink's dialect as far as Millstream runs it, DataFusion's for the rest.
 //!
 //! A script goes through [`substitute`] (variables), then [`parse`]: tokens are rewritten where sqlparser lacks a type
-//! (`tokens`), statements of our own are read by hand (`statements`, `ddl`), and all others by DataFusion's parser with
-//! our [`dialect`]. What DataFusion would not plan is rewritten (`rewrite`, `windows`), what cannot be run is refused
-//! by name and never dropped (`unsupported`). [`planning`] tells DataFusion what it needs to plan the result, and
-//! [`types`] what our types mean.
+//! (`tokens`), statements of our own are read by hand (`statements`, `ddl`, `clusters`, `queries`), and all others by
+//! DataFusion's parser with our [`dialect`]. What DataFusion would not plan is rewritten (`rewrite`, `windows`), what
+//! cannot be run is refused by name and never dropped (`unsupported`). [`planning`] tells DataFusion what it needs to
+//! plan the result, [`types`] what our types mean, and [`reference`](mod@reference) shows all statements to people.
 //!
 //! Guaranteed: text that is not SQL gives an error with its line and column, never a panic nor a stack overflow. Not
 //! promised: that names exist or types fit; the planner finds that out.
@@ -13,10 +13,13 @@ pub mod dialect;
 pub mod functions;
 pub mod options;
 pub mod planning;
+pub mod reference;
 pub mod types;
 
+mod clusters;
 mod cursor;
 mod ddl;
+mod queries;
 mod rewrite;
 mod show;
 mod source;
@@ -29,12 +32,14 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
+use arrow::array::StringArray;
 use sqlparser::ast::{Expr, Query};
 
 use crate::error::{Error, Location, Result};
 use cursor::Cursor;
 use source::{Source, location};
 
+pub use clusters::ResetGroup;
 pub use show::{show_create_table, show_create_view};
 pub use statements::{CreateTable, Insert, Statement};
 pub use variables::substitute;
@@ -92,4 +97,10 @@ pub fn parse_expression(text: &str) -> Result<Expr> {
 /// For a prompt: whether `text` ends in a complete statement, that is in a `;` outside quotes and comments.
 pub fn is_complete(text: &str) -> bool {
     tokens::ends_in_semicolon(text)
+}
+
+/// Whether `text` fits a pattern of `LIKE`: `%` is any text, `_` any letter, and what follows a backslash is itself.
+pub fn is_like(text: &str, pattern: &str) -> bool {
+    let (text, pattern) = (StringArray::new_scalar(text), StringArray::new_scalar(pattern));
+    arrow::compute::like(&text, &pattern).is_ok_and(|fits| fits.value(0))
 }

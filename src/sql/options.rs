@@ -106,10 +106,10 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     number.checked_mul(1 << shift)
 }
 
-/// Takes typed values out of a table's options, and remembers which keys are known.
+/// Takes typed values out of the options of a table or a catalog, and remembers which keys are known.
 #[derive(Debug)]
 pub struct OptionReader<'a> {
-    table: &'a str,
+    whose: String,
     options: &'a BTreeMap<String, String>,
     known: BTreeSet<String>,
     prefixes: Vec<&'static str>,
@@ -118,8 +118,14 @@ pub struct OptionReader<'a> {
 impl<'a> OptionReader<'a> {
     /// A reader over the options of `table`; `connector` is known already.
     pub fn new(table: &'a TableDefinition) -> Self {
-        let known = BTreeSet::from(["connector".to_string()]);
-        Self { table: &table.name, options: &table.options, known, prefixes: Vec::new() }
+        let mut reader = Self::of(format!("table {}", table.name), &table.options);
+        reader.known.insert("connector".to_string());
+        reader
+    }
+
+    /// A reader over the options of something else; errors begin with what it is, such as `catalog k`.
+    pub fn of(whose: String, options: &'a BTreeMap<String, String>) -> Self {
+        Self { whose, options, known: BTreeSet::new(), prefixes: Vec::new() }
     }
 
     /// The value as text, environment references resolved.
@@ -220,9 +226,9 @@ impl<'a> OptionReader<'a> {
         Ok(())
     }
 
-    /// The error with the table's name before it.
+    /// The error with whose options they are before it.
     pub fn blame(&self, error: Error) -> Error {
-        error.context(format_args!("table {}", self.table))
+        error.context(&self.whose)
     }
 }
 

@@ -3,15 +3,18 @@
 //! Ours come first because DataFusion's parser takes some of them for something else without an error: a key in SET is
 //! lower-cased, `SHOW TOPICS` is read as a variable.
 
+use std::collections::BTreeMap;
+
 use datafusion::sql::parser::{CopyToSource, Statement as DFStatement};
 use sqlparser::ast::{self, Query};
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::clusters::ResetGroup;
 use super::cursor::Cursor;
 use super::options::did_you_mean;
 use super::tokens::is_word;
 use super::types::quote;
-use super::{ddl, rewrite};
+use super::{clusters, ddl, queries, rewrite};
 use crate::catalog::{TableDefinition, ViewDefinition};
 use crate::error::{Error, Result};
 
@@ -57,10 +60,113 @@ pub enum Statement {
     },
     /// `SET` alone: list the settings.
     ShowSettings,
+    /// `ALTER TABLE … SET (…)` or `RESET (…)`.
+    AlterTable {
+        /// The table.
+        name: String,
+        /// Its options that change, and to what; none takes the option away.
+        changes: Vec<(String, Option<String>)>,
+    },
     /// `SHOW TABLES`.
-    ShowTables,
+    ShowTables {
+        /// Only those whose names [are like](super::is_like) this.
+        like: Option<String>,
+    },
     /// `SHOW VIEWS`.
-    ShowViews,
+    ShowViews {
+        /// Only those whose names are like this.
+        like: Option<String>,
+    },
+    /// `SHOW FUNCTIONS`.
+    ShowFunctions {
+        /// Only those whose names are like this.
+        like: Option<String>,
+    },
+    /// `CREATE CATALOG`: a cluster of brokers under a name.
+    CreateCatalog {
+        /// The catalog.
+        name: String,
+        /// Its type, and how to connect.
+        options: BTreeMap<String, String>,
+        /// Whether a catalog of that name is left as it is.
+        if_not_exists: bool,
+    },
+    /// `DROP CATALOG`.
+    DropCatalog {
+        /// The catalog.
+        name: String,
+        /// Whether a catalog that does not exist is no error.
+        if_exists: bool,
+    },
+    /// `SHOW CATALOGS`.
+    ShowCatalogs,
+    /// `SHOW TOPICS FROM`.
+    ShowTopics {
+        /// The catalog.
+        catalog: String,
+        /// Only those whose names are like this.
+        like: Option<String>,
+    },
+    /// `DESCRIBE TOPIC`.
+    DescribeTopic {
+        /// The catalog.
+        catalog: String,
+        /// The topic.
+        topic: String,
+    },
+    /// `CREATE TOPIC`.
+    CreateTopic {
+        /// The catalog.
+        catalog: String,
+        /// The topic.
+        topic: String,
+        /// How many partitions, and the broker's settings.
+        options: BTreeMap<String, String>,
+        /// Whether a topic of that name is left as it is.
+        if_not_exists: bool,
+    },
+    /// `DROP TOPIC`.
+    DropTopic {
+        /// The catalog.
+        catalog: String,
+        /// The topic.
+        topic: String,
+        /// Whether a topic that does not exist is no error.
+        if_exists: bool,
+    },
+    /// `SHOW GROUPS FROM`.
+    ShowGroups {
+        /// The catalog.
+        catalog: String,
+        /// Only those whose names are like this.
+        like: Option<String>,
+    },
+    /// `DESCRIBE GROUP`.
+    DescribeGroup {
+        /// The catalog.
+        catalog: String,
+        /// The consumer group.
+        group: String,
+    },
+    /// `RESET GROUP`.
+    ResetGroup(ResetGroup),
+    /// `SHOW QUERIES`.
+    ShowQueries,
+    /// `DESCRIBE QUERY`.
+    DescribeQuery {
+        /// The query.
+        name: String,
+    },
+    /// `STOP QUERY`.
+    StopQuery {
+        /// The query.
+        name: String,
+    },
+    /// `RESTART QUERY`.
+    RestartQuery {
+        /// The query.
+        name: String,
+    },
     /// `SHOW CREATE TABLE`.
     ShowCreateTable {
         /// The table.
@@ -91,15 +197,15 @@ pub enum Statement {
         /// A query, an INSERT, a statement set, a `CREATE TABLE … AS` or one of DataFusion's statements.
         statement: Box<Statement>,
     },
-    /// Any other statement that DataFusion parses, such as `CREATE EXTERNAL TABLE` or `SHOW FUNCTIONS`.
+    /// Any other statement that DataFusion parses, such as `CREATE EXTERNAL TABLE` or `SHOW COLUMNS`.
     DataFusion(Box<DFStatement>),
 }
 
 /// A `CREATE TABLE … WITH (…) [AS …]` statement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CreateTable {
-    /// The table. Its computed columns have the type `Null` until their expressions are planned; with `AS` and without
-    /// columns of its own it has those of the query.
+    /// The table. Its computed columns have the type `Null` until their expressions are planned. Without columns of its
+    /// own it has those of the query after `AS`, or else what is found in the topic.
     pub definition: TableDefinition,
     /// Whether a table of that name is left as it is.
     pub if_not_exists: bool,
@@ -135,6 +241,15 @@ fn statement(cursor: &mut Cursor) -> Result<Statement> {
         "EXECUTE" => statement_set(cursor),
         "SET" => set(cursor),
         "RESET" => reset(cursor),
+        "ALTER" => alter(cursor),
+        "STOP" => {
+            cursor.skip(1);
+            queries::stop(cursor)
+        }
+        "RESTART" => {
+            cursor.skip(1);
+            queries::restart(cursor)
+        }
         "SHOW" => show(cursor),
         "DESCRIBE" | "DESC" => describe(cursor),
         _ => datafusion(cursor),
@@ -169,6 +284,12 @@ fn explain(cursor: &mut Cursor) -> Result<Statement> {
 }
 
 fn create(cursor: &mut Cursor) -> Result<Statement> {
+    if cursor.eat(&["CREATE", "CATALOG"]) {
+        return clusters::create_catalog(cursor);
+    }
+    if cursor.eat(&["CREATE", "TOPIC"]) {
+        return clusters::create_topic(cursor);
+    }
     let or_replace = is_word(cursor.peek(1), "OR") && is_word(cursor.peek(2), "REPLACE");
     let mut words = if or_replace { 3 } else { 1 };
     if is_word(cursor.peek(words), "TEMPORARY") || is_word(cursor.peek(words), "TEMP") {
@@ -208,6 +329,12 @@ fn create_view(cursor: &mut Cursor, or_replace: bool) -> Result<Statement> {
 }
 
 fn drop(cursor: &mut Cursor) -> Result<Statement> {
+    if cursor.eat(&["DROP", "CATALOG"]) {
+        return clusters::drop_catalog(cursor);
+    }
+    if cursor.eat(&["DROP", "TOPIC"]) {
+        return clusters::drop_topic(cursor);
+    }
     let kind = if is_word(cursor.peek(1), "TEMPORARY") { 2 } else { 1 };
     let (is_table, is_view) = (is_word(cursor.peek(kind), "TABLE"), is_word(cursor.peek(kind), "VIEW"));
     if !is_table && !is_view {
@@ -217,6 +344,10 @@ fn drop(cursor: &mut Cursor) -> Result<Statement> {
     let if_exists = cursor.eat(&["IF", "EXISTS"]);
     let name = cursor.table_name(if is_table { "the name of a table" } else { "the name of a view" })?;
     Ok(if is_table { Statement::DropTable { name, if_exists } } else { Statement::DropView { name, if_exists } })
+}
+
+fn alter(cursor: &mut Cursor) -> Result<Statement> {
+    if cursor.eat(&["ALTER", "TABLE"]) { ddl::alter_table(cursor) } else { datafusion(cursor) }
 }
 
 fn statement_set(cursor: &mut Cursor) -> Result<Statement> {
@@ -248,7 +379,13 @@ fn insert(cursor: &mut Cursor) -> Result<Insert> {
     if matches!(cursor.peek(1), Token::Word(_)) {
         cursor.eat(&["TABLE"]);
     }
-    let table = cursor.table_name("the name of a table")?;
+    let table = cursor.name("the name of a table")?;
+    if *cursor.peek(0) == Token::Period {
+        return Err(cursor.refuse(
+            "INSERT INTO takes a table, whose name has one part; declare a table on the topic with CREATE TABLE, or \
+             quote the name if the dot belongs to it",
+        ));
+    }
     if cursor.looks_at(&["PARTITION"]) {
         return Err(cursor.refuse("INSERT … PARTITION (…) is not supported; select the partition columns as well"));
     }
@@ -294,6 +431,10 @@ fn set(cursor: &mut Cursor) -> Result<Statement> {
 
 fn reset(cursor: &mut Cursor) -> Result<Statement> {
     cursor.expect(&["RESET"])?;
+    if cursor.looks_at(&["GROUP"]) && !matches!(cursor.peek(1), Token::Period | Token::Minus) {
+        cursor.skip(1);
+        return clusters::reset_group(cursor);
+    }
     if *cursor.peek(0) == Token::EOF {
         return Ok(Statement::Reset { key: None });
     }
@@ -326,52 +467,70 @@ fn quoted(token: &Token) -> Option<&str> {
 }
 
 fn show(cursor: &mut Cursor) -> Result<Statement> {
-    let later = [
-        "TOPICS",
-        "QUERIES",
-        "JOBS",
-        "CATALOGS",
-        "DATABASES",
-        "SCHEMAS",
-        "PARTITIONS",
-        "MODULES",
-        "PROCEDURES",
-        "CURRENT",
-        "JARS",
-        "MODELS",
-        "FULL",
-    ];
-    let (planned, ours) = (["FUNCTIONS", "COLUMNS", "ALL"], ["TABLES", "VIEWS", "CREATE TABLE", "CREATE VIEW"]);
-    let word = match cursor.peek(1) {
-        Token::Word(word) => word.value.to_ascii_uppercase(),
-        _ => String::new(),
-    };
+    let is_planned = ["COLUMNS", "ALL"].iter().any(|word| is_word(cursor.peek(1), word));
     let is_setting = is_word(cursor.peek(1), "datafusion") && *cursor.peek(2) == Token::Period;
-    if planned.contains(&word.as_str()) || is_setting {
+    if is_planned || is_setting {
         return datafusion(cursor);
     }
     cursor.expect(&["SHOW"])?;
-    if cursor.eat(&["TABLES"]) || cursor.eat(&["VIEWS"]) {
-        return match cursor.peek(0) {
-            Token::EOF if word == "TABLES" => Ok(Statement::ShowTables),
-            Token::EOF => Ok(Statement::ShowViews),
-            _ => Err(cursor.refuse(format!("SHOW {word} takes no LIKE, FROM or IN yet; leave it out"))),
-        };
+    Ok(if cursor.eat(&["TABLES"]) {
+        Statement::ShowTables { like: pattern(cursor, "TABLES")? }
+    } else if cursor.eat(&["VIEWS"]) {
+        Statement::ShowViews { like: pattern(cursor, "VIEWS")? }
+    } else if cursor.eat(&["FUNCTIONS"]) {
+        Statement::ShowFunctions { like: pattern(cursor, "FUNCTIONS")? }
+    } else if cursor.eat(&["CREATE", "TABLE"]) {
+        Statement::ShowCreateTable { name: cursor.table_name("the name of a table")? }
+    } else if cursor.eat(&["CREATE", "VIEW"]) {
+        Statement::ShowCreateView { name: cursor.table_name("the name of a view")? }
+    } else if cursor.eat(&["CATALOGS"]) {
+        Statement::ShowCatalogs
+    } else if cursor.eat(&["TOPICS"]) {
+        clusters::show_topics(cursor)?
+    } else if cursor.eat(&["GROUPS"]) {
+        clusters::show_groups(cursor)?
+    } else if cursor.eat(&["QUERIES"]) {
+        Statement::ShowQueries
+    } else {
+        return Err(not_shown(cursor));
+    })
+}
+
+fn pattern(cursor: &mut Cursor, list: &str) -> Result<Option<String>> {
+    match cursor.looks_at(&["FROM"]) || cursor.looks_at(&["IN"]) {
+        true => Err(cursor.refuse(format!("SHOW {list} takes no FROM or IN; for topics say SHOW TOPICS FROM k"))),
+        false => cursor.like(),
     }
-    if cursor.eat(&["CREATE", "TABLE"]) {
-        return Ok(Statement::ShowCreateTable { name: cursor.table_name("the name of a table")? });
-    }
-    if cursor.eat(&["CREATE", "VIEW"]) {
-        return Ok(Statement::ShowCreateView { name: cursor.table_name("the name of a view")? });
-    }
-    if later.contains(&word.as_str()) {
-        return Err(cursor.refuse(format!("SHOW {word} is not supported yet")));
-    }
-    let hint = did_you_mean(&word, ours.into_iter().chain(planned));
+}
+
+/// Why what comes next cannot be shown.
+fn not_shown(cursor: &Cursor) -> Error {
+    let later = ["DATABASES", "SCHEMAS", "PARTITIONS", "MODULES", "PROCEDURES", "CURRENT", "JARS", "MODELS", "FULL"];
+    let shown = [
+        "TABLES",
+        "VIEWS",
+        "FUNCTIONS",
+        "COLUMNS",
+        "CREATE TABLE",
+        "CREATE VIEW",
+        "CATALOGS",
+        "TOPICS",
+        "GROUPS",
+        "QUERIES",
+        "ALL",
+    ];
+    let word = match cursor.peek(0) {
+        Token::Word(word) if word.quote_style.is_none() => word.value.to_ascii_uppercase(),
+        _ => return cursor.expected("what to show, such as TABLES"),
+    };
     match word.as_str() {
-        "" => Err(cursor.expected("what to show, such as TABLES")),
-        "CREATE" => Err(cursor.refuse("SHOW CREATE takes a TABLE or a VIEW")),
-        _ => Err(cursor.refuse(format!("there is no SHOW {word}{hint} (SET alone lists the settings)"))),
+        "CREATE" => cursor.refuse("SHOW CREATE takes a TABLE or a VIEW"),
+        "JOBS" => cursor.refuse("there is no SHOW JOBS; say SHOW QUERIES"),
+        word if later.contains(&word) => cursor.refuse(format!("SHOW {word} is not supported yet")),
+        word => {
+            let hint = did_you_mean(word, shown.into_iter());
+            cursor.refuse(format!("there is no SHOW {word}{hint} (SET alone lists the settings)"))
+        }
     }
 }
 
@@ -380,8 +539,18 @@ fn describe(cursor: &mut Cursor) -> Result<Statement> {
         return datafusion(cursor);
     }
     cursor.skip(1);
-    if matches!(cursor.peek(1), Token::Word(_)) && !cursor.eat(&["TABLE"]) && cursor.looks_at(&["TOPIC"]) {
-        return Err(cursor.refuse("DESCRIBE TOPIC is not supported yet; declare a table on it and DESCRIBE that"));
+    // A table may be called `topic`: the word says what is described only if a name follows.
+    if matches!(cursor.peek(1), Token::Word(_) | Token::SingleQuotedString(_)) {
+        if cursor.eat(&["TOPIC"]) {
+            return clusters::describe_topic(cursor);
+        }
+        if cursor.eat(&["GROUP"]) {
+            return clusters::describe_group(cursor);
+        }
+        if cursor.eat(&["QUERY"]) {
+            return queries::describe(cursor);
+        }
+        cursor.eat(&["TABLE"]);
     }
     Ok(Statement::Describe { name: cursor.table_name("the name of a table or view")? })
 }

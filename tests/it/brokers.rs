@@ -30,14 +30,16 @@ pub enum Broker {
 }
 
 impl Broker {
-    fn address(self) -> String {
+    /// Where a client begins.
+    pub fn address(self) -> String {
         variable(match self {
             Broker::Kafka => "MILLSTREAM_TEST_KAFKA",
             Broker::Rocketmq => "MILLSTREAM_TEST_ROCKETMQ",
         })
     }
 
-    fn tool(self, arguments: &[&str]) -> Command {
+    /// The tool, to be started.
+    pub fn tool(self, arguments: &[&str]) -> Command {
         let prefix = variable(match self {
             Broker::Kafka => "MILLSTREAM_TEST_KAFKA_TOOL",
             Broker::Rocketmq => "MILLSTREAM_TEST_ROCKETMQ_TOOL",

@@ -9,6 +9,8 @@ mod access;
 mod brokers;
 mod cases;
 mod cli;
+mod clusters;
+mod clusters_rocketmq;
 mod crash;
 mod examples;
 mod failover;

@@ -43,12 +43,12 @@ fn setting(name: &str) -> String {
     })
 }
 
-fn name_server() -> String {
+pub fn name_server() -> String {
     setting("MILLSTREAM_TEST_ROCKETMQ")
 }
 
 /// Runs the Java client; `input` is its standard input, its lines of output come back.
-fn tool(arguments: &[&str], input: &str) -> Vec<String> {
+pub fn tool(arguments: &[&str], input: &str) -> Vec<String> {
     let mut child = Command::new("sh")
         .arg("-c")
         .arg(format!("{} \"$@\"", setting("MILLSTREAM_TEST_ROCKETMQ_TOOL")))
@@ -73,7 +73,7 @@ fn new_topic(name: &str, queues: u32, attributes: &[&str]) -> String {
 }
 
 /// Sends `count` JSON messages `{"id": first…}` to `queue`.
-fn produce(topic: &str, queue: u32, first: i64, count: i64, options: &[&str]) {
+pub fn produce(topic: &str, queue: u32, first: i64, count: i64, options: &[&str]) {
     let line = |id| format!("{queue}\t\t\t{{\"id\": {id}, \"text\": \"number {id} {}\"}}\n", "ab".repeat(50));
     let lines: String = (first..first + count).map(line).collect();
     tool(&[&["produce", &name_server(), topic], options].concat(), &lines);

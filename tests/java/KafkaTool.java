@@ -16,6 +16,7 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicReference;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.ListOffsetsOptions;
 import org.apache.kafka.clients.admin.ListTopicsOptions;
 import org.apache.kafka.clients.admin.NewPartitionReassignment;
@@ -34,6 +35,7 @@ import org.apache.kafka.common.acl.AccessControlEntry;
 import org.apache.kafka.common.acl.AclBinding;
 import org.apache.kafka.common.acl.AclOperation;
 import org.apache.kafka.common.acl.AclPermissionType;
+import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.TopicExistsException;
 import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.kafka.common.header.Header;
@@ -65,8 +67,12 @@ public final class KafkaTool {
             "       KafkaTool allow BOOTSTRAP USER OPERATION topic|group|txn NAME",
             "       KafkaTool commit BOOTSTRAP GROUP TOPIC PARTITION=OFFSET...",
             "       KafkaTool group BOOTSTRAP GROUP",
+            "       KafkaTool members BOOTSTRAP GROUP",
+            "       KafkaTool join BOOTSTRAP GROUP TOPIC",
+            "       KafkaTool settings BOOTSTRAP TOPIC",
             "produce and produce-tx read lines of PARTITION<tab>KEY<tab>VALUE: without a partition the client chooses,",
-            "an empty key is null, and a line that ends after the key has a null value.");
+            "an empty key is null, and a line that ends after the key has a null value. join is a member of the group,",
+            "from when it says READY until stdin ends.");
 
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final PrintStream OUT = new PrintStream(System.out, false, StandardCharsets.UTF_8);
@@ -106,6 +112,9 @@ public final class KafkaTool {
             case "allow" -> allow(bootstrap, args[2], args[3], args[4], args[5]);
             case "commit" -> commit(bootstrap, args[2], args[3], options(args, 4));
             case "group" -> group(bootstrap, args[2]);
+            case "members" -> members(bootstrap, args[2]);
+            case "join" -> join(bootstrap, args[2], args[3]);
+            case "settings" -> settings(bootstrap, args[2]);
             default -> throw new IllegalArgumentException("unknown command " + args[0]);
         }
     }
@@ -395,6 +404,44 @@ public final class KafkaTool {
             admin.listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get()
                     .forEach((partition, next) -> OUT.printf("{\"topic\":\"%s\",\"partition\":%d,\"offset\":%d}%n",
                             partition.topic(), partition.partition(), next.offset()));
+        }
+    }
+
+    /** The state of a group, and who is in it. */
+    private static void members(String bootstrap, String group) throws Exception {
+        try (Admin admin = admin(bootstrap)) {
+            var found = admin.describeConsumerGroups(List.of(group)).all().get().get(group);
+            OUT.printf("{\"state\":\"%s\"}%n", found.groupState());
+            for (var member : found.members()) {
+                OUT.println(JSON.writeValueAsString(Map.of("member", member.consumerId(), "client", member.clientId(),
+                        "host", member.host())));
+            }
+        }
+    }
+
+    /** Is a member of a group that reads this topic, until stdin ends. */
+    private static void join(String bootstrap, String group, String topic) throws Exception {
+        Properties properties = properties(bootstrap, Map.of("group.id", group, "enable.auto.commit", "false"));
+        try (var consumer = new KafkaConsumer<>(properties, new StringDeserializer(), new StringDeserializer())) {
+            consumer.subscribe(List.of(topic));
+            while (consumer.assignment().isEmpty()) {
+                consumer.poll(Duration.ofMillis(100));
+            }
+            OUT.println("READY");
+            OUT.flush();
+            System.in.read();
+        }
+    }
+
+    /** What was set on a topic itself. */
+    private static void settings(String bootstrap, String topic) throws Exception {
+        var resource = new ConfigResource(ConfigResource.Type.TOPIC, topic);
+        try (Admin admin = admin(bootstrap)) {
+            for (var entry : admin.describeConfigs(List.of(resource)).all().get().get(resource).entries()) {
+                if (entry.source() == ConfigEntry.ConfigSource.DYNAMIC_TOPIC_CONFIG) {
+                    OUT.println(JSON.writeValueAsString(Map.of("name", entry.name(), "value", entry.value())));
+                }
+            }
         }
     }
 

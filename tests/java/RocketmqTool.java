@@ -13,6 +13,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Properties;
 import java.util.TreeMap;
+import java.util.TreeSet;
 import java.util.concurrent.TimeUnit;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.PullResult;
@@ -21,6 +22,7 @@ import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
+import org.apache.rocketmq.common.MQVersion;
 import org.apache.rocketmq.common.TopicConfig;
 import org.apache.rocketmq.common.compression.CompressionType;
 import org.apache.rocketmq.common.message.Message;
@@ -28,6 +30,7 @@ import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
 import org.apache.rocketmq.remoting.exception.RemotingException;
 import org.apache.rocketmq.remoting.protocol.ResponseCode;
+import org.apache.rocketmq.remoting.protocol.body.Connection;
 import org.apache.rocketmq.remoting.protocol.route.BrokerData;
 import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
 import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
@@ -49,8 +52,14 @@ public final class RocketmqTool {
             "       RocketmqTool expire NAMESRV BROKER",
             "       RocketmqTool commit NAMESRV TOPIC GROUP QUEUE=OFFSET...",
             "       RocketmqTool progress NAMESRV TOPIC GROUP",
+            "       RocketmqTool topics NAMESRV",
+            "       RocketmqTool settings NAMESRV TOPIC",
+            "       RocketmqTool groups NAMESRV",
+            "       RocketmqTool members NAMESRV GROUP",
+            "       RocketmqTool join NAMESRV GROUP TOPIC",
             "produce reads lines of QUEUE<tab>TAGS<tab>KEYS<tab>BODY; empty tags and keys are left out. Where several",
-            "brokers have the topic, the queue is BROKER:QUEUE. Bodies are UTF-8, unless a charset says otherwise.");
+            "brokers have the topic, the queue is BROKER:QUEUE. Bodies are UTF-8, unless a charset says otherwise.",
+            "join is a member of the group, from when it says READY until stdin ends, and consumes nothing.");
 
     private static final String CLUSTER = "DefaultCluster";
     private static final String GROUP = "millstream-tool";
@@ -90,6 +99,11 @@ public final class RocketmqTool {
             case "expire" -> expire(namesrv, args[2]);
             case "commit" -> commit(namesrv, args[2], args[3], args);
             case "progress" -> progress(namesrv, args[2], args[3]);
+            case "topics" -> new TreeSet<>(admin(namesrv).fetchAllTopicList().getTopicList()).forEach(OUT::println);
+            case "settings" -> settings(namesrv, args[2]);
+            case "groups" -> groups(namesrv);
+            case "members" -> members(namesrv, args[2]);
+            case "join" -> join(namesrv, args[2], args[3]);
             default -> throw new IllegalArgumentException("unknown command " + args[0]);
         }
     }
@@ -383,5 +397,67 @@ public final class RocketmqTool {
         new TreeMap<>(admin.examineConsumeStats(group, topic).getOffsetTable()).forEach((queue, offsets) ->
                 OUT.printf("{\"queue\":%d,\"end\":%d,\"group\":%d}%n",
                         queue.getQueueId(), offsets.getBrokerOffset(), offsets.getConsumerOffset()));
+    }
+
+    /** What each broker has of a topic, as mqadmin topicList and updateTopic know it. */
+    private static void settings(String namesrv, String topic) throws Exception {
+        DefaultMQAdminExt admin = admin(namesrv);
+        for (BrokerData broker : brokers(admin)) {
+            TopicConfig config = admin.examineTopicConfig(broker.selectBrokerAddr(), topic);
+            OUT.printf("{\"broker\":\"%s\",\"perm\":%d,\"read\":%d,\"write\":%d,\"order\":%b,\"type\":\"%s\"}%n",
+                    broker.getBrokerName(), config.getPerm(), config.getReadQueueNums(), config.getWriteQueueNums(),
+                    config.isOrder(), config.getTopicMessageType().getValue());
+        }
+    }
+
+    /** The groups that are not the brokers' own. */
+    private static void groups(String namesrv) throws Exception {
+        DefaultMQAdminExt admin = admin(namesrv);
+        TreeSet<String> groups = new TreeSet<>();
+        for (BrokerData broker : brokers(admin)) {
+            groups.addAll(admin.getUserSubscriptionGroup(broker.selectBrokerAddr(), 10_000)
+                    .getSubscriptionGroupTable().keySet());
+        }
+        groups.forEach(OUT::println);
+    }
+
+    /** Who consumes in a group, as mqadmin consumerConnection has it. */
+    private static void members(String namesrv, String group) throws Exception {
+        for (Connection connection : connections(admin(namesrv), group)) {
+            OUT.printf("{\"member\":\"%s\",\"client\":\"%s %s\",\"host\":\"%s\"}%n", connection.getClientId(),
+                    connection.getLanguage(), MQVersion.getVersionDesc(connection.getVersion()),
+                    connection.getClientAddr());
+        }
+    }
+
+    private static Collection<Connection> connections(DefaultMQAdminExt admin, String group) throws Exception {
+        Map<String, Connection> connections = new TreeMap<>();
+        for (BrokerData broker : brokers(admin)) {
+            try {
+                var found = admin.examineConsumerConnectionInfo(group, broker.selectBrokerAddr());
+                found.getConnectionSet().forEach(each -> connections.putIfAbsent(each.getClientId(), each));
+            } catch (MQBrokerException e) {
+                if (e.getResponseCode() != ResponseCode.CONSUMER_NOT_ONLINE) {
+                    throw e;
+                }
+            }
+        }
+        return connections.values();
+    }
+
+    /** Is a member of a group that has subscribed to the topic, until stdin ends. */
+    private static void join(String namesrv, String group, String topic) throws Exception {
+        DefaultMQPullConsumer consumer = new DefaultMQPullConsumer(group);
+        consumer.setNamesrvAddr(namesrv);
+        consumer.registerMessageQueueListener(topic, (changed, all, divided) -> { });
+        consumer.start();
+        DefaultMQAdminExt admin = admin(namesrv);
+        while (connections(admin, group).isEmpty()) {
+            Thread.sleep(100);
+        }
+        OUT.println("READY");
+        OUT.flush();
+        System.in.read();
+        consumer.shutdown();
     }
 }

@@ -18,7 +18,8 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use rdkafka::metadata::MetadataTopic;
+use rdkafka::groups::GroupList;
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::connector::{Bounds, Extent, Offsets, Partition};
@@ -210,6 +211,21 @@ impl Client {
     pub(super) fn search(&self, wanted: impl Fn(&str) -> bool) -> Result<Leaders> {
         let metadata = self.ask("topics", ATTEMPTS, |consumer| consumer.fetch_metadata(None, ATTEMPT))?;
         Ok(metadata.topics().iter().filter(|topic| wanted(topic.name())).flat_map(leaders).collect())
+    }
+
+    /// Of each partition of this topic, which brokers have it, by their numbers.
+    pub(super) fn placement(&self, topic: &str) -> Result<BTreeMap<Partition, String>> {
+        let what = format!("topic {topic}");
+        let metadata = self.ask(&what, ATTEMPTS, |consumer| consumer.fetch_metadata(Some(topic), ATTEMPT))?;
+        let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+        Ok(partitions.map(|found| (Partition::new(topic, found.id() as u32), placement(found))).collect())
+    }
+
+    /// The consumer groups that there are, or the one of this name.
+    pub(super) fn groups(&self, only: Option<&str>) -> Result<GroupList> {
+        // The brokers must be known before each of them can be asked.
+        self.search(|_| false)?;
+        self.ask("consumer groups", ATTEMPTS, |consumer| consumer.fetch_group_list(only, ATTEMPT))
     }
 
     /// An error that says what is missing, and names the topics whose names are most like this.
@@ -421,6 +437,16 @@ fn leaders(topic: &MetadataTopic) -> Leaders {
     let name: Arc<str> = topic.name().into();
     let partitions = topic.partitions().iter();
     partitions.map(|partition| (Partition::new(Arc::clone(&name), partition.id() as u32), partition.leader())).collect()
+}
+
+/// Which brokers have a partition.
+fn placement(partition: &MetadataPartition) -> String {
+    let leader = match partition.leader() {
+        ..0 => "no leader".to_string(),
+        leader => format!("leader {leader}"),
+    };
+    let replicas: Vec<String> = partition.replicas().iter().map(ToString::to_string).collect();
+    format!("{leader}, replicas {}", replicas.join(" "))
 }
 
 /// As librdkafka has it.

@@ -73,7 +73,7 @@ impl Group {
 }
 
 /// Why a commit has failed.
-fn explain(client: &Client, error: &KafkaError) -> Error {
+pub(super) fn explain(client: &Client, error: &KafkaError) -> Error {
     let code = error.rdkafka_error_code();
     if code == Some(Code::UnknownMemberId) {
         return Error::transient("the group has members of its own; name another");

@@ -11,14 +11,17 @@
 //!
 //! What it does not promise yet: reading upserts.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
+use self::cluster::KafkaCluster;
 use self::columns::Column;
 use self::options::{DISCOVERY_OPTION, KafkaOptions, Topics};
 use self::sink::KafkaSink;
 use self::source::KafkaSource;
+use super::cluster::Cluster;
 use super::messages::{Decoding, check_metadata};
 use super::upserts::Key;
 use super::{
@@ -33,7 +36,9 @@ pub use upsert::UpsertKafkaConnector;
 pub mod options;
 pub mod properties;
 
+mod admin;
 mod client;
+mod cluster;
 mod columns;
 mod discovery;
 mod group;
@@ -153,6 +158,15 @@ impl Connector for KafkaConnector {
         let options = KafkaOptions::take(&table)?;
         let sink = KafkaSink::try_new(Arc::clone(&table), options, owner, environment.clock.clone());
         Ok(Arc::new(sink.map_err(|e| blame(&table, e))?))
+    }
+
+    fn cluster(
+        &self,
+        name: &str,
+        options: &BTreeMap<String, String>,
+        _environment: &Environment,
+    ) -> Result<Arc<dyn Cluster>> {
+        Ok(Arc::new(KafkaCluster::try_new(name, options)?))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Questions about topics: which there are, where their queues are, and what those hold; and what groups need.
+//! Questions about topics and groups: which there are, where their queues are, and what those hold; and what is made
+//! and removed at brokers.
 //!
 //! A broker is asked at the address that its caller knows, so that nothing hangs on routes that the library remembers. Only
 //! the name server's route tells a topic that does not exist from a name server that does not answer. It cannot tell
@@ -10,25 +11,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use rocketmq_client_rust::{ClientResult, ConsumerAdmin, DefaultMQAdminExt, OffsetAdmin, TopicAdmin};
+use rocketmq_client_rust::{ClientResult, ConsumerAdmin, DefaultMQAdminExt, OffsetAdmin, RouteAdmin, TopicAdmin};
 use rocketmq_model::common::config::TopicConfig;
 use rocketmq_model::common::message::message_queue::MessageQueue;
+use rocketmq_model::version::RocketMqVersion;
+use rocketmq_protocol::protocol::body::connection::Connection;
+use rocketmq_protocol::protocol::route::route_data_view::BrokerData;
 use rocketmq_protocol::protocol::route::topic_route_data::TopicRouteData;
 use rocketmq_protocol::protocol::subscription::subscription_group_config::SubscriptionGroupConfig;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
-use super::calls::{ANSWER, NO_GROUP, call, explained};
+use super::calls::{ANSWER, NO_GROUP, call, code, explained};
 use super::options::Credentials;
 use super::runtime::{Runtime, detach};
 use super::topics::{Queue, is_internal};
+use crate::connector::cluster::GroupMember;
 use crate::connector::{Bounds, Partition};
 use crate::error::{Error, Result};
 use crate::sql::options::did_you_mean;
 
 /// The id of a broker that takes writes.
 const MASTER: u64 = 0;
-const WRITABLE: u32 = 2;
-const READABLE: u32 = 4;
+/// What may be done with a topic.
+pub(super) const WRITABLE: u32 = 2;
+pub(super) const READABLE: u32 = 4;
+/// The broker's code for a consumer group without members.
+const NOT_ONLINE: i32 = 206;
 
 /// Where a topic is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,9 +51,6 @@ pub(super) struct Route {
 
 impl Route {
     fn of(data: &TopicRouteData) -> Self {
-        let master = |broker: &rocketmq_protocol::protocol::route::route_data_view::BrokerData| {
-            Some((broker.broker_name().to_string(), broker.broker_addrs().get(&MASTER)?.to_string()))
-        };
         let masters: BTreeMap<_, _> = data.broker_datas.iter().filter_map(master).collect();
         let (mut readable, mut writable) = (BTreeSet::new(), BTreeSet::new());
         for queues in &data.queue_datas {
@@ -60,6 +65,20 @@ impl Route {
         }
         Self { readable: readable.into_iter().collect(), writable: writable.into_iter().collect(), masters }
     }
+}
+
+/// A broker, and the address of its master, if that is up.
+fn master(broker: &BrokerData) -> Option<(String, String)> {
+    Some((broker.broker_name().to_string(), broker.broker_addrs().get(&MASTER)?.to_string()))
+}
+
+/// The brokers that a name server knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Brokers {
+    /// The addresses of their masters, by broker.
+    pub(super) masters: BTreeMap<String, String>,
+    /// Their names and those of their clusters: each has a topic that is called so.
+    pub(super) names: BTreeSet<String>,
 }
 
 /// A client that asks about topics; its own connections, until it is closed.
@@ -107,6 +126,45 @@ impl Admin {
         let asked = TopicAdmin::examine_topic_route_info(&*client, topic.into());
         let what = format!("asking name server {} for topic {topic}", self.name_server);
         Ok(call(&what, limit, asked).await?.map(|data| Route::of(&data)))
+    }
+
+    /// The brokers that are up.
+    pub(super) async fn brokers(&self) -> Result<Brokers> {
+        let client = self.client().await?;
+        let what = format!("asking name server {} for its brokers", self.name_server);
+        let info = call(&what, ANSWER, RouteAdmin::examine_broker_cluster_info(&*client)).await?;
+        let (brokers, clusters) =
+            (info.broker_addr_table.unwrap_or_default(), info.cluster_addr_table.unwrap_or_default());
+        let names = brokers.keys().chain(clusters.keys()).map(ToString::to_string).collect();
+        Ok(Brokers { masters: brokers.values().filter_map(master).collect(), names })
+    }
+
+    /// How the broker at `master` keeps a topic.
+    pub(super) async fn config(&self, topic: &str, master: &str) -> Result<TopicConfig> {
+        let client = self.client().await?;
+        let asked = TopicAdmin::examine_topic_config(&*client, master.into(), topic.into());
+        call(format!("asking for the settings of topic {topic} at {master}"), ANSWER, asked).await
+    }
+
+    /// Creates a topic at a broker.
+    pub(super) async fn create_topic(&self, config: TopicConfig, master: &str) -> Result<()> {
+        let client = self.client().await?;
+        let what = format!("creating topic {} at {master}", config.topic_name.as_deref().unwrap_or_default());
+        call(what, ANSWER, TopicAdmin::create_and_update_topic_config(&*client, master.into(), config)).await
+    }
+
+    /// Removes a topic, first from its brokers, then from all name servers.
+    pub(super) async fn remove_topic(&self, topic: &str, route: &Route) -> Result<()> {
+        let client = self.client().await?;
+        for (broker, address) in &route.masters {
+            let brokers = [address.as_str().into()].into_iter().collect();
+            let removed = TopicAdmin::delete_topic_in_broker(&*client, brokers, topic.into());
+            call(format!("removing topic {topic} from {broker}"), ANSWER, removed).await?;
+        }
+        let what = format!("removing topic {topic} from name server {}", self.name_server);
+        let servers = call(&what, ANSWER, RouteAdmin::get_name_server_address_list(&*client).map(Ok)).await?;
+        let servers = servers.into_iter().collect();
+        call(&what, ANSWER, TopicAdmin::delete_topic_in_name_server(&*client, servers, None, topic.into())).await
     }
 
     /// Where a queue of `topic` ends now, as the broker at `master` has it.
@@ -158,12 +216,41 @@ impl Admin {
         let retries = format!("%RETRY%{group}");
         let there = self.route(&retries).await?.unwrap_or_default();
         if there.masters.values().all(|address| address != master) {
-            let client = self.client().await?;
             let config = TopicConfig::with_perm(retries.as_str(), 1, 1, READABLE | WRITABLE);
-            let created = TopicAdmin::create_and_update_topic_config(&*client, master.into(), config);
-            call(format!("creating topic {retries} at {master}"), ANSWER, created).await?;
+            self.create_topic(config, master).await?;
         }
         Ok(())
+    }
+
+    /// The consumer groups that the broker at `master` knows.
+    pub(super) async fn groups(&self, master: &str) -> Result<BTreeSet<String>> {
+        let client = self.client().await?;
+        let asked = ConsumerAdmin::get_all_subscription_group(&*client, master.into(), ANSWER.as_millis() as u64);
+        let groups = call(format!("asking {master} for its consumer groups"), ANSWER, asked).await?;
+        Ok(groups.get_subscription_group_table().keys().map(ToString::to_string).collect())
+    }
+
+    /// Who consumes in a group, as the broker at `master` has it.
+    pub(super) async fn members(&self, group: &str, master: &str) -> Result<Vec<GroupMember>> {
+        let client = self.client().await?;
+        let what = format!("asking {master} for the members of group {group}");
+        let asked = ConsumerAdmin::examine_consumer_connection_info(&*client, group.into(), Some(master.into()));
+        match call(&what, ANSWER, asked.map(Ok)).await? {
+            Ok(found) => Ok(found.get_connection_set().iter().map(member).collect()),
+            Err(error) if code(&error) == Some(NOT_ONLINE) => Ok(Vec::new()),
+            Err(error) => Err(explained(&what, error)),
+        }
+    }
+
+    /// Where the queues end of every topic that a group has offsets for at the broker at `master`.
+    pub(super) async fn followed(&self, group: &str, master: &str) -> Result<Vec<(MessageQueue, u64)>> {
+        let client = self.client().await?;
+        let limit = Some(ANSWER.as_millis() as u64);
+        let asked =
+            ConsumerAdmin::examine_consume_stats(&*client, group.into(), None, None, Some(master.into()), limit);
+        let found = call(format!("asking {master} how far group {group} is"), ANSWER, asked).await?;
+        let ends = found.offset_table.into_iter();
+        Ok(ends.map(|(queue, offsets)| (queue, offsets.get_broker_offset().max(0) as u64)).collect())
     }
 
     /// Looks for a group at a broker; that it is not there is an inner error.
@@ -226,6 +313,16 @@ impl Admin {
     async fn client(&self) -> Result<RwLockReadGuard<'_, DefaultMQAdminExt>> {
         RwLockReadGuard::try_map(self.client.read().await, Option::as_ref)
             .map_err(|_| Error::transient("the connection to RocketMQ is closed already"))
+    }
+}
+
+/// A member of a group, by its connection.
+fn member(connection: &Connection) -> GroupMember {
+    let version = RocketMqVersion::from_ordinal(connection.get_version().max(0) as u32);
+    GroupMember {
+        id: connection.get_client_id().to_string(),
+        client: format!("{} {}", connection.get_language(), version.name()),
+        host: connection.get_client_addr().to_string(),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use rocketmq_client_rust::{ClientError, ClientResult};
+use rocketmq_client_rust::{ClientError, ClientResult, MQClientException};
 
 use crate::error::{Error, Kind, Result};
 
@@ -16,6 +16,9 @@ pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// The broker's code for a consumer group that does not exist.
 pub(super) const NO_GROUP: i32 = 26;
+
+/// From here on codes are the library's own, not a broker's.
+const LIBRARY_CODES: i32 = 10_000;
 
 /// Pauses between tries of one call, in seconds: a minute together, in which a broker can restart.
 const PAUSES: [u64; 10] = [1, 1, 3, 5, 5, 5, 10, 10, 10, 10];
@@ -39,9 +42,15 @@ pub(super) async fn call<T>(
     }
 }
 
+/// The broker's code for what is wrong, which the library keeps in one place for some calls and in another for others.
+pub(super) fn code(error: &ClientError) -> Option<i32> {
+    let exception = || error.source_ref::<MQClientException>().map(MQClientException::response_code);
+    error.broker_response_code().or_else(|| exception().filter(|code| (1..LIBRARY_CODES).contains(code)))
+}
+
 /// The library's error as one of ours.
 pub(super) fn explained(what: impl Display, error: ClientError) -> Error {
-    let code = error.broker_response_code();
+    let code = code(&error);
     let (kind, advice) = match (code, error.descriptor().code().as_str()) {
         (Some(16), _) | (None, "auth.permission.denied" | "auth.credentials.invalid" | "auth.user.not_found") => {
             (Kind::Refused, "access denied; check 'access-key' and 'secret-key', and what that user may do")
@@ -122,6 +131,9 @@ mod tests {
         let kind = |code| explained("x", ClientError::broker_operation_failed("PULL", code, "")).kind();
         assert_eq!([kind(16), kind(17), kind(13), kind(26)], [Kind::Refused, Kind::Usage, Kind::Data, Kind::Refused]);
         assert_eq!(kind(1), Kind::Transient);
+        let hidden = |code| explained("x", MQClientException::new_with_code(code, "").into());
+        assert_eq!([hidden(16).kind(), hidden(10_005).kind()], [Kind::Refused, Kind::Transient]);
+        assert!(hidden(10_005).to_string().ends_with("the client could not carry it out"));
         let error = explained("table t: topic x", ClientError::broker_operation_failed("PULL", 16, ""));
         assert!(error.to_string().starts_with("table t: topic x: access denied;"), "{error}");
     }

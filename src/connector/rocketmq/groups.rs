@@ -12,10 +12,11 @@ use rocketmq_protocol::protocol::header::query_consumer_offset_request_header::Q
 
 use super::admin::Admin;
 use super::calls::{ANSWER, call, explained};
-use super::options::RocketmqOptions;
+use super::options::{Credentials, RocketmqOptions};
 use super::queues::Queues;
 use super::runtime::Runtime;
-use crate::connector::{Offsets, Partition};
+use super::topics::Queue;
+use crate::connector::Offsets;
 use crate::error::{Error, Kind, Result};
 
 /// The library's number for one user of it among several in a process; here names tell them apart.
@@ -23,55 +24,46 @@ const DOMAIN: u64 = 0;
 /// The broker's code for an offset that was never stored.
 const NOT_FOUND: i32 = 22;
 
-/// Where `group` stands in these queues; those where it stands nowhere are left out. No two clients of a process may
-/// have the same `instance`.
+/// Where `group` stands in these queues, in their order, each given with the address of its master; none where it stands
+/// nowhere. No two clients of a process may have the same `instance`.
 pub(super) async fn committed(
-    options: &RocketmqOptions,
-    group: &str,
+    name_server: &str,
+    credentials: Option<&Credentials>,
     instance: &str,
-    queues: &Queues,
-    partitions: &[Partition],
-) -> Result<Offsets> {
-    let what = format!("connecting to name server {}", options.name_server);
+    group: &str,
+    queues: &[(Queue<'_>, Arc<str>)],
+) -> Result<Vec<Option<u64>>> {
+    let what = format!("connecting to name server {name_server}");
     let runtime = Runtime::shared()?;
     let config = ClientConfig::builder()
-        .namesrv_addr(options.name_server.as_str())
+        .namesrv_addr(name_server)
         .instance_name(instance)
         .build()
         .map_err(|e| explained(&what, e))?;
-    let hook = options.credentials.as_ref().map(|credentials| credentials.hook() as Arc<ClientRpcHook>);
+    let hook = credentials.map(|credentials| credentials.hook() as Arc<ClientRpcHook>);
     // The only client that tells "nowhere" from "at the first message".
     let client = ClientInstanceHandle::get_or_create(&runtime.clients(), DOMAIN, config, hook);
     let client = client.map_err(|e| explained(&what, e))?;
     let found = match call(&what, ANSWER, client.start()).await {
-        Ok(()) => ask(&client, options, group, queues, partitions).await,
+        Ok(()) => ask(&client, group, queues).await,
         Err(error) => Err(error),
     };
     Box::pin(client.shutdown_owned()).await;
     found
 }
 
-async fn ask(
-    client: &ClientInstanceHandle,
-    options: &RocketmqOptions,
-    group: &str,
-    queues: &Queues,
-    partitions: &[Partition],
-) -> Result<Offsets> {
-    let mut offsets = Offsets::new();
-    for partition in partitions {
-        let queue = options.topics.queue(partition);
+async fn ask(client: &ClientInstanceHandle, group: &str, queues: &[(Queue<'_>, Arc<str>)]) -> Result<Vec<Option<u64>>> {
+    let mut offsets = Vec::with_capacity(queues.len());
+    for (queue, master) in queues {
         let what = format!("asking where group {group} stands in {queue}");
-        let master =
-            queues.master(partition).ok_or_else(|| Error::transient(format!("{what}: it cannot be reached")))?;
         let header = QueryConsumerOffsetRequestHeader {
             set_zero_if_not_found: Some(false),
             ..QueryConsumerOffsetRequestHeader::new(group, queue.topic, queue.number as i32)
         };
-        let asked = client.query_consumer_offset(&master, header, ANSWER.as_millis() as u64);
+        let asked = client.query_consumer_offset(master, header, ANSWER.as_millis() as u64);
         match call(&what, ANSWER, asked.map(Ok)).await? {
-            Ok(offset) => drop(offsets.insert(partition.clone(), offset.max(0) as u64)),
-            Err(error) if error.broker_response_code() == Some(NOT_FOUND) => {}
+            Ok(offset) => offsets.push(Some(offset.max(0) as u64)),
+            Err(error) if error.broker_response_code() == Some(NOT_FOUND) => offsets.push(None),
             Err(error) => return Err(explained(&what, error)),
         }
     }

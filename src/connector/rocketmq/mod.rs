@@ -8,19 +8,23 @@
 //!
 //! What the broker filters is checked here as far as that can be: see `filter` and `reader`. Queues and topics that come
 //! later are found, and those that cannot be reached hold up no others: see `queues`.
+//! What catalogs show and change is in `cluster`.
 //!
 //! What it does not promise: exactly-once delivery, which the broker cannot give; reading batch consume queues and
 //! compacted topics, which are refused; and reading upserts as such.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::cluster::Cluster;
 use super::messages::check_metadata;
 use super::{Connector, Delivery, Environment, Guarantee, MetadataKey, Owner, Role, ScanOptions, Sink, Source};
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
 use crate::format::FormatOptions;
+use cluster::RocketmqCluster;
 
 pub use filter::Filter;
 pub use options::RocketmqOptions;
@@ -35,6 +39,7 @@ pub mod source;
 
 mod admin;
 mod calls;
+mod cluster;
 mod compression;
 mod connection;
 mod consumer;
@@ -134,6 +139,15 @@ impl Connector for RocketmqConnector {
         owner: &Owner,
     ) -> Result<Arc<dyn Sink>> {
         Ok(Arc::new(RocketmqSink::try_new(table, &environment.clock, owner)?))
+    }
+
+    fn cluster(
+        &self,
+        name: &str,
+        options: &BTreeMap<String, String>,
+        environment: &Environment,
+    ) -> Result<Arc<dyn Cluster>> {
+        Ok(Arc::new(RocketmqCluster::try_new(name, options, environment)?))
     }
 }
 

@@ -81,19 +81,12 @@ impl RocketmqOptions {
     /// Takes every option of the table; unknown and unsupported ones are errors.
     pub fn take(table: &TableDefinition) -> Result<Self> {
         let mut reader = OptionReader::new(table);
-        let name_server = reader.required("name-server")?;
-        let name_server = name_servers(&name_server).map_err(|e| reader.blame(e))?;
+        let (name_server, credentials) = take_access(&mut reader)?;
         let topics = Arc::new(Topics::take(&mut reader)?);
         let group = reader.text("group")?;
         if let Some(group) = &group {
-            check_name("group", group).map_err(|e| reader.blame(e))?;
+            check_name("option 'group'", group).map_err(|e| reader.blame(e))?;
         }
-        let credentials = match (reader.text("access-key")?, reader.text("secret-key")?) {
-            (Some(access_key), Some(secret_key)) => Some(Credentials { access_key, secret_key }),
-            (None, None) => None,
-            (Some(_), None) => return Err(reader.blame(Error::usage("'access-key' needs 'secret-key' beside it"))),
-            (None, Some(_)) => return Err(reader.blame(Error::usage("'secret-key' needs 'access-key' beside it"))),
-        };
         let startup = Position::take(&mut reader, Side::Startup, OFFSETS, parse_offsets)?;
         let bounded = Position::take(&mut reader, Side::Bounded, OFFSETS, parse_offsets)?;
         for (position, side) in [(&startup, "startup"), (&bounded, "bounded")] {
@@ -125,6 +118,19 @@ impl RocketmqOptions {
             quiet_period,
         })
     }
+}
+
+/// Takes how to connect: the name servers, in the library's spelling, and who asks.
+pub(super) fn take_access(reader: &mut OptionReader<'_>) -> Result<(String, Option<Credentials>)> {
+    let name_server = reader.required("name-server")?;
+    let name_server = name_servers(&name_server).map_err(|e| reader.blame(e))?;
+    let credentials = match (reader.text("access-key")?, reader.text("secret-key")?) {
+        (Some(access_key), Some(secret_key)) => Some(Credentials { access_key, secret_key }),
+        (None, None) => None,
+        (Some(_), None) => return Err(reader.blame(Error::usage("'access-key' needs 'secret-key' beside it"))),
+        (None, Some(_)) => return Err(reader.blame(Error::usage("'secret-key' needs 'access-key' beside it"))),
+    };
+    Ok((name_server, credentials))
 }
 
 /// Parses `broker:broker-a,queue:0,offset:42;…`, with `topic:…` where there are several; a queue named twice is none.
@@ -186,12 +192,12 @@ fn name_servers(text: &str) -> Result<String> {
     Ok(servers.join(";"))
 }
 
-/// Names as brokers take them.
-pub(super) fn check_name(option: &str, name: &str) -> Result<()> {
+/// Names as brokers take them; `what` begins the error, as in "option 'topic'".
+pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '%' | '|');
     if name.is_empty() || name.len() > LONGEST_TOPIC || !name.chars().all(fits) {
         return Err(Error::usage(format!(
-            "option '{option}': '{name}' is no name: 1 to {LONGEST_TOPIC} letters, digits, '_', '-', '%' or '|'"
+            "{what}: '{name}' is no name: 1 to {LONGEST_TOPIC} letters, digits, '_', '-', '%' or '|'"
         )));
     }
     Ok(())
@@ -225,9 +231,9 @@ mod tests {
 
     #[test]
     fn names_are_checked_before_a_broker_sees_them() {
-        assert!(check_name("topic", "Order_Topic-1").is_ok());
-        assert!(check_name("topic", "orders.eu").is_err());
-        assert!(check_name("topic", "").is_err());
+        assert!(check_name("option 'topic'", "Order_Topic-1").is_ok());
+        assert!(check_name("option 'topic'", "orders.eu").is_err());
+        assert!(check_name("option 'topic'", "").is_err());
     }
 
     #[test]

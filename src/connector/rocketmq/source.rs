@@ -20,6 +20,7 @@ use super::groups::{self, Told};
 use super::options::RocketmqOptions;
 use super::queues::Queues;
 use super::reader::SpanReader;
+use super::topics::Queue;
 use crate::catalog::TableDefinition;
 use crate::clock::Clock;
 use crate::connector::messages::{Decoding, decoded};
@@ -83,22 +84,34 @@ struct Brokers<'a> {
     consumer: &'a Consumer,
 }
 
+impl Brokers<'_> {
+    /// A queue, and the address of its master.
+    fn located<'a>(&'a self, partition: &'a Partition) -> Result<(Queue<'a>, Arc<str>)> {
+        let queue = self.source.options.topics.queue(partition);
+        match self.source.queues.master(partition) {
+            Some(master) => Ok((queue, master)),
+            None => Err(Error::transient(format!("{queue} cannot be reached now"))),
+        }
+    }
+}
+
 #[async_trait]
 impl Lookup for Brokers<'_> {
     async fn committed(&self, partitions: &[Partition]) -> Result<Offsets> {
-        let RocketmqSource { options, clock, queues, .. } = self.source;
+        let RocketmqSource { options, clock, .. } = self.source;
         let Some(group) = &options.group else { return Ok(Offsets::new()) };
         let instance = format!("millstream-{}-groups", clock.random_id());
-        groups::committed(options, group, &instance, queues, partitions).await
+        let located = partitions.iter().map(|partition| self.located(partition)).collect::<Result<Vec<_>>>()?;
+        let who = options.credentials.as_ref();
+        let found = groups::committed(&options.name_server, who, &instance, group, &located).await?;
+        let offsets = partitions.iter().cloned().zip(found);
+        Ok(offsets.filter_map(|(partition, offset)| Some((partition, offset?))).collect())
     }
 
     async fn at(&self, partitions: &[Partition], timestamp_ms: i64) -> Result<Offsets> {
-        let RocketmqSource { options, queues, .. } = self.source;
         let mut offsets = Offsets::new();
         for partition in partitions {
-            let queue = options.topics.queue(partition);
-            let master =
-                queues.master(partition).ok_or_else(|| Error::transient(format!("{queue} cannot be reached now")))?;
+            let (queue, master) = self.located(partition)?;
             offsets.insert(partition.clone(), self.consumer.admin().at(queue, &master, timestamp_ms).await?);
         }
         Ok(offsets)

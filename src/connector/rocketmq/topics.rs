@@ -58,7 +58,13 @@ impl fmt::Display for Queue<'_> {
     }
 }
 
-impl Queue<'_> {
+impl<'a> Queue<'a> {
+    /// From the library's.
+    pub(super) fn of_client(queue: &'a MessageQueue) -> Self {
+        let number = queue.queue_id().max(0) as u32;
+        Self { topic: queue.topic_str(), broker: queue.broker_name().as_str(), number }
+    }
+
     /// As the library has it.
     pub(super) fn for_client(&self) -> MessageQueue {
         MessageQueue::from_parts(self.topic, self.broker, self.number as i32)
@@ -86,7 +92,7 @@ impl Topics {
 
     fn named(names: &str) -> Result<Self> {
         let names: BTreeSet<String> = names.split(';').map(|name| name.trim().to_string()).collect();
-        names.iter().try_for_each(|name| check_name("topic", name))?;
+        names.iter().try_for_each(|name| check_name("option 'topic'", name))?;
         let mut only = names.iter();
         Ok(match (only.next(), only.next()) {
             (Some(name), None) => Self::One(name.clone()),

@@ -1,5 +1,6 @@
 //! Tests of `parse` as a whole: what statements mean, what is refused and where, and that nothing panics.
 
+mod clusters;
 mod robustness;
 mod statements;
 mod tables;

@@ -40,21 +40,29 @@ fn settings() {
 
 #[test]
 fn lists_and_descriptions() {
-    check("SHOW TABLES", Statement::ShowTables);
-    check("show views", Statement::ShowViews);
+    check("SHOW TABLES", Statement::ShowTables { like: None });
+    check("SHOW TABLES LIKE 'x%'", Statement::ShowTables { like: Some("x%".into()) });
+    check("show views like 'it''s'", Statement::ShowViews { like: Some("it's".into()) });
+    check("SHOW FUNCTIONS", Statement::ShowFunctions { like: None });
     check("SHOW CREATE TABLE `my.topic-1`", Statement::ShowCreateTable { name: "my.topic-1".into() });
     check("SHOW CREATE VIEW v", Statement::ShowCreateView { name: "v".into() });
     check("DESCRIBE Orders", Statement::Describe { name: "Orders".into() });
     check("desc TABLE t", Statement::Describe { name: "t".into() });
-    refused("DESC TOPIC t", "line 1, column 6: DESCRIBE TOPIC is not supported yet");
     check("DESCRIBE topic", Statement::Describe { name: "topic".into() });
     check("DESCRIBE table", Statement::Describe { name: "table".into() });
-    for sql in ["SHOW FUNCTIONS", "SHOW ALL", "SHOW COLUMNS FROM t", "SHOW datafusion.execution.batch_size"] {
+    for sql in ["SHOW ALL", "SHOW COLUMNS FROM t", "SHOW datafusion.execution.batch_size"] {
         assert!(matches!(one(sql), Statement::DataFusion(_)), "{sql}");
     }
     assert!(matches!(one("DESCRIBE information_schema.tables"), Statement::DataFusion(_)));
-    refused("SHOW TABLES LIKE 'x'", "line 1, column 13: SHOW TABLES takes no LIKE");
-    refused("SHOW TOPICS LIKE 'x'", "line 1, column 6: SHOW TOPICS is not supported yet");
+    refused(
+        "SHOW TABLES FROM k",
+        "line 1, column 13: SHOW TABLES takes no FROM or IN; for topics say SHOW TOPICS FROM k",
+    );
+    refused("SHOW VIEWS IN k", "line 1, column 12: SHOW VIEWS takes no FROM or IN");
+    refused("SHOW TABLES NOT LIKE 'x'", "line 1, column 13: expected the end of the statement, found NOT");
+    refused("SHOW FUNCTIONS LIKE", "line 1, column 20: expected a pattern in single quotes");
+    refused("SHOW DATABASES", "line 1, column 6: SHOW DATABASES is not supported yet");
+    refused("SHOW `tables`", "line 1, column 6: expected what to show, such as TABLES");
     refused("SHOW TABELS", "line 1, column 6: there is no SHOW TABELS; did you mean 'TABLES'?");
     refused("SHOW", "line 1, column 5: expected what to show");
     refused("SHOW CREATE x", "line 1, column 6: SHOW CREATE takes a TABLE or a VIEW");
@@ -97,7 +105,7 @@ fn inserts() {
     refused("INSERT OVERWRITE T SELECT 1", "line 1, column 8: INSERT OVERWRITE is not supported");
     refused("INSERT INTO T PARTITION (d='1') SELECT 1", "line 1, column 15: INSERT … PARTITION");
     refused("INSERT INTO T (a, a) SELECT 1", "line 1, column 19: the column 'a' is named twice");
-    refused("INSERT INTO a.T SELECT 1", "line 1, column 14: the name of a table has one part");
+    refused("INSERT INTO k.orders SELECT 1", "line 1, column 14: INSERT INTO takes a table, whose name has one part");
     refused("WITH x AS (SELECT 1) INSERT INTO T SELECT * FROM x", "line 1, column 1: WITH … INSERT is not supported");
     refused("INSERT /*+ OPTIONS('a'='b') */ INTO T SELECT 1", "line 1, column 8: hints are not supported yet");
 }

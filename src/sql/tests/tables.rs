@@ -130,6 +130,33 @@ fn a_table_with_everything() {
 }
 
 #[test]
+fn a_table_may_leave_its_columns_to_be_found() {
+    let definition = table("CREATE TABLE t WITH ('a' = 'b')").definition;
+    assert!(definition.columns.is_empty());
+    assert_eq!(table(&show_create_table(&definition)).definition, definition);
+    let timed = table("CREATE TABLE t (WATERMARK FOR ts AS ts, PRIMARY KEY (k) NOT ENFORCED) WITH ('a' = 'b')");
+    assert_eq!((timed.definition.columns.len(), timed.definition.primary_key.as_slice()), (0, &["k".to_string()][..]));
+    assert_eq!(timed.definition.watermark.unwrap().column, "ts");
+}
+
+#[test]
+fn options_of_a_table_change() {
+    let alter = |changes: &[(&str, Option<&str>)]| Statement::AlterTable {
+        name: "t".into(),
+        changes: changes.iter().map(|(key, value)| (key.to_string(), value.map(String::from))).collect(),
+    };
+    let set = "ALTER TABLE t SET ('b' = '1', 'A.c' = 'it''s')";
+    assert_eq!(one(set), alter(&[("A.c", Some("it's")), ("b", Some("1"))]));
+    assert_eq!(one("alter table t reset ('b', 'a')"), alter(&[("b", None), ("a", None)]));
+    refused("ALTER TABLE t ADD COLUMN a INT", "line 1, column 15: ALTER TABLE changes options, by SET");
+    refused("ALTER TABLE t", "line 1, column 14: ALTER TABLE changes options, by SET");
+    refused("ALTER TABLE t SET ('a')", "line 1, column 23: expected =, found )");
+    refused("ALTER TABLE t RESET (a)", "line 1, column 22: expected an option's key in single quotes, found a");
+    refused("ALTER TABLE t RESET ('a'", "line 1, column 25: expected ), found the end of the statement");
+    refused("ALTER TABLE k.t SET ('a' = 'b')", "line 1, column 14: the name of a table has one part");
+}
+
+#[test]
 fn what_is_refused_and_where() {
     let in_table = |text: &str, message: &str| {
         refused(&format!("CREATE TABLE t (a INT, {text}) WITH ('connector' = 'x')"), message);
@@ -164,7 +191,6 @@ fn what_is_refused_and_where() {
     in_table("b INT COMMENT x", "line 1, column 38: expected a comment in single quotes, found x");
     refused("CREATE TABLE t (a INT)", "line 1, column 14: the table t has no WITH; say WITH ('connector' = '…', …)");
     refused("CREATE TABLE t AS SELECT 1", "line 1, column 14: the table t has no WITH");
-    refused("CREATE TABLE t WITH ('a' = 'b')", "line 1, column 14: the table t has no columns");
     refused("CREATE TABLE t (LIKE x) WITH ('a' = 'b')", "line 1, column 17: CREATE TABLE … LIKE is not supported");
     refused("CREATE TABLE t WITH ('a' = 'b') LIKE x", "line 1, column 33: CREATE TABLE … LIKE is not supported");
     refused("CREATE TABLE a.t (a INT)", "line 1, column 15: the name of a table has one part");

@@ -1,0 +1,281 @@
+//! Catalogs of topics, and what can be done with topics and groups: `CREATE CATALOG k`, `SHOW TOPICS FROM k`.
+//!
+//! The idea: a catalog is a [`Cluster`] under a name. Nothing of it is kept here: each statement asks the brokers, and
+//! shows their answer as rows.
+//!
+//! Guarantee: CREATE CATALOG connects to nothing. RESET GROUP without EXECUTE changes nothing. A secret is never shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::listing::listing;
+use super::{Outcome, Session};
+use crate::connector::Partition;
+use crate::connector::cluster::{Cluster, GroupMember, GroupOffset, OffsetChange, no_cluster};
+use crate::error::{Error, Result};
+use crate::sql::options::{did_you_mean, display_options};
+use crate::sql::{ResetGroup, is_like};
+
+/// Names that no catalog can have: the session's own, and DataFusion's.
+const RESERVED: [&str; 4] = ["datafusion", "default", "information_schema", "public"];
+
+/// A row of a listing.
+type Row = Vec<Option<String>>;
+
+impl Session {
+    /// `CREATE CATALOG`.
+    pub(super) async fn create_catalog(
+        &mut self,
+        name: String,
+        mut options: BTreeMap<String, String>,
+        if_not_exists: bool,
+    ) -> Result<Outcome> {
+        if self.clusters.contains_key(&name) {
+            return match if_not_exists {
+                true => done(format!("catalog {name} exists already")),
+                false => Err(Error::usage(format!("catalog {name} exists already; DROP CATALOG {name} first"))),
+            };
+        }
+        if RESERVED.contains(&name.as_str()) {
+            return Err(Error::usage(format!("catalog {name}: the name is taken; choose another")));
+        }
+        if self.is_taken(&name).await? {
+            return Err(Error::usage(format!("catalog {name}: a table or view has this name; choose another")));
+        }
+        let Some(kind) = options.remove("type") else {
+            return Err(Error::usage(format!("catalog {name} has no option 'type'; say WITH ('type' = 'kafka', …)")));
+        };
+        let connector = self.connectors.named(&kind).ok_or_else(|| no_cluster(&name, &kind))?;
+        let cluster = connector.cluster(&name, &options, &self.environment())?;
+        self.clusters.insert(name.clone(), cluster);
+        done(format!("catalog {name} created"))
+    }
+
+    /// `DROP CATALOG`: forgets it; the topics stay.
+    pub(super) fn drop_catalog(&mut self, name: &str, if_exists: bool) -> Result<Outcome> {
+        if self.clusters.remove(name).is_none() && !if_exists {
+            return Err(self.no_catalog(name));
+        }
+        done(format!("catalog {name} dropped"))
+    }
+
+    /// `SHOW CATALOGS`: name, type and options, of the session's own as well.
+    pub(super) fn show_catalogs(&self) -> Result<Outcome> {
+        let row = |(name, cluster): (&String, &Arc<dyn Cluster>)| {
+            let mut options = cluster.table_options("");
+            let kind = options.remove("connector");
+            options.remove("topic");
+            vec![Some(name.clone()), kind, Some(display_options(&options).to_string())]
+        };
+        let own = vec![text("default"), text("session"), None];
+        let rows = std::iter::once(own).chain(self.clusters.iter().map(row));
+        shown(&["name", "type", "options"], rows)
+    }
+
+    /// `SHOW TOPICS FROM catalog`.
+    pub(super) async fn show_topics(&self, catalog: &str, like: Option<&str>) -> Result<Outcome> {
+        let topics = self.cluster(catalog)?.topics().await.map_err(within(catalog))?;
+        let topics = topics.into_iter().filter(|topic| is_meant(topic, like));
+        shown(&["topic"], topics.map(|topic| vec![Some(topic)]))
+    }
+
+    /// `DESCRIBE TOPIC`: a row for each partition, then one for each setting.
+    pub(super) async fn describe_topic(&self, catalog: &str, topic: &str) -> Result<Outcome> {
+        let described = self.cluster(catalog)?.topic(topic).await.map_err(within(catalog))?;
+        let partitions: BTreeSet<&Partition> = described.partitions.keys().chain(described.details.keys()).collect();
+        let partition = |partition: &Partition| -> Row {
+            let bounds = described.partitions.get(partition);
+            vec![
+                text("partition"),
+                Some(place(topic, partition)),
+                bounds.map(|bounds| bounds.earliest.to_string()),
+                bounds.map(|bounds| bounds.latest.to_string()),
+                bounds.map(|bounds| bounds.latest.saturating_sub(bounds.earliest).to_string()),
+                described.details.get(partition).cloned(),
+            ]
+        };
+        let setting = |(name, value): (&String, &String)| -> Row {
+            vec![text("setting"), Some(name.clone()), None, None, None, Some(value.clone())]
+        };
+        let rows = partitions.into_iter().map(partition).chain(described.settings.iter().map(setting));
+        shown(&["kind", "name", "earliest", "latest", "messages", "details"], rows)
+    }
+
+    /// `CREATE TOPIC`.
+    pub(super) async fn create_topic(
+        &self,
+        catalog: &str,
+        topic: &str,
+        options: &BTreeMap<String, String>,
+        if_not_exists: bool,
+    ) -> Result<Outcome> {
+        let cluster = self.cluster(catalog)?;
+        if if_not_exists && has(&**cluster, topic).await.map_err(within(catalog))? {
+            return done(format!("topic {topic} exists already"));
+        }
+        cluster.create_topic(topic, options).await.map_err(within(catalog))?;
+        done(format!("topic {topic} created"))
+    }
+
+    /// `DROP TOPIC`.
+    pub(super) async fn drop_topic(&self, catalog: &str, topic: &str, if_exists: bool) -> Result<Outcome> {
+        let cluster = self.cluster(catalog)?;
+        if if_exists && !has(&**cluster, topic).await.map_err(within(catalog))? {
+            return done(format!("there is no topic {topic}"));
+        }
+        cluster.drop_topic(topic).await.map_err(within(catalog))?;
+        done(format!("topic {topic} dropped"))
+    }
+
+    /// `SHOW GROUPS FROM catalog`.
+    pub(super) async fn show_groups(&self, catalog: &str, like: Option<&str>) -> Result<Outcome> {
+        let groups = self.cluster(catalog)?.groups().await.map_err(within(catalog))?;
+        let groups = groups.into_iter().filter(|group| is_meant(&group.name, like));
+        let rows = groups.map(|group| vec![Some(group.name), Some(group.state), number(group.members)]);
+        shown(&["group", "state", "members"], rows)
+    }
+
+    /// `DESCRIBE GROUP`: a row for its state, one for each partition where it stands, and one for each member.
+    pub(super) async fn describe_group(&self, catalog: &str, group: &str) -> Result<Outcome> {
+        let described = self.cluster(catalog)?.group(group).await.map_err(within(catalog))?;
+        let state = vec![text("state"), None, None, None, None, None, Some(described.state)];
+        let offset = |offset: GroupOffset| -> Row {
+            vec![
+                text("offset"),
+                Some(offset.topic.clone()),
+                Some(place(&offset.topic, &offset.partition)),
+                offset.committed.map(|committed| committed.to_string()),
+                number(offset.end),
+                offset.committed.map(|committed| offset.end.saturating_sub(committed).to_string()),
+                None,
+            ]
+        };
+        let member = |member: GroupMember| -> Row {
+            let details = format!("{} at {}, {}", member.client, member.host, member.id);
+            vec![text("member"), None, None, None, None, None, Some(details)]
+        };
+        let (offsets, members) = (described.offsets.into_iter().map(offset), described.members.into_iter().map(member));
+        let rows = std::iter::once(state).chain(offsets).chain(members);
+        shown(&["kind", "topic", "partition", "committed", "end", "lag", "details"], rows)
+    }
+
+    /// `RESET GROUP`: what it would do, or with EXECUTE does.
+    pub(super) async fn reset_group(&self, reset: &ResetGroup) -> Result<Outcome> {
+        let ResetGroup { catalog, group, topic, to, execute } = reset;
+        let cluster = self.cluster(catalog)?;
+        let changes = cluster.plan_reset(group, topic, to).await.map_err(within(catalog))?;
+        if *execute {
+            cluster.reset(group, &changes).await.map_err(within(catalog))?;
+            let count = changes.len();
+            return done(format!(
+                "group {group} reset in {count} partition{} of {topic}",
+                if count == 1 { "" } else { "s" }
+            ));
+        }
+        let row = |change: OffsetChange| -> Row {
+            let from = change.from.map(|offset| offset.to_string());
+            let place = place(&change.topic, &change.partition);
+            vec![Some(change.topic), Some(place), from, number(change.to)]
+        };
+        shown(&["topic", "partition", "from", "to"], changes.into_iter().map(row))
+    }
+
+    /// The cluster behind this catalog.
+    pub(super) fn cluster(&self, catalog: &str) -> Result<&Arc<dyn Cluster>> {
+        self.clusters.get(catalog).ok_or_else(|| self.no_catalog(catalog))
+    }
+
+    fn no_catalog(&self, name: &str) -> Error {
+        let hint = match self.clusters.is_empty() {
+            true => format!("; say CREATE CATALOG {name} WITH ('type' = 'kafka', …) first"),
+            false => did_you_mean(name, self.clusters.keys().map(String::as_str)),
+        };
+        Error::usage(format!("there is no catalog {name}{hint}"))
+    }
+}
+
+async fn has(cluster: &dyn Cluster, topic: &str) -> Result<bool> {
+    Ok(cluster.topics().await?.iter().any(|known| known == topic))
+}
+
+/// Whether SHOW … LIKE means this name.
+fn is_meant(name: &str, like: Option<&str>) -> bool {
+    like.is_none_or(|pattern| is_like(name, pattern))
+}
+
+/// A partition as RESET GROUP names it: a number, or where a broker goes with it, both.
+fn place(topic: &str, partition: &Partition) -> String {
+    match &*partition.name == topic {
+        true => partition.number.to_string(),
+        false => partition.to_string(),
+    }
+}
+
+/// Puts the catalog's name before an error.
+fn within(catalog: &str) -> impl Fn(Error) -> Error {
+    move |error: Error| error.context(format_args!("catalog {catalog}"))
+}
+
+fn text(text: &str) -> Option<String> {
+    Some(text.to_string())
+}
+
+fn number(number: impl ToString) -> Option<String> {
+    Some(number.to_string())
+}
+
+fn done(text: String) -> Result<Outcome> {
+    Ok(Outcome::Done(text))
+}
+
+fn shown(columns: &[&str], rows: impl Iterator<Item = Row>) -> Result<Outcome> {
+    Ok(Outcome::Rows(listing(columns, rows.collect())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_named_as_a_reset_names_it() {
+        assert_eq!(place("orders", &Partition::new("orders", 3)), "3");
+        assert_eq!(place("orders", &Partition::new("broker-a", 3)), "broker-a:3");
+    }
+
+    fn kafka(more: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let all = [("type", "kafka"), ("properties.bootstrap.servers", "a:1")];
+        all.iter().chain(more).map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    }
+
+    async fn refusal(session: &mut Session, name: &str, options: BTreeMap<String, String>) -> String {
+        match session.create_catalog(name.into(), options, false).await {
+            Ok(_) => panic!("{name} was created"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_catalog_has_a_name_of_its_own_and_a_known_type() {
+        let mut session = Session::new("test").unwrap();
+        assert!(session.no_catalog("k").to_string().contains("say CREATE CATALOG k WITH"));
+        session.execute_script("CREATE VIEW seen AS SELECT 1 AS n").await.unwrap();
+        session.create_catalog("k".into(), kafka(&[]), false).await.unwrap();
+        session.create_catalog("k".into(), kafka(&[]), true).await.unwrap();
+        for (name, options, expected) in [
+            ("k", kafka(&[]), "catalog k exists already; DROP CATALOG k first"),
+            ("default", kafka(&[]), "catalog default: the name is taken"),
+            ("seen", kafka(&[]), "catalog seen: a table or view has this name"),
+            ("q", BTreeMap::new(), "catalog q has no option 'type'"),
+            ("q", kafka(&[("type", "kafak")]), "'type' = 'kafak' is no cluster of topics; did you mean 'kafka'?"),
+            ("q", kafka(&[("type", "print")]), "'type' = 'print' is no cluster of topics; known are kafka, rocketmq"),
+            ("q", kafka(&[("topic", "t")]), "catalog q: there is no option 'topic'"),
+        ] {
+            let error = refusal(&mut session, name, options).await;
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(session.no_catalog("kk").to_string().contains("did you mean 'k'?"));
+        session.drop_catalog("k", false).unwrap();
+        session.drop_catalog("k", true).unwrap();
+        assert!(session.drop_catalog("k", false).is_err());
+    }
+}
