@@ -132,6 +132,16 @@ impl Filter {
     }
 }
 
+/// The payloads of those databases and tables whose rows are read.
+pub(super) fn chosen(options: &CanalOptions, payloads: &BinaryArray) -> Result<BinaryArray> {
+    let wanted = present(payloads);
+    let wanted = match Filter::try_new(options)? {
+        Some(mut filter) => filter.retain(payloads, wanted, &mut vec![])?,
+        None => wanted,
+    };
+    at(payloads, &wanted)
+}
+
 fn fits(pattern: &Option<Regex>, names: &StringViewArray, row: usize) -> bool {
     pattern.as_ref().is_none_or(|pattern| names.is_valid(row) && pattern.is_match(names.value(row)))
 }

@@ -92,9 +92,7 @@ impl CsvOptions {
         width: usize,
         fields: &mut Vec<Cow<'a, str>>,
     ) -> std::result::Result<(), String> {
-        let line = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_string())?;
-        let line = line.strip_suffix('\n').unwrap_or(line);
-        let (mut rest, mut count) = (Some(line.strip_suffix('\r').unwrap_or(line)), 0);
+        let (mut rest, mut count) = (Some(without_end(line)?), 0);
         while let Some(text) = rest {
             let (field, behind) = self.field(text)?;
             // What is too much is only counted.
@@ -109,6 +107,25 @@ impl CsvOptions {
             Ordering::Equal => Ok(()),
             Ordering::Greater => Err(format!("it has {count} fields instead of {width}")),
         }
+    }
+
+    /// The fields of a line, however many; nothing of a comment.
+    pub(super) fn fields<'a>(&self, line: &'a [u8]) -> std::result::Result<Option<Vec<Cow<'a, str>>>, String> {
+        if self.is_comment(line) {
+            return Ok(None);
+        }
+        let (mut rest, mut fields) = (Some(without_end(line)?), vec![]);
+        while let Some(text) = rest {
+            let (field, behind) = self.field(text)?;
+            fields.push(field);
+            rest = behind;
+        }
+        Ok(Some(fields))
+    }
+
+    /// Whether a field is NULL in a column of any type but STRING and BYTES.
+    pub(super) fn is_null(&self, text: &str) -> bool {
+        text.trim().is_empty() || self.null_literal.as_deref() == Some(text)
     }
 
     /// The first field of `text`, and what is behind its delimiter, if there is one.
@@ -195,6 +212,13 @@ impl CsvOptions {
         }
         Ok(())
     }
+}
+
+/// A line as text, without its end.
+fn without_end(line: &[u8]) -> std::result::Result<&str, String> {
+    let line = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_string())?;
+    let line = line.strip_suffix('\n').unwrap_or(line);
+    Ok(line.strip_suffix('\r').unwrap_or(line))
 }
 
 fn character(text: &str) -> Option<u8> {

@@ -23,7 +23,8 @@ use crate::error::{Error, Result};
 use crate::plan::changes::RowKind;
 use crate::sql::options::OptionReader;
 
-const SCHEMA_INCLUDE: &str = "debezium-json.schema-include";
+/// Whether messages come with their schema.
+pub(super) const SCHEMA_INCLUDE: &str = "debezium-json.schema-include";
 
 /// The options `debezium-json.*`.
 #[derive(Debug, Clone, PartialEq, Eq)]

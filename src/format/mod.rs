@@ -21,6 +21,7 @@ use crate::sql::options::{OptionReader, did_you_mean};
 pub mod canal;
 pub mod csv;
 pub mod debezium;
+pub mod infer;
 pub mod json;
 pub mod raw;
 

@@ -47,6 +47,7 @@ impl Session {
         };
         let connector = self.connectors.named(&kind).ok_or_else(|| no_cluster(&name, &kind))?;
         let cluster = connector.cluster(&name, &options, &self.environment())?;
+        self.register_topics(&name, Arc::clone(&cluster))?;
         self.clusters.insert(name.clone(), cluster);
         done(format!("catalog {name} created"))
     }
@@ -56,6 +57,7 @@ impl Session {
         if self.clusters.remove(name).is_none() && !if_exists {
             return Err(self.no_catalog(name));
         }
+        self.deregister_topics(name)?;
         done(format!("catalog {name} dropped"))
     }
 

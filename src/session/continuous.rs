@@ -156,7 +156,13 @@ impl Session {
                      SET 'query.allow-feedback' = 'true' if that is meant"
                 )));
             }
-            planned.definition.sources.insert(name.clone(), durable(&self.tables[&name], &self.connectors)?);
+            let Some(source) = self.tables.get(&name) else {
+                return Err(Error::usage(format!(
+                    "{name} is a topic of a catalog, whose columns are looked for each time, and a query that lasts needs a \
+                     table that stays; CREATE TABLE without columns shows one over the same topic"
+                )));
+            };
+            planned.definition.sources.insert(name.clone(), durable(source, &self.connectors)?);
             planned.definition.identities.insert(name, identity);
         }
         if planned.late.is_none() {

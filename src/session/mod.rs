@@ -60,10 +60,12 @@ use crate::storage::Stores;
 
 mod clusters;
 mod continuous;
+mod infer;
 mod listing;
 mod settings;
 mod state;
 mod tables;
+mod topics;
 
 /// What a statement came to.
 pub enum Outcome {
@@ -204,6 +206,11 @@ impl Session {
                     return Err(Error::usage(format!("table {name} exists already; DROP TABLE {name} first")));
                 }
                 match create.as_query {
+                    None if create.definition.columns.is_empty() => {
+                        let inferred = self.inferred(create.definition).await?;
+                        self.create_table(inferred.definition.clone())?;
+                        return Ok(Outcome::Text(inferred.shown()));
+                    }
                     None => self.create_table(create.definition)?,
                     Some(query) => return self.create_table_as(create.definition, *query).await,
                 }

@@ -16,6 +16,7 @@ mod examples;
 mod failover;
 mod family;
 mod harness;
+mod infer;
 mod kafka;
 mod local_durability;
 mod pace;
