@@ -29,7 +29,7 @@ use crate::storage::Location;
 
 /// The outcome of a create.
 #[derive(Debug)]
-pub(super) enum Created {
+pub(crate) enum Created {
     /// The record holds our bytes.
     Won,
     /// It holds these.
@@ -38,7 +38,7 @@ pub(super) enum Created {
 
 /// Creates `path`, unless it exists. An answer that got lost, and a conflict that may be none (S3 gives one also while
 /// a delete is under way), are settled by reading the record back.
-pub(super) async fn create(store: &Arc<dyn ObjectStore>, path: &Path, body: Bytes) -> Result<Created> {
+pub(crate) async fn create(store: &Arc<dyn ObjectStore>, path: &Path, body: Bytes) -> Result<Created> {
     const TRIES: u32 = 5;
     let mut last = None;
     for attempt in 0..TRIES {
@@ -66,6 +66,25 @@ pub(super) async fn create(store: &Arc<dyn ObjectStore>, path: &Path, body: Byte
         Some(error) => Error::from(error).context(text),
         None => Error::transient(text),
     })
+}
+
+/// Creates a record that we won once more, with other bytes: a store that takes them does not honour create-only. `risk`
+/// completes the sentence "so two …".
+pub(crate) async fn probe(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+    body: Bytes,
+    intruder: Bytes,
+    risk: &str,
+) -> Result<()> {
+    if store.put_opts(path, intruder.into(), PutMode::Create.into()).await.is_err() {
+        return Ok(());
+    }
+    // Put back what was overwritten; nothing goes on from here anyway.
+    let _ = store.put(path, body.into()).await;
+    Err(Error::refused(format!(
+        "{store} does not honour create-only writes (If-None-Match), so two {risk}; use a store that does, or a local path"
+    )))
 }
 
 /// The end of the log: the newest commit, and the intent after it, if there is one.
@@ -103,12 +122,12 @@ fn digits(number: u64) -> String {
     format!("{number:020}")
 }
 
-pub(super) fn record_path(root: &Path, folder: &str, number: u64) -> Path {
+pub(crate) fn record_path(root: &Path, folder: &str, number: u64) -> Path {
     root.clone().join(folder).join(format!("{}.json", digits(number)))
 }
 
 /// The number in a record's name; anything else in the folder is not ours.
-pub(super) fn number_of(path: &Path) -> Option<u64> {
+pub(crate) fn number_of(path: &Path) -> Option<u64> {
     let digits = path.filename()?.strip_suffix(".json")?;
     (digits.len() == 20).then(|| digits.parse().ok())?
 }
@@ -152,21 +171,11 @@ impl Log {
         }
     }
 
-    /// Creates the run's record once more with other bytes: a store that takes them does not honour create-only.
+    /// Whether the store honours create-only, tried on the run's record.
     async fn probe(&self) -> Result<()> {
         let path = record_path(&self.root, "runs", self.run.number);
         let intruder = RunRecord { token: "probe".into(), ..self.run.clone() };
-        let put = self.store.put_opts(&path, encode(&intruder)?.into(), PutMode::Create.into()).await;
-        if put.is_ok() {
-            // Put back what was overwritten; the run ends here anyway.
-            let _ = self.store.put(&path, encode(&self.run)?.into()).await;
-            return Err(Error::refused(format!(
-                "{} does not honour create-only writes (If-None-Match), so two runs could both win an epoch; use a \
-                 store that does, or a local path",
-                self.store
-            )));
-        }
-        Ok(())
+        probe(&self.store, &path, encode(&self.run)?, encode(&intruder)?, "runs could both win an epoch").await
     }
 
     /// This run's number.

@@ -28,9 +28,11 @@ mod retention;
 mod state_store;
 
 pub use journal::Journal;
+pub(crate) use log::{Created, create, number_of, probe, record_path};
 pub use log::{Log, Tail};
 pub use records::{
     Commit, Cut, DefinitionRecord, Intent, PartitionCommit, QueryRecord, RunRecord, SourceCommit, VERSION,
 };
+pub(crate) use records::{decode_up_to, encode};
 pub use retention::{Recorded, expired};
 pub use state_store::StateStore;

@@ -159,7 +159,7 @@ impl Intent {
 }
 
 /// A record as bytes: pretty JSON, because people look at these.
-pub(super) fn encode<T: Serialize>(record: &T) -> Result<Bytes> {
+pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Bytes> {
     let mut body = serde_json::to_vec_pretty(record)
         .map_err(|e| Error::internal("a record cannot be written as JSON").caused_by(e))?;
     body.push(b'\n');
@@ -168,15 +168,20 @@ pub(super) fn encode<T: Serialize>(record: &T) -> Result<Bytes> {
 
 /// Bytes as a record; `path` is for the error.
 pub(super) fn decode<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T> {
+    decode_up_to(VERSION, path, body)
+}
+
+/// Bytes as a record of a version that is `known` or older.
+pub(crate) fn decode_up_to<T: DeserializeOwned>(known: u32, path: &str, body: &[u8]) -> Result<T> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
     }
     let broken = |e| Error::refused(format!("the record {path} cannot be read; restore it from a copy")).caused_by(e);
     let Versioned { version } = serde_json::from_slice(body).map_err(broken)?;
-    if version > VERSION {
+    if version > known {
         return Err(Error::refused(format!(
-            "the record {path} has version {version}, and this binary knows {VERSION}; use the newer binary"
+            "the record {path} has version {version}, and this binary knows {known}; use the newer binary"
         )));
     }
     serde_json::from_slice(body).map_err(broken)

@@ -39,6 +39,9 @@ pub(crate) struct Submit {
     /// Where checkpoints lie, a path or s3://bucket/prefix; wins over the file's 'checkpoint.location'.
     #[arg(long, value_name = "URL")]
     pub checkpoint: Option<String>,
+    /// Where definitions are kept, a path or s3://bucket/prefix; wins over the file's 'catalog.location'.
+    #[arg(long, value_name = "URL")]
+    pub catalog: Option<String>,
     /// A setting; wins over the file's SET.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub set: Vec<(String, String)>,
@@ -76,6 +79,9 @@ pub(crate) struct Shell {
     /// Execute this file first; without -e and from a terminal, the prompt follows.
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// Where definitions are kept: a path or s3://bucket/prefix.
+    #[arg(long, value_name = "URL")]
+    pub catalog: Option<String>,
     /// A setting.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub set: Vec<(String, String)>,

@@ -25,6 +25,9 @@ pub(super) async fn run(arguments: Shell) -> Result<u8> {
     for (key, value) in &arguments.set {
         shell.session.set(key, value)?;
     }
+    if let Some(location) = &arguments.catalog {
+        shell.session.set("catalog.location", location)?;
+    }
     let mut code = 0;
     if let Some(file) = &arguments.file {
         code = code.max(shell.execute(&read(file)?).await?);

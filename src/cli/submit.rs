@@ -51,8 +51,9 @@ async fn plan(arguments: &Submit) -> Result<Vec<QuerySpec>> {
     let text = sql::substitute(&read(file)?, &variables)?;
     let mut session = Session::new(&stem)?;
     let checkpoint = arguments.checkpoint.clone().map(|value| ("checkpoint.location".to_owned(), value));
+    let catalog = arguments.catalog.clone().map(|value| ("catalog.location".to_owned(), value));
     let trigger = arguments.trigger.clone().map(|value| ("epoch.trigger".to_owned(), value));
-    for (key, value) in arguments.set.iter().cloned().chain(checkpoint).chain(trigger) {
+    for (key, value) in arguments.set.iter().cloned().chain(checkpoint).chain(catalog).chain(trigger) {
         session.pin(&key, &value)?;
     }
     let mut specs = vec![];

@@ -27,7 +27,7 @@ impl Session {
     pub(super) async fn create_catalog(
         &mut self,
         name: String,
-        mut options: BTreeMap<String, String>,
+        options: BTreeMap<String, String>,
         if_not_exists: bool,
     ) -> Result<Outcome> {
         if self.clusters.contains_key(&name) {
@@ -42,22 +42,38 @@ impl Session {
         if self.is_taken(&name).await? {
             return Err(Error::usage(format!("catalog {name}: a table or view has this name; choose another")));
         }
-        let Some(kind) = options.remove("type") else {
-            return Err(Error::usage(format!("catalog {name} has no option 'type'; say WITH ('type' = 'kafka', …)")));
-        };
-        let connector = self.connectors.named(&kind).ok_or_else(|| no_cluster(&name, &kind))?;
-        let cluster = connector.cluster(&name, &options, &self.environment())?;
-        self.register_topics(&name, Arc::clone(&cluster))?;
-        self.clusters.insert(name.clone(), cluster);
+        self.check_catalog(&name, &options)?;
+        self.add_cluster(&name, &options)?;
+        self.keep_catalog(&name, &options).await?;
         done(format!("catalog {name} created"))
     }
 
-    /// `DROP CATALOG`: forgets it; the topics stay.
-    pub(super) fn drop_catalog(&mut self, name: &str, if_exists: bool) -> Result<Outcome> {
-        if self.clusters.remove(name).is_none() && !if_exists {
-            return Err(self.no_catalog(name));
+    /// Makes a catalog of what CREATE CATALOG says in its options.
+    pub(super) fn add_cluster(&mut self, name: &str, options: &BTreeMap<String, String>) -> Result<()> {
+        let mut options = options.clone();
+        let Some(kind) = options.remove("type") else {
+            return Err(Error::usage(format!("catalog {name} has no option 'type'; say WITH ('type' = 'kafka', …)")));
+        };
+        let connector = self.connectors.named(&kind).ok_or_else(|| no_cluster(name, &kind))?;
+        let cluster = connector.cluster(name, &options, &self.environment())?;
+        self.register_topics(name, Arc::clone(&cluster))?;
+        self.clusters.insert(name.to_owned(), cluster);
+        Ok(())
+    }
+
+    /// Forgets a catalog; the topics stay.
+    pub(super) fn remove_cluster(&mut self, name: &str) -> Result<()> {
+        self.clusters.remove(name);
+        self.deregister_topics(name)
+    }
+
+    /// `DROP CATALOG`.
+    pub(super) async fn drop_catalog(&mut self, name: &str, if_exists: bool) -> Result<Outcome> {
+        if !self.clusters.contains_key(name) {
+            return if if_exists { done(format!("there is no catalog {name}")) } else { Err(self.no_catalog(name)) };
         }
-        self.deregister_topics(name)?;
+        self.drop_kept_catalog(name).await?;
+        self.remove_cluster(name)?;
         done(format!("catalog {name} dropped"))
     }
 
@@ -276,8 +292,8 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert!(session.no_catalog("kk").to_string().contains("did you mean 'k'?"));
-        session.drop_catalog("k", false).unwrap();
-        session.drop_catalog("k", true).unwrap();
-        assert!(session.drop_catalog("k", false).is_err());
+        session.drop_catalog("k", false).await.unwrap();
+        session.drop_catalog("k", true).await.unwrap();
+        assert!(session.drop_catalog("k", false).await.is_err());
     }
 }

@@ -41,14 +41,14 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
-use datafusion::logical_expr::{DdlStatement, LogicalPlan, col, lit};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlanProperties;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast;
 
-use crate::catalog::{ColumnKind, TableDefinition, ViewDefinition};
+use crate::catalog::{TableDefinition, ViewDefinition};
 use crate::clock::Clock;
 use crate::connector::cluster::Cluster;
 use crate::connector::{Connectors, Environment};
@@ -63,7 +63,9 @@ mod continuous;
 mod infer;
 mod listing;
 mod settings;
+mod show;
 mod state;
+mod store;
 mod tables;
 mod topics;
 
@@ -104,6 +106,10 @@ pub struct Session {
     statics: Vec<String>,
     /// Catalogs of topics, by name.
     clusters: BTreeMap<String, Arc<dyn Cluster>>,
+    /// By name of an external table: which of these it was made by.
+    externals: BTreeMap<String, String>,
+    /// The catalog that outlives the session, where one is set.
+    kept: Option<store::Kept>,
     /// Queries by name, so that a second of the same name is refused.
     names: BTreeSet<String>,
     /// Settings that later statements do not change.
@@ -142,6 +148,8 @@ impl Session {
             views,
             statics,
             clusters: BTreeMap::new(),
+            externals: BTreeMap::new(),
+            kept: None,
             names: BTreeSet::new(),
             pinned: BTreeSet::new(),
         })
@@ -189,8 +197,12 @@ impl Session {
     /// Executes one statement. Errors carry its place.
     pub async fn execute(&mut self, parsed: Parsed) -> Result<Outcome> {
         let line = Location { line: parsed.location.line, column: 0 };
-        let text = parsed.text;
-        let outcome = Box::pin(self.execute_statement(parsed.statement, &text)).await;
+        let (statement, text) = (parsed.statement, parsed.text);
+        let outcome = match Box::pin(self.refresh(&statement, &text)).await {
+            Ok(()) => Box::pin(self.execute_statement(statement, &text)).await,
+            Err(error) => Err(error),
+        };
+        let outcome = outcome.map_err(|error| self.blame_catalog(error));
         outcome.map_err(|error| if error.kind() == Kind::Usage { error.at(line) } else { error })
     }
 
@@ -203,46 +215,62 @@ impl Session {
                     if create.if_not_exists {
                         return done(format!("table {name} exists already"));
                     }
-                    return Err(Error::usage(format!("table {name} exists already; DROP TABLE {name} first")));
+                    return Err(Error::usage(match self.kept_statement(&name) {
+                        Some(_) => {
+                            format!("{name} exists already, in the catalog; say IF NOT EXISTS to take it as it is")
+                        }
+                        None => format!("table {name} exists already; DROP TABLE {name} first"),
+                    }));
                 }
-                match create.as_query {
+                let is_kept = self.is_kept(create.temporary);
+                if is_kept {
+                    store::refuse_secrets(format_args!("table {name}"), &create.definition.options)?;
+                }
+                let made = match create.as_query {
                     None if create.definition.columns.is_empty() => {
                         let inferred = self.inferred(create.definition).await?;
                         self.create_table(inferred.definition.clone())?;
-                        return Ok(Outcome::Text(inferred.shown()));
+                        Outcome::Text(inferred.shown())
                     }
-                    None => self.create_table(create.definition)?,
-                    Some(query) => return self.create_table_as(create.definition, *query).await,
+                    None => {
+                        self.create_table(create.definition)?;
+                        Outcome::Done(format!("table {name} created"))
+                    }
+                    Some(query) => self.create_table_as(create.definition, *query).await?,
+                };
+                if is_kept && let Err(error) = self.keep_table(&name).await {
+                    if let Outcome::Query(spec) = &made {
+                        self.names.remove(&spec.name);
+                    }
+                    return Err(error);
                 }
-                done(format!("table {name} created"))
+                Ok(made)
             }
             Statement::DropTable { name, if_exists } => {
-                let existed = self.tables.remove(&name).is_some();
-                if existed || self.context.table_exist(TableReference::bare(name.as_str()))? {
-                    self.context.deregister_table(TableReference::bare(name.as_str()))?;
-                } else if !if_exists {
+                if self.is_view(&name) {
+                    return Err(Error::usage(format!("{name} is a view; say DROP VIEW {name}")));
+                }
+                if !self.drop_relation(&name).await? && !if_exists {
                     return Err(self.no_table(&name));
                 }
                 done(format!("table {name} dropped"))
             }
-            Statement::CreateView { view, or_replace, if_not_exists } => {
+            Statement::AlterTable { name, changes } => self.alter_table(&name, changes).await,
+            Statement::CreateView { view, or_replace, if_not_exists, temporary } => {
                 let name = view.name.clone();
                 let exists = self.is_taken(&name).await?;
                 if exists && if_not_exists {
                     return done(format!("view {name} exists already"));
                 }
-                if exists && !(or_replace && self.views.iter().any(|v| v.name == name)) {
+                if exists && !(or_replace && self.is_view(&name)) {
                     return Err(Error::usage(format!("{name} exists already; say CREATE OR REPLACE VIEW")));
                 }
-                self.create_view(view).await?;
+                self.put_view(view, self.is_kept(temporary)).await?;
                 done(format!("view {name} created"))
             }
             Statement::DropView { name, if_exists } => {
-                let before = self.views.len();
-                self.views.retain(|view| view.name != name);
-                if self.views.len() < before {
-                    self.context.deregister_table(TableReference::bare(name.as_str()))?;
-                } else if !if_exists {
+                let is_dropped = self.is_view(&name) && self.drop_relation(&name).await?;
+                if !is_dropped && !if_exists {
                     return Err(Error::usage(format!("there is no view {name}")));
                 }
                 done(format!("view {name} dropped"))
@@ -271,28 +299,11 @@ impl Session {
                 let lines: Vec<String> = settings::list(&self.settings).into_iter().map(line).collect();
                 Ok(Outcome::Text(lines.join("\n")))
             }
-            Statement::ShowTables { like } => {
-                Ok(names_like(self.tables.keys().cloned().chain(self.static_names()), like.as_deref()))
-            }
-            Statement::ShowViews { like } => {
-                Ok(names_like(self.views.iter().map(|view| view.name.clone()), like.as_deref()))
-            }
-            Statement::ShowFunctions { like } => {
-                let functions = self.context.sql("SHOW FUNCTIONS").await?;
-                let functions = match like {
-                    Some(pattern) => functions.filter(col("function_name").like(lit(pattern)))?,
-                    None => functions,
-                };
-                self.rows(functions).await
-            }
-            Statement::ShowCreateTable { name } => match self.tables.get(&name) {
-                Some(table) => Ok(Outcome::Text(sql::show_create_table(table))),
-                None => Err(self.no_table(&name)),
-            },
-            Statement::ShowCreateView { name } => match self.views.iter().find(|view| view.name == name) {
-                Some(view) => Ok(Outcome::Text(sql::show_create_view(view))),
-                None => Err(Error::usage(format!("there is no view {name}"))),
-            },
+            Statement::ShowTables { like } => self.show_tables(like.as_deref()),
+            Statement::ShowViews { like } => self.show_views(like.as_deref()),
+            Statement::ShowFunctions { like } => self.show_functions(like.as_deref()),
+            Statement::ShowCreateTable { name } => self.show_create_table(&name),
+            Statement::ShowCreateView { name } => self.show_create_view(&name),
             Statement::Describe { name } => self.describe(&name).await,
             Statement::Insert(insert) => Ok(Outcome::Query(Box::new(self.insert(insert).await?))),
             Statement::StatementSet(inserts) => Ok(Outcome::Query(Box::new(self.statement_set(inserts).await?))),
@@ -315,7 +326,7 @@ impl Session {
             Statement::CreateCatalog { name, options, if_not_exists } => {
                 self.create_catalog(name, options, if_not_exists).await
             }
-            Statement::DropCatalog { name, if_exists } => self.drop_catalog(&name, if_exists),
+            Statement::DropCatalog { name, if_exists } => self.drop_catalog(&name, if_exists).await,
             Statement::ShowCatalogs => self.show_catalogs(),
             Statement::ShowTopics { catalog, like } => self.show_topics(&catalog, like.as_deref()).await,
             Statement::DescribeTopic { catalog, topic } => self.describe_topic(&catalog, &topic).await,
@@ -326,8 +337,11 @@ impl Session {
             Statement::ShowGroups { catalog, like } => self.show_groups(&catalog, like.as_deref()).await,
             Statement::DescribeGroup { catalog, group } => self.describe_group(&catalog, &group).await,
             Statement::ResetGroup(reset) => self.reset_group(&reset).await,
-            Statement::DataFusion(statement) => self.datafusion(*statement, text).await,
-            other => Err(not_yet(&other)),
+            Statement::DataFusion(statement) => match *statement {
+                DfStatement::CreateExternalTable(create) => self.create_external(create, text).await,
+                statement => self.datafusion(statement, text).await,
+            },
+            other => Err(not_here(&other)),
         }
     }
 
@@ -369,12 +383,11 @@ impl Session {
     }
 
     async fn is_taken(&self, name: &str) -> Result<bool> {
-        Ok(self.context.table_exist(TableReference::bare(name))?)
+        Ok(self.context.table_exist(TableReference::bare(name))? || self.kept_statement(name).is_some())
     }
 
     fn no_table(&self, name: &str) -> Error {
-        let known: Vec<String> = self.tables.keys().cloned().chain(self.static_names()).collect();
-        let hint = sql::options::did_you_mean(name, known.iter().map(String::as_str));
+        let hint = sql::options::did_you_mean(name, self.table_names().iter().map(String::as_str));
         Error::usage(format!("there is no table {name}{hint}"))
     }
 
@@ -436,7 +449,14 @@ impl Session {
             }
             _ => return self.rows(self.context.execute_logical_plan(plan).await?).await,
         }
+        let external = match &plan {
+            LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) => Some(table.name.table().to_owned()),
+            _ => None,
+        };
         self.context.execute_logical_plan(plan).await?;
+        if let Some(replaced) = external.and_then(|name| self.externals.insert(name, text.to_owned())) {
+            self.statics.retain(|known| *known != replaced);
+        }
         self.statics.push(text.to_owned());
         Ok(Outcome::Done("done".into()))
     }
@@ -451,66 +471,18 @@ impl Session {
         }
         Ok(())
     }
-
-    async fn describe(&self, name: &str) -> Result<Outcome> {
-        let Some(table) = self.tables.get(name) else {
-            if !self.is_taken(name).await? {
-                return Err(self.no_table(name));
-            }
-            let schema = self.context.table(TableReference::bare(name)).await?.schema().as_arrow().clone();
-            let lines: Vec<String> = schema
-                .fields()
-                .iter()
-                .map(|f| format!("{} {}", f.name(), sql::types::sql_type(f.data_type())))
-                .collect();
-            return Ok(Outcome::Text(lines.join("\n")));
-        };
-        let mut lines = vec![];
-        for column in &table.columns {
-            let kind = match &column.kind {
-                ColumnKind::Physical => String::new(),
-                ColumnKind::Metadata { key, is_virtual } => {
-                    format!(" METADATA FROM '{key}'{}", if *is_virtual { " VIRTUAL" } else { "" })
-                }
-                ColumnKind::Computed { expression } => format!(" AS {expression}"),
-            };
-            lines.push(format!("{} {}{kind}", column.name, sql::types::sql_type(&column.data_type)));
-        }
-        if let Some(watermark) = &table.watermark {
-            lines.push(format!("WATERMARK FOR {} AS {}", watermark.column, watermark.expression));
-        }
-        lines.push(format!("WITH ({})", sql::options::display_options(&table.options)));
-        Ok(Outcome::Text(lines.join("\n")))
-    }
 }
 
-/// Names, a line each.
-fn names_like(names: impl Iterator<Item = String>, like: Option<&str>) -> Outcome {
-    let is_meant = |name: &String| like.is_none_or(|pattern| sql::is_like(name, pattern));
-    Outcome::Text(names.filter(is_meant).collect::<Vec<_>>().join("\n"))
-}
-
-/// Statements that are parsed and that nobody executes yet.
-fn not_yet(statement: &Statement) -> Error {
+/// Statements about queries that run: whoever runs them answers.
+fn not_here(statement: &Statement) -> Error {
     let name = match statement {
-        Statement::AlterTable { .. } => "ALTER TABLE",
-        Statement::CreateCatalog { .. } => "CREATE CATALOG",
-        Statement::DropCatalog { .. } => "DROP CATALOG",
-        Statement::ShowCatalogs => "SHOW CATALOGS",
-        Statement::ShowTopics { .. } => "SHOW TOPICS",
-        Statement::DescribeTopic { .. } => "DESCRIBE TOPIC",
-        Statement::CreateTopic { .. } => "CREATE TOPIC",
-        Statement::DropTopic { .. } => "DROP TOPIC",
-        Statement::ShowGroups { .. } => "SHOW GROUPS",
-        Statement::DescribeGroup { .. } => "DESCRIBE GROUP",
-        Statement::ResetGroup(_) => "RESET GROUP",
         Statement::ShowQueries => "SHOW QUERIES",
         Statement::DescribeQuery { .. } => "DESCRIBE QUERY",
         Statement::StopQuery { .. } => "STOP QUERY",
         Statement::RestartQuery { .. } => "RESTART QUERY",
         _ => "this statement",
     };
-    Error::usage(format!("{name} is not supported yet"))
+    Error::usage(format!("{name} is for the prompt of the shell, where queries run in the background"))
 }
 
 /// Plans a query with what this state knows, without optimising it.

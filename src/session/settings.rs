@@ -16,11 +16,19 @@ enum Expects {
     Period,
 }
 
+/// Where definitions are kept.
+pub const CATALOG: &str = "catalog.location";
+
 /// The table that late rows go to.
 pub const LATE_ROWS: &str = "late-rows.table";
 
 /// Every setting of ours, with its meaning; those of DataFusion begin with `datafusion.`.
 const SETTINGS: &[(&str, Expects, &str)] = &[
+    (
+        CATALOG,
+        Expects::Text,
+        "where definitions are kept: a path or s3://bucket/prefix; default: they end with the session",
+    ),
     ("checkpoint.fsync", Expects::Flag, "false: local checkpoints and files are not synced to disk"),
     ("checkpoint.location", Expects::Text, "where checkpoints lie: a path or s3://bucket/prefix"),
     (

@@ -1,16 +1,22 @@
 //! `CREATE TABLE … WITH (…)`: a definition becomes a table that DataFusion can scan, with its computed columns and its
 //! event time.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
+use async_trait::async_trait;
+use datafusion::catalog::Session as DfSession;
 use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column as ColumnRef, DFSchema, TableReference};
+use datafusion::common::{Column as ColumnRef, DFSchema, Result as DfResult, TableReference};
 use datafusion::datasource::{TableProvider, ViewTable};
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType, cast,
+};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::sqlparser::ast;
 
 use super::Session;
@@ -23,7 +29,7 @@ use crate::plan::time::EventTime;
 use crate::sql;
 
 impl Session {
-    /// Checks a table and makes it known.
+    /// Checks a table and makes it known, in the place of one of its name.
     pub(super) fn create_table(&mut self, mut table: TableDefinition) -> Result<()> {
         let connector = self.connectors.of(&table)?;
         if table.columns.is_empty() {
@@ -53,10 +59,11 @@ impl Session {
                     column.data_type = data_type.clone();
                 }
             }
-            Arc::new(ViewTable::new(plan, None))
+            Arc::new(Readable(ViewTable::new(plan, None)))
         } else {
             Arc::new(stream)
         };
+        self.context.deregister_table(TableReference::bare(table.name.as_str()))?;
         self.context.register_table(TableReference::bare(table.name.as_str()), provider)?;
         self.tables.insert(table.name.clone(), table);
         Ok(())
@@ -148,5 +155,38 @@ impl Session {
         }
         let in_ms = cast(stored.data, DataType::Timestamp(TimeUnit::Millisecond, None));
         Ok(self.context.state().create_physical_expr(in_ms, schema)?)
+    }
+}
+
+/// A table that is read by a plan: whoever asks what there is, is told of a table and not of a view.
+#[derive(Debug)]
+struct Readable(ViewTable);
+
+#[async_trait]
+impl TableProvider for Readable {
+    fn get_logical_plan(&'_ self) -> Option<Cow<'_, LogicalPlan>> {
+        self.0.get_logical_plan()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.0.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        self.0.supports_filters_pushdown(filters)
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn DfSession,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        self.0.scan(state, projection, filters, limit).await
     }
 }

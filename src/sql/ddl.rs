@@ -29,8 +29,8 @@ struct Clauses {
     options: Option<BTreeMap<String, String>>,
 }
 
-/// Reads what follows `CREATE TABLE`.
-pub(super) fn create_table(cursor: &mut Cursor) -> Result<Statement> {
+/// Reads what follows `CREATE [TEMPORARY] TABLE`.
+pub(super) fn create_table(cursor: &mut Cursor, temporary: bool) -> Result<Statement> {
     let if_not_exists = cursor.eat(&["IF", "NOT", "EXISTS"]);
     let start = cursor.location();
     let name = cursor.table_name("the name of a table")?;
@@ -59,7 +59,7 @@ pub(super) fn create_table(cursor: &mut Cursor) -> Result<Statement> {
         partitioned_by: names(clauses.partitioned_by),
         options,
     };
-    Ok(Statement::CreateTable(CreateTable { definition, if_not_exists, as_query }))
+    Ok(Statement::CreateTable(CreateTable { definition, if_not_exists, temporary, as_query }))
 }
 
 /// Reads what follows `ALTER TABLE`.

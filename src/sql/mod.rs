@@ -40,7 +40,7 @@ use cursor::Cursor;
 use source::{Source, location};
 
 pub use clusters::ResetGroup;
-pub use show::{show_create_table, show_create_view};
+pub use show::{show_create_catalog, show_create_table, show_create_view};
 pub use statements::{CreateTable, Insert, Statement};
 pub use variables::substitute;
 

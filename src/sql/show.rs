@@ -3,6 +3,8 @@
 //! What is printed parses back to the same definition, except that secrets are hidden; a reference `${env:NAME}` is no
 //! secret and is printed. Names are always quoted, and types print in their canonical form.
 
+use std::collections::BTreeMap;
+
 use super::options::printable;
 use super::types::{quote, sql_type};
 use crate::catalog::{Column, ColumnKind, TableDefinition, ViewDefinition};
@@ -23,17 +25,22 @@ pub fn show_create_table(table: &TableDefinition) -> String {
     if !table.partitioned_by.is_empty() {
         sql = format!("{sql}\nPARTITIONED BY ({})", names(&table.partitioned_by));
     }
-    let options: Vec<String> = table
-        .options
-        .iter()
-        .map(|(key, value)| format!("{} = {}", literal(key), literal(printable(key, value))))
-        .collect();
-    format!("{sql}\nWITH (\n  {}\n)", options.join(",\n  "))
+    format!("{sql}\n{}", with(&table.options))
+}
+
+/// The `CREATE CATALOG` statement of a catalog, without `;`.
+pub fn show_create_catalog(name: &str, options: &BTreeMap<String, String>) -> String {
+    format!("CREATE CATALOG {} {}", quote(name), with(options))
 }
 
 /// The `CREATE VIEW` statement of a view, without `;`.
 pub fn show_create_view(view: &ViewDefinition) -> String {
     format!("CREATE VIEW {} AS\n{}", quote(&view.name), view.query)
+}
+
+fn with(options: &BTreeMap<String, String>) -> String {
+    let option = |(key, value): (&String, &String)| format!("{} = {}", literal(key), literal(printable(key, value)));
+    format!("WITH (\n  {}\n)", options.iter().map(option).collect::<Vec<_>>().join(",\n  "))
 }
 
 fn column(column: &Column) -> String {

@@ -30,7 +30,7 @@ pub enum Statement {
         /// Whether a table that does not exist is no error.
         if_exists: bool,
     },
-    /// `CREATE VIEW`; `TEMPORARY` says nothing new, as nothing outlives the session.
+    /// `CREATE VIEW`.
     CreateView {
         /// Its name and the text of its query, for [`parse_query`](super::parse_query).
         view: ViewDefinition,
@@ -38,6 +38,8 @@ pub enum Statement {
         or_replace: bool,
         /// Whether a view of that name is left as it is.
         if_not_exists: bool,
+        /// Whether it is the session's alone, also where there is a catalog that is kept.
+        temporary: bool,
     },
     /// `DROP VIEW`.
     DropView {
@@ -209,6 +211,8 @@ pub struct CreateTable {
     pub definition: TableDefinition,
     /// Whether a table of that name is left as it is.
     pub if_not_exists: bool,
+    /// Whether it is the session's alone, also where there is a catalog that is kept.
+    pub temporary: bool,
     /// The query after `AS`.
     pub as_query: Option<Box<Query>>,
 }
@@ -292,9 +296,8 @@ fn create(cursor: &mut Cursor) -> Result<Statement> {
     }
     let or_replace = is_word(cursor.peek(1), "OR") && is_word(cursor.peek(2), "REPLACE");
     let mut words = if or_replace { 3 } else { 1 };
-    if is_word(cursor.peek(words), "TEMPORARY") || is_word(cursor.peek(words), "TEMP") {
-        words += 1;
-    }
+    let temporary = is_word(cursor.peek(words), "TEMPORARY") || is_word(cursor.peek(words), "TEMP");
+    words += usize::from(temporary);
     let (is_table, is_view) = (is_word(cursor.peek(words), "TABLE"), is_word(cursor.peek(words), "VIEW"));
     if !is_table && !is_view {
         return datafusion(cursor);
@@ -303,10 +306,10 @@ fn create(cursor: &mut Cursor) -> Result<Statement> {
         return Err(cursor.refuse("CREATE OR REPLACE TABLE is not supported; say DROP TABLE IF EXISTS first"));
     }
     cursor.skip(words + 1);
-    if is_table { ddl::create_table(cursor) } else { create_view(cursor, or_replace) }
+    if is_table { ddl::create_table(cursor, temporary) } else { create_view(cursor, or_replace, temporary) }
 }
 
-fn create_view(cursor: &mut Cursor, or_replace: bool) -> Result<Statement> {
+fn create_view(cursor: &mut Cursor, or_replace: bool, temporary: bool) -> Result<Statement> {
     let if_not_exists = cursor.eat(&["IF", "NOT", "EXISTS"]);
     if if_not_exists && or_replace {
         return Err(cursor.refuse("OR REPLACE and IF NOT EXISTS exclude each other; keep one of them"));
@@ -325,7 +328,7 @@ fn create_view(cursor: &mut Cursor, or_replace: bool) -> Result<Statement> {
             format!("SELECT * FROM ({query}) AS {} ({})", quote(&name), columns.join(", "))
         }
     };
-    Ok(Statement::CreateView { view: ViewDefinition { name, query }, or_replace, if_not_exists })
+    Ok(Statement::CreateView { view: ViewDefinition { name, query }, or_replace, if_not_exists, temporary })
 }
 
 fn drop(cursor: &mut Cursor) -> Result<Statement> {

@@ -185,7 +185,7 @@ fn local(name: &str) -> (String, String) {
     (String::new(), format!("${{out}}/{name}"))
 }
 
-fn s3_settings() -> BTreeMap<String, String> {
+pub fn s3_settings() -> BTreeMap<String, String> {
     let setting = |key: &str, value: String| (key.to_owned(), value);
     BTreeMap::from([
         setting("s3.endpoint", variable("MILLSTREAM_TEST_S3")),

@@ -8,6 +8,7 @@
 mod access;
 mod brokers;
 mod cases;
+mod catalog;
 mod cli;
 mod clusters;
 mod clusters_rocketmq;

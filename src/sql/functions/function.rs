@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, BinaryViewArray, BooleanBuilder, Datum, Int64Array,
@@ -19,7 +19,7 @@ use datafusion::common::ScalarValue;
 use datafusion::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, DocSection, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
 
 use super::memo::{Compiled, Memo};
@@ -331,6 +331,7 @@ pub(super) struct Function {
     required: usize,
     is_variadic: bool,
     signature: Signature,
+    documentation: OnceLock<Documentation>,
     plan: Arc<Plan>,
     run: Arc<Run>,
 }
@@ -349,6 +350,7 @@ impl Function {
             required: params.len(),
             is_variadic: false,
             signature: Signature::variadic_any(Volatility::Immutable),
+            documentation: OnceLock::new(),
             plan: Arc::new(move |_| Ok(returns.clone())),
             run: Arc::new(run),
         }
@@ -376,6 +378,19 @@ impl Function {
     pub(super) fn checked(self, check: impl Fn(&Shape<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
         let plan = Arc::clone(&self.plan);
         self.typed(move |shape| check(shape).and_then(|()| plan(shape)))
+    }
+
+    /// How it is called: `locate(a string, a string [, an integer])`.
+    fn syntax(&self) -> String {
+        let parts = self.params.iter().enumerate().map(|(index, param)| {
+            let part = format!("{}{}", if index == 0 { "" } else { ", " }, param.noun());
+            match (index < self.required, index) {
+                (true, _) => part,
+                (false, 0) => format!("[{part}]"),
+                (false, _) => format!(" [{part}]"),
+            }
+        });
+        format!("{}({}{})", self.name, parts.collect::<String>(), if self.is_variadic { ", …" } else { "" })
     }
 
     fn accepted(&self, fields: &[FieldRef]) -> Result<Vec<DataType>> {
@@ -452,6 +467,11 @@ impl ScalarUDFImpl for Function {
 
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        let made = || Documentation::builder(DocSection::default(), "", self.syntax()).build();
+        Some(self.documentation.get_or_init(made))
     }
 
     fn return_type(&self, _types: &[DataType]) -> PlanResult<DataType> {

@@ -71,13 +71,15 @@ fn lists_and_descriptions() {
 
 #[test]
 fn views_keep_the_text_of_their_query() {
-    let view = |query: &str, or_replace, if_not_exists| Statement::CreateView {
+    let made = |query: &str, or_replace, if_not_exists, temporary| Statement::CreateView {
         view: crate::catalog::ViewDefinition { name: "V".into(), query: query.into() },
         or_replace,
         if_not_exists,
+        temporary,
     };
+    let view = |query: &str, or_replace, if_not_exists| made(query, or_replace, if_not_exists, false);
     check("CREATE VIEW V AS SELECT a, -- c\n b FROM t", view("SELECT a, -- c\n b FROM t", false, false));
-    check("CREATE OR REPLACE TEMPORARY VIEW V AS SELECT 1", view("SELECT 1", true, false));
+    check("CREATE OR REPLACE TEMPORARY VIEW V AS SELECT 1", made("SELECT 1", true, false, true));
     check("CREATE VIEW IF NOT EXISTS V COMMENT 'c' AS (SELECT 1)", view("(SELECT 1)", false, true));
     let renamed = "SELECT * FROM (SELECT 1, 2) AS `V` (`a`, `b c`)";
     check("CREATE VIEW V (a, `b c`) AS SELECT 1, 2", view(renamed, false, false));

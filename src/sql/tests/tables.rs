@@ -109,7 +109,7 @@ fn a_table_with_everything() {
                CONSTRAINT pk PRIMARY KEY (orderId, region) NOT ENFORCED,\n  \
                WATERMARK FOR ts AS ts - INTERVAL '5' SECOND\n) COMMENT 'c' PARTITIONED BY (region)\n\
                WITH ('connector' = 'kafka', 'Password' = 'it''s') AS SELECT 1 FETCH FIRST ROW ONLY";
-    let CreateTable { definition, if_not_exists, as_query } = table(sql);
+    let CreateTable { definition, if_not_exists, as_query, .. } = table(sql);
     assert!(if_not_exists);
     assert_eq!(as_query, Some(parse_query("SELECT 1 LIMIT 1").unwrap()));
     assert_eq!(definition.name, "Orders");

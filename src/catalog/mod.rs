@@ -4,6 +4,8 @@
 //! no secret in the clear if the user wrote `${env:NAME}`. It is written into checkpoints and compared across runs.
 //!
 //! What it does not promise: that the topic or directory exists, or that its options are valid. Connectors check these.
+//!
+//! How definitions are kept for more than one session: [`store`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+
+pub mod store;
 
 /// A table of a `CREATE TABLE … WITH (…)` statement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
