@@ -7,7 +7,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::error::{Error, Kind, Result};
 
+mod changes;
 pub mod display;
+pub mod jobs;
 mod shell;
 mod state;
 mod submit;

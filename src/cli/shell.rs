@@ -1,7 +1,8 @@
 //! `millstream shell`: the statements of a file, one at a time.
 //!
-//! A statement may span lines and ends with `;`. Ctrl-C ends the query that runs, and not the shell; Ctrl-D leaves. From
-//! a pipe it reads statements to the end, and the first error ends it.
+//! A statement may span lines and ends with `;`. At the prompt an INSERT runs in the [background](super::jobs), Ctrl-C
+//! ends what runs in the foreground, and not the shell, and Ctrl-D leaves. From a pipe it reads statements to the end,
+//! one after the other, and the first error ends it.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
@@ -9,19 +10,21 @@ use std::path::PathBuf;
 
 use rustyline::error::ReadlineError;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Completer, Config, Editor, Helper, Highlighter, Hinter, history::FileHistory};
+use rustyline::{Completer, Config, Editor, ExternalPrinter, Helper, Highlighter, Hinter, history::FileHistory};
 use tokio::sync::watch;
 
 use super::display::Display;
+use super::jobs::{Jobs, ask};
 use super::submit::run_query;
-use super::{ProgressMode, Shell, read, table};
+use super::{ProgressMode, Shell, changes, read, table};
 use crate::error::{Error, Result};
-use crate::session::{Outcome, Session};
+use crate::session::{Outcome, RESULT_MODE, Session};
 use crate::sql;
 
 /// Runs the shell; the exit code.
 pub(super) async fn run(arguments: Shell) -> Result<u8> {
-    let mut shell = Running { session: Session::new("shell")?, variables: arguments.var.into_iter().collect() };
+    let (session, variables) = (Session::new("shell")?, arguments.var.into_iter().collect());
+    let mut shell = Running { session, variables, background: None };
     for (key, value) in &arguments.set {
         shell.session.set(key, value)?;
     }
@@ -51,6 +54,8 @@ pub(super) async fn run(arguments: Shell) -> Result<u8> {
 struct Running {
     session: Session,
     variables: BTreeMap<String, String>,
+    /// At the prompt, the queries in the background.
+    background: Option<Jobs>,
 }
 
 impl Running {
@@ -59,12 +64,22 @@ impl Running {
         let text = sql::substitute(text, &self.variables)?;
         let mut code = 0;
         for parsed in sql::parse(&text)? {
-            match self.session.execute(parsed).await? {
+            let outcome = match &self.background {
+                Some(jobs) => jobs.execute(&mut self.session, parsed).await?,
+                None => self.session.execute(parsed).await?,
+            };
+            match outcome {
                 Outcome::Done(text) => eprintln!("{text}"),
                 Outcome::Text(text) => table::say(&text)?,
                 Outcome::Rows(rows) => {
                     tokio::select! {
                         printed = table::print(rows) => printed?,
+                        _ = tokio::signal::ctrl_c() => eprintln!("stopped"),
+                    }
+                }
+                Outcome::Changes(result) => {
+                    tokio::select! {
+                        shown = changes::print(result, self.session.setting(RESULT_MODE)) => shown?,
                         _ = tokio::signal::ctrl_c() => eprintln!("stopped"),
                     }
                 }
@@ -100,6 +115,13 @@ impl Running {
         let config = Config::builder().build();
         let mut editor = Editor::<Prompt, FileHistory>::with_config(config).map_err(unusable)?;
         editor.set_helper(Some(Prompt));
+        let mut jobs = Jobs::default();
+        if let Ok(mut printer) = editor.create_external_printer() {
+            // A terminal that has gone shows nothing more.
+            jobs = Jobs::telling(move |line| drop(printer.print(format!("{line}\n"))));
+        }
+        jobs.stop_at_sigterm()?;
+        self.background = Some(jobs.clone());
         let history = history_file();
         if let Some(history) = &history {
             // There is none yet, the first time.
@@ -110,8 +132,18 @@ impl Running {
             env!("CARGO_PKG_VERSION")
         );
         loop {
-            match tokio::task::block_in_place(|| editor.readline("millstream> ")) {
-                Ok(line) if ["exit", "quit", "\\q"].contains(&line.trim().trim_end_matches(';')) => break,
+            let read = tokio::task::block_in_place(|| editor.readline("millstream> "));
+            let is_leaving = match &read {
+                Ok(line) => ["exit", "quit", "\\q"].contains(&line.trim().trim_end_matches(';')),
+                Err(error) => matches!(error, ReadlineError::Eof),
+            };
+            if is_leaving {
+                if jobs.may_leave(ask).await {
+                    break;
+                }
+                continue;
+            }
+            match read {
                 Ok(line) => {
                     // A secret that was typed is not kept on disk.
                     if !sql::options::is_secret(&line) {
@@ -122,7 +154,6 @@ impl Running {
                     }
                 }
                 Err(ReadlineError::Interrupted) => {}
-                Err(ReadlineError::Eof) => break,
                 Err(error) => return Err(unusable(error)),
             }
             if let Some(history) = &history {

@@ -10,7 +10,7 @@ use super::{Submit, exit_code, read, stop_on_signals, table};
 use crate::error::{Error, Result};
 use crate::query::progress::{Event, Reporter};
 use crate::query::{Query, QuerySpec};
-use crate::session::{Outcome, Session};
+use crate::session::{Outcome, Rows, Session};
 use crate::sql;
 
 /// Runs the file; the exit code.
@@ -62,7 +62,7 @@ async fn plan(arguments: &Submit) -> Result<Vec<QuerySpec>> {
         match session.execute(parsed).await? {
             Outcome::Done(_) => {}
             Outcome::Text(text) => table::say(&text)?,
-            Outcome::Rows(rows) if rows.is_unbounded => {
+            Outcome::Rows(Rows { is_unbounded: true, .. }) | Outcome::Changes(_) => {
                 return Err(Error::usage(format!(
                     "line {line}: a SELECT over a stream never ends; write INSERT INTO … SELECT, or ask it in the shell"
                 )));

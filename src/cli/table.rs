@@ -65,7 +65,8 @@ async fn print_as_they_arrive(mut rows: Rows) -> Result<()> {
     Ok(())
 }
 
-fn cells(batch: &RecordBatch) -> Result<Vec<Vec<String>>> {
+/// The cells of each row, as text.
+pub(super) fn cells(batch: &RecordBatch) -> Result<Vec<Vec<String>>> {
     let options = options();
     let columns = batch.columns().iter().map(|column| Ok(ArrayFormatter::try_new(column.as_ref(), &options)?));
     let columns: Vec<ArrayFormatter<'_>> = columns.collect::<Result<_>>()?;

@@ -1,7 +1,7 @@
 //! Rows as lines on the terminal: `'connector' = 'print'`.
 //!
 //! A row is printed as `+I[7, apple, null]` (a change as `-U[…]` and `+U[…]`), after `name> ` if there is a `print-identifier`, when its epoch is published;
-//! until then it waits in a [`Spool`]. Tasks follow each other by number, so equal epochs print equal text.
+//! until then it waits in a [spool](super::spool). Tasks follow each other by number, so equal epochs print equal text.
 //!
 //! At-least-once: the terminal remembers nothing, so an epoch whose commit was lost is printed again. What it does not
 //! promise: that a line can be parsed. Text is printed as it is, commas and line breaks included.
@@ -9,17 +9,16 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int8Type;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
-use futures::StreamExt;
 
 use super::messages::{check_metadata, refuse_layout};
-use super::spool::{Spool, Spooled};
+use super::spool::{Spooled, Waiting};
 use super::{Connector, Delivery, Environment, Guarantee, Owner, Pin, Published, Role, Sink, Source, Staged};
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
@@ -119,7 +118,7 @@ impl Connector for PrintConnector {
         let Options { identifier, to_error } = Options::of(&table)?;
         let writer = Arc::clone(if to_error { &self.error } else { &self.output });
         let prefix = identifier.map(|identifier| format!("{identifier}> ")).unwrap_or_default();
-        Ok(Arc::new(Print { prefix, writer, staged: Mutex::default() }))
+        Ok(Arc::new(Print { prefix, writer, staged: Waiting::default() }))
     }
 }
 
@@ -130,24 +129,15 @@ fn guarantee() -> Guarantee {
     }
 }
 
-/// For each epoch, what each task staged.
-type Waiting = BTreeMap<u64, BTreeMap<u32, Spooled>>;
-
 struct Print {
     prefix: String,
     writer: Writer,
-    staged: Mutex<Waiting>,
+    staged: Waiting,
 }
 
 impl Debug for Print {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Print({:?})", self.prefix)
-    }
-}
-
-impl Print {
-    fn staged(&self) -> MutexGuard<'_, Waiting> {
-        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,27 +151,19 @@ impl Sink for Print {
         Ok(())
     }
 
-    async fn stage(&self, epoch: u64, task: u32, _pin: &Pin, mut rows: SendableRecordBatchStream) -> Result<Staged> {
-        let mut spool = Spool::try_new(&rows.schema())?;
-        let mut staged = Staged::default();
-        while let Some(batch) = rows.next().await {
-            let batch = batch?;
-            spool.write(&batch)?;
-            staged.rows += batch.num_rows() as u64;
-        }
-        self.staged().entry(epoch).or_default().insert(task, spool.finish()?);
-        Ok(staged)
+    async fn stage(&self, epoch: u64, task: u32, _pin: &Pin, rows: SendableRecordBatchStream) -> Result<Staged> {
+        self.staged.stage(epoch, task, rows).await
     }
 
     async fn publish(&self, epoch: u64, _pin: &Pin) -> Result<Published> {
-        let tasks = self.staged().remove(&epoch).unwrap_or_default();
+        let tasks = self.staged.take(epoch);
         let (writer, prefix) = (Arc::clone(&self.writer), self.prefix.clone());
         let printing = tokio::task::spawn_blocking(move || print(&prefix, tasks, &writer));
         printing.await.map_err(|lost| Error::internal("printing broke off").caused_by(lost))?
     }
 
     async fn discard(&self, epoch: u64) {
-        self.staged().remove(&epoch);
+        self.staged.take(epoch);
     }
 }
 

@@ -42,6 +42,7 @@ pub mod memory;
 pub mod messages;
 pub mod outgoing;
 pub mod position;
+pub mod result;
 pub mod rocketmq;
 pub mod spool;
 pub mod upserts;
@@ -504,7 +505,7 @@ impl Connectors {
         Self(BTreeMap::new())
     }
 
-    /// All that this crate has, but the one in memory.
+    /// All that this crate has, but the ones in memory.
     pub fn standard() -> Self {
         Self::none()
             .with(Arc::new(blackhole::BlackholeConnector))

@@ -3,15 +3,20 @@
 //! A topic sink without transactions stages here, so that nothing is readable before all tasks have staged, and memory
 //! does not grow with the epoch. What is in a spool is gone with the process; the epoch is then run again.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Seek, SeekFrom};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::StreamExt;
 use tempfile::SpooledTempFile;
 
+use super::Staged;
 use crate::error::Result;
 
 /// What stays in memory.
@@ -63,5 +68,33 @@ impl Spooled {
         self.file.seek(SeekFrom::Start(0))?;
         let reader = StreamReader::try_new(&mut self.file, None)?;
         Ok(reader.map(|batch| Ok(batch?)))
+    }
+}
+
+/// What the tasks of epochs have staged.
+#[derive(Debug, Default)]
+pub struct Waiting(Mutex<BTreeMap<u64, BTreeMap<u32, Spooled>>>);
+
+impl Waiting {
+    fn epochs(&self) -> MutexGuard<'_, BTreeMap<u64, BTreeMap<u32, Spooled>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the rows of one task.
+    pub async fn stage(&self, epoch: u64, task: u32, mut rows: SendableRecordBatchStream) -> Result<Staged> {
+        let mut spool = Spool::try_new(&rows.schema())?;
+        let mut staged = Staged::default();
+        while let Some(batch) = rows.next().await {
+            let batch = batch?;
+            spool.write(&batch)?;
+            staged.rows += batch.num_rows() as u64;
+        }
+        self.epochs().entry(epoch).or_default().insert(task, spool.finish()?);
+        Ok(staged)
+    }
+
+    /// What was staged for an epoch, by task; it waits no longer.
+    pub fn take(&self, epoch: u64) -> BTreeMap<u32, Spooled> {
+        self.epochs().remove(&epoch).unwrap_or_default()
     }
 }

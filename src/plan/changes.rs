@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, FieldRef, Int8Type, Schema, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_plan::ExecutionPlan;
@@ -15,6 +16,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 
 use super::aggregate::StatefulAggregateExec;
 use super::scan::ScanExec;
+use crate::error::Result;
 
 /// The name of the column; no column of a user's can have it.
 pub const ROW_KIND: &str = "$row_kind";
@@ -73,6 +75,19 @@ pub fn with_kind(schema: &SchemaRef) -> SchemaRef {
 /// Whether rows of this schema are changes.
 pub fn is_updating(schema: &Schema) -> bool {
     schema.fields().last().is_some_and(|field| field.name() == ROW_KIND)
+}
+
+/// What happened to each row of a batch, and the rows without that. Rows that are no changes are new.
+pub fn parted(batch: &RecordBatch) -> Result<(Vec<RowKind>, RecordBatch)> {
+    let shown = batch.num_columns().saturating_sub(1);
+    let kinds = batch.columns().last().filter(|_| is_updating(&batch.schema()));
+    match kinds.and_then(|kinds| kinds.as_primitive_opt::<Int8Type>()) {
+        Some(kinds) => {
+            let kinds = kinds.values().iter().map(|kind| RowKind::of(*kind)).collect();
+            Ok((kinds, batch.project(&(0..shown).collect::<Vec<_>>())?))
+        }
+        None => Ok((vec![RowKind::Insert; batch.num_rows()], batch.clone())),
+    }
 }
 
 /// By which of its columns the rows of a result that changes are told apart: of each key, all that show it; none, where a

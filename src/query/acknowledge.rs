@@ -66,7 +66,7 @@ impl Query {
 
     fn telling(&self) -> impl Future<Output = ()> + Send + 'static {
         let opener = Arc::clone(&self.opened.opener);
-        let tables = self.opened.planned.tables().into_values();
+        let tables = self.opened.planned.tables().into_values().filter(|_| self.spec.acknowledges);
         let positions: Vec<_> = tables.map(|table| (self.offsets(&table.name), table)).collect();
         async move {
             for (offsets, table) in positions {

@@ -162,6 +162,8 @@ pub struct QuerySpec {
     pub connectors: Connectors,
     /// When epochs start.
     pub trigger: Trigger,
+    /// Whether the brokers' own tools are told where it stands.
+    pub acknowledges: bool,
 }
 
 impl std::fmt::Debug for QuerySpec {

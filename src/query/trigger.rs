@@ -1,5 +1,6 @@
 //! When the next epoch starts.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -20,6 +21,16 @@ pub enum Trigger {
 impl Trigger {
     /// What files get unless told otherwise.
     pub const FILES: Trigger = Trigger::Every(Duration::from_secs(10));
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trigger::Continuous => f.write_str("continuous"),
+            Trigger::Every(interval) => write!(f, "{interval:?}"),
+            Trigger::AvailableNow => f.write_str("available-now"),
+        }
+    }
 }
 
 impl FromStr for Trigger {

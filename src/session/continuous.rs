@@ -24,6 +24,7 @@ use crate::query::definition::{self, Definition, OtherInsert, durable, revived};
 use crate::query::trigger::Trigger;
 use crate::query::{DeadLetterTable, Output, Planned, QuerySpec, Replan};
 use crate::sql::{self, Insert, Statement};
+use crate::storage::Location;
 
 /// The last part of the name of a query that is a statement set.
 const STATEMENT_SET: &str = "statement-set";
@@ -56,8 +57,15 @@ impl Session {
             )
         })?;
         let location = sql::options::resolve_environment("checkpoint.location", location)?;
-        let environment = self.environment();
         let checkpoint = self.stores.open(&location, &self.settings)?;
+        let spec = self.spec(name, checkpoint, inserts).await?;
+        self.names.insert(spec.name.clone());
+        Ok(spec)
+    }
+
+    /// The query of this name, whose checkpoint lies there.
+    pub(super) async fn spec(&self, name: String, checkpoint: Location, inserts: Vec<Insert>) -> Result<QuerySpec> {
+        let environment = self.environment();
         let planned = self.planned(inserts).await?;
         let mut is_continuous = false;
         for output in &planned.outputs {
@@ -73,9 +81,8 @@ impl Session {
             let today = today.clone();
             Box::pin(async move { today.replanned(definition).await })
         });
-        self.names.insert(name.clone());
         let connectors = self.connectors.clone();
-        Ok(QuerySpec { name, planned, replan, checkpoint, environment, connectors, trigger })
+        Ok(QuerySpec { name, planned, replan, checkpoint, environment, connectors, trigger, acknowledges: true })
     }
 
     async fn planned(&self, inserts: Vec<Insert>) -> Result<Planned> {
@@ -245,7 +252,7 @@ impl Session {
     }
 
     /// The physical plans of an epoch that reads nothing.
-    async fn trials(&self, outputs: &[Output], state: &SessionState) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
+    pub(super) async fn trials(&self, outputs: &[Output], state: &SessionState) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
         let opener = Arc::new(Opener::new(self.connectors.clone(), self.environment(), None));
         let cut = vec![vec![Span::new(Partition::new("partition", 0), 0, 0)]];
         let mut trials = vec![];
@@ -301,9 +308,7 @@ impl Session {
     /// `CREATE TABLE t (…) WITH (…) AS SELECT …`: the table, its columns from the SELECT if none are given, and the query.
     pub(super) async fn create_table_as(&mut self, mut table: TableDefinition, query: ast::Query) -> Result<Outcome> {
         if table.columns.is_empty() {
-            let plan = self.plan_query(query.clone()).await?;
-            let fields = plan.schema().fields().iter();
-            table.columns = fields.map(|field| Column::physical(field.name(), field.data_type().clone())).collect();
+            table.columns = self.columns_of(&query).await?;
         }
         let name = table.name.clone();
         self.create_table(table)?;
@@ -316,6 +321,13 @@ impl Session {
                 Err(error)
             }
         }
+    }
+
+    /// The columns of a query's rows.
+    pub(super) async fn columns_of(&self, query: &ast::Query) -> Result<Vec<Column>> {
+        let plan = self.plan_query(query.clone()).await?;
+        let fields = plan.schema().fields().iter();
+        Ok(fields.map(|field| Column::physical(field.name(), field.data_type().clone())).collect())
     }
 
     /// EXPLAIN of a continuous query.

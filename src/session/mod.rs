@@ -1,6 +1,6 @@
 //! A session: executes one statement after the other against one catalog.
 //!
-//! DDL changes the catalog; a SELECT becomes a stream of rows; an `INSERT INTO … SELECT` over a stream becomes a
+//! DDL changes the catalog; a SELECT becomes a stream of rows, or of changes; an `INSERT INTO … SELECT` over a stream becomes a
 //! [`QuerySpec`], which whoever asked runs as a [`Query`](crate::query::Query).
 //!
 //! ```
@@ -40,10 +40,9 @@ use datafusion::datasource::ViewTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
-use datafusion::physical_plan::ExecutionPlanProperties;
-use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, execute_stream};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast;
@@ -62,6 +61,7 @@ mod clusters;
 mod continuous;
 mod infer;
 mod listing;
+mod result;
 mod settings;
 mod show;
 mod state;
@@ -69,12 +69,18 @@ mod store;
 mod tables;
 mod topics;
 
+pub(crate) use listing::listing;
+pub use result::Changes;
+pub(crate) use settings::RESULT_MODE;
+
 /// What a statement came to.
 pub enum Outcome {
     /// It was done; the text says what.
     Done(String),
     /// Rows, bounded or as they arrive.
     Rows(Rows),
+    /// Changes of a result, as they happen.
+    Changes(Changes),
     /// A continuous query, to be opened and run.
     Query(Box<QuerySpec>),
     /// A text, several lines long.
@@ -341,7 +347,12 @@ impl Session {
                 DfStatement::CreateExternalTable(create) => self.create_external(create, text).await,
                 statement => self.datafusion(statement, text).await,
             },
-            other => Err(not_here(&other)),
+            Statement::ShowQueries
+            | Statement::DescribeQuery { .. }
+            | Statement::StopQuery { .. }
+            | Statement::RestartQuery { .. } => Err(Error::usage(format!(
+                "{text}: queries run in the background only at the prompt of the shell, so ask there"
+            ))),
         }
     }
 
@@ -416,15 +427,18 @@ impl Session {
     }
 
     async fn select(&self, query: ast::Query) -> Result<Outcome> {
-        let plan = self.plan_select(query).await?;
-        self.rows(self.context.execute_logical_plan(plan).await?).await
+        let plan = self.plan_select(query.clone()).await?;
+        let frame = self.context.execute_logical_plan(plan).await?;
+        let task = Arc::new(frame.task_ctx());
+        match frame.create_physical_plan().await {
+            Err(error) if needs_end(&error) => self.continuous_select(query).await,
+            plan => rows(plan?, task),
+        }
     }
 
     async fn rows(&self, frame: DataFrame) -> Result<Outcome> {
         let task = Arc::new(frame.task_ctx());
-        let plan = frame.create_physical_plan().await.map_err(without_end)?;
-        let (schema, is_unbounded) = (plan.schema(), plan.boundedness().is_unbounded());
-        Ok(Outcome::Rows(Rows { schema, stream: execute_stream(plan, task)?, is_unbounded }))
+        rows(frame.create_physical_plan().await.map_err(without_end)?, task)
     }
 
     /// A statement of DataFusion's own; one that makes something is remembered by its text.
@@ -473,18 +487,6 @@ impl Session {
     }
 }
 
-/// Statements about queries that run: whoever runs them answers.
-fn not_here(statement: &Statement) -> Error {
-    let name = match statement {
-        Statement::ShowQueries => "SHOW QUERIES",
-        Statement::DescribeQuery { .. } => "DESCRIBE QUERY",
-        Statement::StopQuery { .. } => "STOP QUERY",
-        Statement::RestartQuery { .. } => "RESTART QUERY",
-        _ => "this statement",
-    };
-    Error::usage(format!("{name} is for the prompt of the shell, where queries run in the background"))
-}
-
 /// Plans a query with what this state knows, without optimising it.
 async fn plan_with(state: &SessionState, mut query: ast::Query) -> Result<LogicalPlan> {
     sql::functions::rewrite(&mut query);
@@ -505,12 +507,23 @@ fn epoch_state(state: SessionState) -> SessionState {
         .build()
 }
 
-/// What DataFusion says of a question that a stream can never answer is a page of its plan.
+/// The rows of a plan, which begins to run when they are read.
+fn rows(plan: Arc<dyn ExecutionPlan>, task: Arc<TaskContext>) -> Result<Outcome> {
+    let (schema, is_unbounded) = (plan.schema(), plan.boundedness().is_unbounded());
+    Ok(Outcome::Rows(Rows { schema, stream: execute_stream(plan, task)?, is_unbounded }))
+}
+
+/// Whether DataFusion has refused a plan that must have seen all rows of a stream before it can answer.
+fn needs_end(error: &DataFusionError) -> bool {
+    error.to_string().contains("pipeline breaking")
+}
+
+/// What DataFusion says of such a plan is a page of it.
 fn without_end(error: DataFusionError) -> Error {
-    if error.to_string().contains("pipeline breaking") {
+    if needs_end(&error) {
         return Error::usage(
-            "this SELECT must have seen all rows before it can answer, and a stream has no end; INSERT INTO a table with \
-             'connector' = 'print' shows the answer as it grows or changes",
+            "this SELECT must have seen all rows before it can answer, and a stream has no end; asked alone it runs as a \
+             continuous query, which EXPLAIN INSERT INTO t SELECT … explains",
         );
     }
     error.into()

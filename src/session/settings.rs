@@ -14,6 +14,8 @@ enum Expects {
     Duration,
     /// A duration that is not 0.
     Period,
+    /// One of these words.
+    Choice(&'static [&'static str]),
 }
 
 /// Where definitions are kept.
@@ -21,6 +23,9 @@ pub const CATALOG: &str = "catalog.location";
 
 /// The table that late rows go to.
 pub const LATE_ROWS: &str = "late-rows.table";
+
+/// How the shell shows a result that changes.
+pub const RESULT_MODE: &str = "shell.result-mode";
 
 /// Every setting of ours, with its meaning; those of DataFusion begin with `datafusion.`.
 const SETTINGS: &[(&str, Expects, &str)] = &[
@@ -52,6 +57,11 @@ const SETTINGS: &[(&str, Expects, &str)] = &[
     ("s3.path.style.access", Expects::Flag, "false: the bucket is part of the host name"),
     ("s3.region", Expects::Text, "region"),
     ("s3.secret-key", Expects::Text, "secret access key"),
+    (
+        RESULT_MODE,
+        Expects::Choice(&["table", "changelog"]),
+        "how a result that changes is shown on a terminal; default: table",
+    ),
     ("state.snapshot.max-files", Expects::Count, "so many files of changes are merged into one; default: 200"),
     (
         "state.ttl",
@@ -90,6 +100,10 @@ pub fn check(key: &str, value: &str) -> Result<()> {
         Some(Expects::Period) if parse_duration(value).is_none_or(|period| period.is_zero()) => {
             wrong("a duration such as '5 s', more than 0")
         }
+        Some(Expects::Choice(words)) if !words.contains(&value) => Err(Error::usage(format!(
+            "setting '{key}': '{value}' is no choice{}",
+            did_you_mean(value, words.iter().copied())
+        ))),
         _ => Ok(()),
     }
 }

@@ -635,6 +635,7 @@ mod tests {
                     let batches: Vec<_> = rows.stream.try_collect().await?;
                     pretty_format_batches(&batches)?.to_string()
                 }
+                Outcome::Changes(_) => "changes".into(),
                 Outcome::Query(spec) => spec.name,
             });
         }

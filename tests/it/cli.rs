@@ -15,7 +15,7 @@ fn submit(dir: &Path, sql: &str, more: &[&str]) -> Output {
     millstream().arg("submit").arg(&file).args(["--var", &out]).args(more).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -82,7 +82,7 @@ fn errors_say_what_where_and_what_next() {
     );
     check_error(
         "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen'); SELECT n % 2, count(*) FROM numbers GROUP BY 1",
-        "a stream has no end",
+        "a SELECT over a stream never ends",
     );
     check_error(
         &JOB.replace("SELECT n FROM numbers WHERE n > 10", "SELECT n FROM numbers ORDER BY n"),
@@ -141,7 +141,7 @@ fn one_querys_end_leaves_the_others_running() {
 }
 
 /// The shell, with this from a pipe.
-fn shell(sql: &str) -> Output {
+pub fn shell(sql: &str) -> Output {
     let mut shell =
         millstream().arg("shell").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     shell.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();

@@ -18,6 +18,7 @@ mod failover;
 mod family;
 mod harness;
 mod infer;
+mod jobs;
 mod kafka;
 mod local_durability;
 mod pace;
