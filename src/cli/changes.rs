@@ -18,7 +18,7 @@ use console::{Term, truncate_str};
 use futures::StreamExt;
 use tokio::time::MissedTickBehavior;
 
-use super::table;
+use super::output::{self, View};
 use crate::error::Result;
 use crate::plan::changes::parted;
 use crate::session::{Changes, Rows, listing};
@@ -29,14 +29,14 @@ const REDRAW: Duration = Duration::from_millis(200);
 const OTHER_LINES: usize = 3;
 
 /// Shows changes as `mode` says, until they end.
-pub(super) async fn print(changes: Changes, mode: Option<&str>) -> Result<()> {
+pub(super) async fn print(changes: Changes, mode: Option<&str>, view: View) -> Result<()> {
     match mode == Some("changelog") || !std::io::stdout().is_terminal() {
-        true => table::print(changes.into_rows()).await,
-        false => refresh(changes).await,
+        true => output::print(changes.into_rows(), view).await,
+        false => refresh(changes, view).await,
     }
 }
 
-async fn refresh(mut changes: Changes) -> Result<()> {
+async fn refresh(mut changes: Changes, view: View) -> Result<()> {
     let mut folded = Folded::try_new(&changes.schema, &changes.keys)?;
     let mut screen = Screen { term: Term::buffered_stdout(), drawn: None };
     let mut ticks = tokio::time::interval(REDRAW);
@@ -59,7 +59,7 @@ async fn refresh(mut changes: Changes) -> Result<()> {
     }
     screen.clear()?;
     screen.term.flush()?;
-    table::print(folded.into_rows()?).await
+    output::print(folded.into_rows()?, view).await
 }
 
 /// The rows that are there, by what tells them apart.
@@ -88,7 +88,7 @@ impl Folded {
         let (kinds, rows) = parted(batch)?;
         let keys: Vec<ArrayRef> = self.keys.iter().map(|key| rows.column(*key).clone()).collect();
         let keys = self.converter.convert_columns(&keys)?;
-        for ((kind, key), cells) in kinds.into_iter().zip(&keys).zip(table::cells(&rows)?) {
+        for ((kind, key), cells) in kinds.into_iter().zip(&keys).zip(output::cells(&rows)?) {
             let key = key.owned();
             let count = self.rows.get(&key).map_or(0, |(_, count)| *count);
             let left = match (kind.is_there(), self.is_keyed) {
@@ -119,7 +119,7 @@ impl Folded {
         let rows: Vec<Vec<String>> = std::iter::once(self.names.clone()).chain(rows).collect();
         let more = self.len().saturating_sub(fitting);
         let more = (more > 0).then(|| format!("… {more} more row{}", if more == 1 { "" } else { "s" }));
-        table::columns(&rows).lines().map(str::to_owned).chain(more).collect()
+        output::columns(&rows).lines().map(str::to_owned).chain(more).collect()
     }
 
     fn into_rows(self) -> Result<Rows> {

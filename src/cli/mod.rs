@@ -10,10 +10,11 @@ use crate::error::{Error, Kind, Result};
 mod changes;
 pub mod display;
 pub mod jobs;
+mod output;
+mod pager;
 mod shell;
 mod state;
 mod submit;
-mod table;
 
 /// Streaming SQL over RocketMQ and Kafka topics, into Parquet or back into a topic.
 #[derive(Debug, Parser)]
@@ -75,7 +76,8 @@ pub(crate) enum ProgressMode {
 
 #[derive(Debug, Args)]
 pub(crate) struct Shell {
-    /// Execute this SQL and leave; may be given several times.
+    /// Execute this SQL, or this command such as '\dt', and leave; may be given several times. Exit codes: 0 all well,
+    /// 1 an error, which ends it, 130 Ctrl-C.
     #[arg(short, long = "execute", value_name = "SQL")]
     pub execute: Vec<String>,
     /// Execute this file first; without -e and from a terminal, the prompt follows.

@@ -1,6 +1,6 @@
 //! `millstream state`: what queries remember, as their checkpoints say.
 
-use super::{State, table};
+use super::{State, output};
 use crate::checkpoint::{Commit, inspect};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ pub(super) async fn run(arguments: State) -> Result<u8> {
             rows
         }
     };
-    table::say(&table::columns(&rows))?;
+    output::say(&output::columns(&rows))?;
     Ok(0)
 }
 

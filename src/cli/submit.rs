@@ -6,7 +6,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::display::Display;
-use super::{Submit, exit_code, read, stop_on_signals, table};
+use super::output::{self, View};
+use super::{Submit, exit_code, read, stop_on_signals};
 use crate::error::{Error, Result};
 use crate::query::progress::{Event, Reporter};
 use crate::query::{Query, QuerySpec};
@@ -61,16 +62,16 @@ async fn plan(arguments: &Submit) -> Result<Vec<QuerySpec>> {
         let line = parsed.location.line;
         match session.execute(parsed).await? {
             Outcome::Done(_) => {}
-            Outcome::Text(text) => table::say(&text)?,
+            Outcome::Text(text) => output::say(&text)?,
             Outcome::Rows(Rows { is_unbounded: true, .. }) | Outcome::Changes(_) => {
                 return Err(Error::usage(format!(
                     "line {line}: a SELECT over a stream never ends; write INSERT INTO … SELECT, or ask it in the shell"
                 )));
             }
-            Outcome::Rows(rows) => table::print(rows).await?,
+            Outcome::Rows(rows) => output::print(rows, View::default()).await?,
             Outcome::Query(spec) => {
                 if arguments.explain {
-                    table::say(&format!("{}\n", session.explain(&spec).await?))?;
+                    output::say(&format!("{}\n", session.explain(&spec).await?))?;
                 }
                 specs.push(*spec);
             }

@@ -7,7 +7,7 @@
 //! Connectors know no more of epochs than the number, and nothing of SQL but a [`TableDefinition`]. The contract of both
 //! cuts is the suite in `contract`, which every connector calls.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Display};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -528,15 +528,19 @@ impl Connectors {
         self.0.get(name)
     }
 
+    /// Their names, ascending.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.0.keys().copied()
+    }
+
     /// The connector of `table`; unknown ones are refused with the nearest known one.
     pub fn of(&self, table: &TableDefinition) -> Result<&Arc<dyn Connector>> {
         let name = table.connector()?;
         self.named(name).ok_or_else(|| {
-            let known: BTreeSet<&str> = self.0.keys().copied().collect();
             Error::usage(format!(
                 "table {}: there is no connector '{name}'{}",
                 table.name,
-                crate::sql::options::did_you_mean(name, known.iter().copied())
+                crate::sql::options::did_you_mean(name, self.names())
             ))
         })
     }

@@ -158,6 +158,7 @@ impl FormatOptions {
 
     /// Takes `format`, `format.on-error`, `format.dead-letter-table` and the format's own options, which begin with its name (`json.*`).
     pub fn take(options: &mut OptionReader<'_>) -> Result<Self> {
+        options.suggest("format", FORMATS);
         let name = options.required("format")?;
         let kind = match name.as_str() {
             "json" => FormatKind::Json(json::JsonOptions::take(options)?),

@@ -199,7 +199,7 @@ impl Session {
     }
 
     /// The cluster behind this catalog.
-    pub(super) fn cluster(&self, catalog: &str) -> Result<&Arc<dyn Cluster>> {
+    pub(crate) fn cluster(&self, catalog: &str) -> Result<&Arc<dyn Cluster>> {
         self.clusters.get(catalog).ok_or_else(|| self.no_catalog(catalog))
     }
 

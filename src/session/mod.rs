@@ -61,6 +61,7 @@ mod clusters;
 mod continuous;
 mod infer;
 mod listing;
+mod names;
 mod result;
 mod settings;
 mod show;
@@ -72,6 +73,8 @@ mod topics;
 pub(crate) use listing::listing;
 pub use result::Changes;
 pub(crate) use settings::RESULT_MODE;
+
+pub(crate) use settings::OUTPUTS;
 
 /// What a statement came to.
 pub enum Outcome {

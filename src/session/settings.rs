@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::sql::options::{did_you_mean, parse_duration};
+use crate::sql::options::{Words, did_you_mean, parse_duration};
 
 /// What a setting's value must be.
 enum Expects {
@@ -26,6 +26,8 @@ pub const LATE_ROWS: &str = "late-rows.table";
 
 /// How the shell shows a result that changes.
 pub const RESULT_MODE: &str = "shell.result-mode";
+/// How the shell shows rows: what 'shell.output' may be.
+pub const OUTPUTS: &[&str] = &["table", "expanded", "csv", "json", "markdown"];
 
 /// Every setting of ours, with its meaning; those of DataFusion begin with `datafusion.`.
 const SETTINGS: &[(&str, Expects, &str)] = &[
@@ -62,6 +64,9 @@ const SETTINGS: &[(&str, Expects, &str)] = &[
         Expects::Choice(&["table", "changelog"]),
         "how a result that changes is shown on a terminal; default: table",
     ),
+    ("shell.output", Expects::Choice(OUTPUTS), "how the shell shows rows: table, expanded, csv, json or markdown"),
+    ("shell.pager", Expects::Flag, "false: the prompt shows results that are taller than the screen without a pager"),
+    ("shell.timing", Expects::Flag, "true: the shell says how long each statement took"),
     ("state.snapshot.max-files", Expects::Count, "so many files of changes are merged into one; default: 200"),
     (
         "state.ttl",
@@ -69,6 +74,23 @@ const SETTINGS: &[(&str, Expects, &str)] = &[
         "what was not touched for so long is forgotten, where no window ends it; default: never",
     ),
 ];
+
+/// What a flag may be.
+const FLAGS: &[&str] = &["true", "false"];
+
+/// Every setting of ours, with the words that it takes.
+pub fn words() -> Words {
+    let words = |expects: &Expects| -> &'static [&'static str] {
+        match expects {
+            Expects::Flag => FLAGS,
+            Expects::Choice(words) => words,
+            Expects::Trigger => &["continuous", "available-now"],
+            _ => &[],
+        }
+    };
+    let texts = |words: &[&str]| words.iter().map(|word| word.to_string()).collect();
+    SETTINGS.iter().map(|(key, expects, _)| (key.to_string(), texts(words(expects)))).collect()
+}
 
 /// Whether the setting is DataFusion's own.
 pub fn is_datafusions(key: &str) -> bool {
@@ -89,7 +111,11 @@ pub fn check(key: &str, value: &str) -> Result<()> {
     let expects = SETTINGS.iter().find(|(name, ..)| *name == key).map(|(_, expects, _)| expects);
     let wrong = |expected: &str| Err(Error::usage(format!("setting '{key}': '{value}' is not {expected}")));
     match expects {
-        Some(Expects::Flag) if !["true", "false"].contains(&value) => wrong("true or false"),
+        Some(Expects::Flag) if !FLAGS.contains(&value) => wrong("true or false"),
+        Some(Expects::Choice(words)) if !words.contains(&value) => {
+            let hint = did_you_mean(value, words.iter().copied());
+            Err(Error::usage(format!("setting '{key}': '{value}' is no choice{hint}")))
+        }
         Some(Expects::Count) if value.parse::<usize>().ok().is_none_or(|n| n == 0) => wrong("a number, at least 1"),
         Some(Expects::Trigger)
             if !["continuous", "available-now"].contains(&value) && parse_duration(value).is_none() =>
@@ -100,10 +126,6 @@ pub fn check(key: &str, value: &str) -> Result<()> {
         Some(Expects::Period) if parse_duration(value).is_none_or(|period| period.is_zero()) => {
             wrong("a duration such as '5 s', more than 0")
         }
-        Some(Expects::Choice(words)) if !words.contains(&value) => Err(Error::usage(format!(
-            "setting '{key}': '{value}' is no choice{}",
-            did_you_mean(value, words.iter().copied())
-        ))),
         _ => Ok(()),
     }
 }

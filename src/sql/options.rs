@@ -4,6 +4,7 @@
 //! the nearest key that was asked for. `${env:NAME}` is resolved only here, when a value is taken, so that definitions,
 //! checkpoints and `EXPLAIN` hold the reference and never the value.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::str::FromStr;
@@ -106,6 +107,21 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     number.checked_mul(1 << shift)
 }
 
+/// Keys, each with the words that it takes; none where it takes any text.
+pub type Words = BTreeMap<String, Vec<String>>;
+
+thread_local! {
+    static ASKED_FOR: RefCell<Option<Words>> = const { RefCell::new(None) };
+}
+
+/// The keys that readers on this thread ask for while `read` runs, up to where an error stops it. Connectors know their
+/// options by reading them, so there is no other list of them.
+pub fn asked_for(read: impl FnOnce()) -> Words {
+    ASKED_FOR.set(Some(Words::new()));
+    read();
+    ASKED_FOR.take().unwrap_or_default()
+}
+
 /// Takes typed values out of the options of a table or a catalog, and remembers which keys are known.
 #[derive(Debug)]
 pub struct OptionReader<'a> {
@@ -128,9 +144,21 @@ impl<'a> OptionReader<'a> {
         Self { whose, options, known: BTreeSet::new(), prefixes: Vec::new() }
     }
 
+    /// Says which words a key takes, where the caller judges them itself.
+    pub fn suggest<'w>(&self, key: &str, words: impl IntoIterator<Item = &'w str>) {
+        ASKED_FOR.with_borrow_mut(|asked| {
+            let Some(asked) = asked else { return };
+            let known = asked.entry(key.to_string()).or_default();
+            if known.is_empty() {
+                known.extend(words.into_iter().map(str::to_string));
+            }
+        });
+    }
+
     /// The value as text, environment references resolved.
     pub fn text(&mut self, key: &str) -> Result<Option<String>> {
         self.known.insert(key.to_string());
+        self.suggest(key, []);
         match self.options.get(key) {
             Some(value) => resolve_environment(key, value).map(Some).map_err(|e| self.blame(e)),
             None => Ok(None),
@@ -149,6 +177,7 @@ impl<'a> OptionReader<'a> {
 
     /// `true` or `false`.
     pub fn flag(&mut self, key: &str) -> Result<Option<bool>> {
+        self.suggest(key, ["true", "false"]);
         self.with(key, "true or false", |text| text.trim().to_ascii_lowercase().parse().ok())
     }
 
@@ -164,6 +193,7 @@ impl<'a> OptionReader<'a> {
 
     /// One of these words, by its index in `choices`.
     pub fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Result<Option<T>> {
+        self.suggest(key, choices.iter().map(|(word, _)| *word));
         let Some(text) = self.text(key)? else { return Ok(None) };
         match choices.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => Ok(Some(*value)),
@@ -207,6 +237,7 @@ impl<'a> OptionReader<'a> {
     /// All options that begin with `prefix`, without it.
     pub fn prefixed(&mut self, prefix: &'static str) -> Result<BTreeMap<String, String>> {
         self.prefixes.push(prefix);
+        self.suggest(prefix, []);
         let mut found = BTreeMap::new();
         for (key, value) in self.options.range(prefix.to_string()..) {
             let Some(rest) = key.strip_prefix(prefix) else { break };
@@ -260,6 +291,29 @@ mod tests {
         reader.text("scan.startup.mode").unwrap();
         let error = reader.finish().unwrap_err().to_string();
         assert_eq!(error, "table t: there is no option 'scan.startup.mod'; did you mean 'scan.startup.mode'?");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_known_up_to_an_error() {
+        let table = table(&[("format", "json")]);
+        let read = || {
+            let mut reader = OptionReader::new(&table);
+            reader.suggest("format", ["json", "raw"]);
+            reader.text("format").unwrap();
+            reader.flag("strict").unwrap();
+            reader.prefixed("properties.").unwrap();
+            let _ = reader.required("topic");
+        };
+        let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
+        let expected = [
+            ("format", words(&["json", "raw"])),
+            ("properties.", vec![]),
+            ("strict", words(&["true", "false"])),
+            ("topic", vec![]),
+        ];
+        assert_eq!(asked_for(read), expected.map(|(key, words)| (key.to_string(), words)).into());
+        read();
+        assert_eq!(asked_for(|| ()), Words::new());
     }
 
     #[test]

@@ -162,6 +162,85 @@ fn the_shell_works_from_a_pipe() {
     }
 }
 
+/// The shell with these arguments and nothing to read: exit code, standard output, standard error.
+fn asked(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = millstream().arg("shell").args(arguments).stdin(Stdio::null()).output().unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn scripts_have_rows_on_standard_output_and_nothing_else() {
+    let rows = "CREATE TABLE t (n BIGINT, item STRING) WITH ('connector' = 'print');
+        SELECT * FROM (VALUES (1, 'a|b'), (22, NULL)) AS v (n, item) ORDER BY n;";
+    for (format, expected) in [
+        ("table", "+----+------+\n|  n | item |\n+----+------+\n|  1 | a|b  |\n| 22 | NULL |\n+----+------+\n2 rows\n"),
+        (
+            "expanded",
+            "-[ RECORD 1 ]-------\nn    | 1\nitem | a|b\n-[ RECORD 2 ]-------\nn    | 22\nitem | NULL\n2 rows\n",
+        ),
+        ("csv", "n,item\n1,a|b\n22,\n"),
+        ("json", "{\"n\":1,\"item\":\"a|b\"}\n{\"n\":22,\"item\":null}\n"),
+        ("markdown", "| n | item |\n| ---: | --- |\n| 1 | a\\|b |\n| 22 | NULL |\n"),
+    ] {
+        let set = format!("shell.output={format}");
+        let (code, output, said) = asked(&["--set", &set, "-e", rows]);
+        assert_eq!((code, output.as_str()), (Some(0), expected), "{format}: {said}");
+        assert!(said.contains("table t created"), "{said}");
+        assert_eq!(asked(&["-e", &format!("\\o {format}"), "-e", rows]).1, expected, "{format}");
+    }
+    // A stream as well, row by row.
+    let stream = "CREATE TABLE t (n BIGINT) WITH ('connector' = 'datagen', 'fields.n.kind' = 'sequence',
+        'fields.n.start' = '1'); SELECT n FROM t LIMIT 2;";
+    assert_eq!(asked(&["--set", "shell.output=json", "-e", stream]).1, "{\"n\":1}\n{\"n\":2}\n");
+}
+
+#[test]
+fn the_first_error_ends_a_script_and_is_marked_in_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, inner) = (dir.path().join("job.sql"), dir.path().join("inner.sql"));
+    std::fs::write(
+        &file,
+        "\\timing on\n\nSELECT 1 AS one;\n  SELECT nothing FROM (SELECT 1 AS n) AS t;\nSELECT 2 AS two;\n",
+    )
+    .unwrap();
+    let name = file.display().to_string();
+    let (code, output, said) = asked(&["-f", &name]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(output.contains("one") && !output.contains("two"), "{output}");
+    assert!(said.contains("Time: ") && said.contains(&format!("error: {name}: line 4, column 10: ")), "{said}");
+    assert!(said.contains("\n    SELECT nothing FROM (SELECT 1 AS n) AS t;\n           ^\n"), "{said}");
+
+    std::fs::write(&inner, "SELECT 3 AS three;").unwrap();
+    std::fs::write(&file, format!("\\i {}\n\\q\nSELECT 4 AS four;", inner.display())).unwrap();
+    let (code, output, said) = asked(&["-f", &name, "-e", "SELECT 5 AS five"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(output.contains("three") && !output.contains("four") && !output.contains("five"), "{output}");
+
+    std::fs::write(&inner, format!("\\i {}", inner.display())).unwrap();
+    let (code, _, said) = asked(&["-e", &format!("\\i {}", inner.display())]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("files execute files more than 16 deep"), "{said}");
+    for (wrong, expected) in [
+        ("\\timming", "there is no command \\timming; did you mean 'timing'?"),
+        ("SET 'shell.output' = 'jsn'", "setting 'shell.output': 'jsn' is no choice; did you mean 'json'?"),
+        ("SELECT 1; SELECT", "line 1"),
+    ] {
+        let (code, output, said) = asked(&["-e", wrong]);
+        assert_eq!((code, output.as_str()), (Some(1), ""), "{wrong}: {said}");
+        assert!(said.contains(expected) && !said.contains('^'), "{wrong}: {said}");
+    }
+}
+
+#[test]
+fn help_needs_no_prompt() {
+    let (code, output, _) = asked(&["-e", "\\?", "-e", "\\h show tables", "-e", "\\h 'scan.startup.mode'"]);
+    assert_eq!(code, Some(0));
+    for part in ["\\timing [on|off]", "SHOW TABLES", "'scan.startup.mode' (kafka): "] {
+        assert!(output.contains(part), "{part} in {output}");
+    }
+    assert!(text(&shell("help;\nexit;\nSELECT 1;").stdout).contains("Tab completes"));
+}
+
 #[test]
 fn state_is_a_table() {
     let dir = tempfile::tempdir().unwrap();
@@ -210,7 +289,7 @@ fn state_is_a_table() {
              LEFT JOIN state('job/out', 'aggregate-1', 1) AS a {columns} ON a.opens = b.opens AND a.item = b.item
              ORDER BY 1"
         ),
-        &["| apple | 1    |", "| pear  | 1    |"],
+        &["| apple |    1 |", "| pear  |    1 |"],
     );
 
     let refused = |output: Output, expected: &str| {

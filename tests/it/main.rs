@@ -26,3 +26,4 @@ mod records;
 mod rocketmq;
 mod sources;
 mod streams;
+mod terminal;

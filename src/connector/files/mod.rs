@@ -25,6 +25,9 @@ pub mod source;
 #[cfg(test)]
 mod tests;
 
+/// The formats of files.
+const FORMATS: [&str; 2] = ["parquet", "json"];
+
 /// What a table's files are.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum FileFormat {
@@ -49,11 +52,12 @@ impl FileOptions {
     pub fn take(table: &TableDefinition) -> Result<Self> {
         let mut options = OptionReader::new(table);
         let path = options.required("path")?;
+        options.suggest("format", FORMATS);
         let format = match options.required("format")?.as_str() {
             "parquet" => FileFormat::Parquet,
             "json" => FileFormat::Lines(FormatOptions::take(&mut options)?),
             other => {
-                let hint = did_you_mean(other, ["parquet", "json"].into_iter());
+                let hint = did_you_mean(other, FORMATS.into_iter());
                 return Err(options.blame(Error::usage(format!("there is no file format '{other}'{hint}"))));
             }
         };

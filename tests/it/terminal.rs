@@ -1,0 +1,199 @@
+//! The shell in a terminal: keys go in, and what is on the screen comes out.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, ExitStatus};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, sleep};
+use std::time::Duration;
+
+use pty_process::Size;
+use pty_process::blocking::{Command, Pty, open};
+
+const UP: &str = "\u{1b}[A";
+const CTRL_C: &str = "\u{3}";
+const CTRL_D: &str = "\u{4}";
+const PROMPT: &str = "millstream> ";
+
+const NUMBERS: &str = "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '100', \
+                       'fields.n.kind' = 'sequence', 'fields.n.start' = '1');";
+
+/// A shell in a terminal of 24 lines of 80 characters.
+struct Terminal {
+    pty: Arc<Pty>,
+    shell: Child,
+    written: Arc<Mutex<Vec<u8>>>,
+    /// How much of what is plainly shown was looked at.
+    seen: usize,
+}
+
+impl Terminal {
+    /// One whose history is kept in this directory, at its first prompt.
+    fn new(home: &Path, variables: &[(&str, &str)]) -> Self {
+        let (pty, pts) = open().unwrap();
+        pty.resize(Size::new(24, 80)).unwrap();
+        let command = Command::new(env!("CARGO_BIN_EXE_millstream")).arg("shell").env("TERM", "xterm-256color");
+        let command = command.env("XDG_STATE_HOME", home).envs(variables.iter().copied());
+        let shell = command.spawn(pts).unwrap();
+        let (pty, written) = (Arc::new(pty), Arc::new(Mutex::new(vec![])));
+        let (source, sink) = (Arc::clone(&pty), Arc::clone(&written));
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = (&*source).read(&mut bytes) {
+                sink.lock().unwrap().extend_from_slice(&bytes[..count]);
+            }
+        });
+        let mut terminal = Self { pty, shell, written, seen: 0 };
+        terminal.expect(PROMPT);
+        terminal
+    }
+
+    fn plain(home: &Path) -> Self {
+        Self::new(home, &[("NO_COLOR", "1"), ("PAGER", "cat")])
+    }
+
+    fn type_in(&mut self, keys: &str) {
+        (&*self.pty).write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Types a line, and waits for this in what comes behind what was seen before.
+    fn ask(&mut self, line: &str, expected: &str) {
+        self.type_in(line);
+        self.type_in("\r");
+        self.expect(expected);
+    }
+
+    fn expect(&mut self, expected: &str) {
+        for _ in 0..3000 {
+            let shown = plain(&self.written.lock().unwrap());
+            let rest = &shown[self.seen..];
+            if let Some(at) = rest.windows(expected.len()).position(|window| window == expected.as_bytes()) {
+                self.seen += at + expected.len();
+                return;
+            }
+            sleep(Duration::from_millis(20));
+        }
+        let shown = plain(&self.written.lock().unwrap());
+        panic!("no {expected:?} behind\n{}", String::from_utf8_lossy(&shown[self.seen..]));
+    }
+
+    fn leave(mut self) -> ExitStatus {
+        self.type_in(CTRL_D);
+        self.shell.wait().unwrap()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It has left already, where all went well.
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+/// What was written, without the sequences that move the cursor or give colours, and without carriage returns.
+fn plain(written: &[u8]) -> Vec<u8> {
+    let (mut shown, mut bytes) = (vec![], written.iter().copied());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\r' | 7 => {}
+            0x1b => {
+                // `ESC [ … letter`.
+                bytes.next();
+                bytes.by_ref().find(u8::is_ascii_alphabetic);
+            }
+            byte => shown.push(byte),
+        }
+    }
+    shown
+}
+
+#[test]
+fn tab_completes_lines_go_on_and_up_brings_them_back() {
+    let home = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::plain(home.path());
+    terminal.ask(NUMBERS, "table numbers created");
+    terminal.expect(PROMPT);
+    terminal.ask("SELECT n FROM numb\t LIMIT 2;", "| 2 |");
+    terminal.expect(PROMPT);
+    terminal.ask("SELECT", "SELECT");
+    terminal.ask(" 40 + 2 AS answer;", "|     42 |");
+    terminal.expect(PROMPT);
+    terminal.ask(UP, "|     42 |");
+    terminal.expect(PROMPT);
+    assert!(terminal.leave().success());
+
+    // A secret that was typed is not there any more; the statement before it is.
+    let mut terminal = Terminal::plain(home.path());
+    terminal.ask("SET 's3.secret-key' = 'hunter2';", "s3.secret-key set");
+    terminal.expect(PROMPT);
+    assert!(terminal.leave().success());
+    let mut terminal = Terminal::plain(home.path());
+    terminal.ask(UP, "|     42 |");
+    let history = std::fs::read_to_string(home.path().join("millstream/history")).unwrap();
+    assert!(history.contains("answer") && !history.contains("hunter2"), "{history}");
+}
+
+#[test]
+fn ctrl_c_clears_a_line_or_ends_a_query_and_never_the_shell() {
+    let home = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::plain(home.path());
+    terminal.ask(NUMBERS, "table numbers created");
+    terminal.expect(PROMPT);
+    terminal.type_in("SELECT nonsense");
+    terminal.expect("nonsense");
+    terminal.type_in(CTRL_C);
+    terminal.expect(PROMPT);
+    terminal.ask("SELECT n FROM numbers;", "| 3");
+    terminal.type_in(CTRL_C);
+    terminal.expect("stopped");
+    terminal.expect(PROMPT);
+    terminal.ask("SELECT 1 AS one;", "|   1 |");
+    terminal.expect(PROMPT);
+    assert!(terminal.leave().success());
+}
+
+#[test]
+fn a_smaller_window_breaks_long_cells() {
+    let home = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::plain(home.path());
+    terminal.pty.resize(Size::new(20, 40)).unwrap();
+    terminal.ask("SELECT repeat('x', 50) AS long;", &format!("| {} |\n| {}", "x".repeat(36), "x".repeat(14)));
+    terminal.expect(PROMPT);
+    terminal.type_in("SELECT 2");
+    terminal.pty.resize(Size::new(24, 100)).unwrap();
+    terminal.ask(" AS two;", "|   2 |");
+    terminal.ask("SELECT repeat('x', 50) AS long;", &format!("| {} |", "x".repeat(50)));
+    terminal.expect(PROMPT);
+    assert!(terminal.leave().success());
+}
+
+#[test]
+fn commands_say_how_results_are_shown() {
+    let home = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::new(home.path(), &[("NO_COLOR", "1"), ("PAGER", "sed s/^/paged:/")]);
+    terminal.ask("\\timing", "shell.timing is true");
+    terminal.ask("\\x", "shell.output is expanded");
+    terminal.ask("SELECT 7 AS seven;", "-[ RECORD 1 ]-------\nseven | 7\n1 row\n");
+    terminal.expect("Time: ");
+    terminal.ask("\\x", "shell.output is table");
+    terminal.ask("SELECT nothing FROM (SELECT 1 AS n) AS t;", "error: line 1, column 8");
+    terminal.expect("\n         ^\n");
+    terminal.ask("\\q now", "error: \\q takes nothing");
+    let rows = (1..=30).map(|n| format!("({n})")).collect::<Vec<_>>().join(",");
+    terminal.ask(&format!("SELECT * FROM (VALUES {rows}) AS v (n);"), "paged:| 29 |");
+    terminal.ask("\\pager off", "shell.pager is false");
+    terminal.ask("help;", "\\timing [on|off]");
+    terminal.expect(PROMPT);
+    terminal.type_in("exit\r");
+    assert!(terminal.shell.wait().unwrap().success());
+}
+
+#[test]
+fn keywords_have_colours() {
+    let home = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::new(home.path(), &[("NO_COLOR", "")]);
+    terminal.ask("SELECT 'a' AS b;", "| a |");
+    let written = String::from_utf8_lossy(&terminal.written.lock().unwrap()).into_owned();
+    assert!(written.contains("\u{1b}[1;34mSELECT\u{1b}[0m \u{1b}[32m'a'\u{1b}[0m"), "{written:?}");
+}
