@@ -179,6 +179,29 @@ pub trait Source: Debug + Send + Sync {
     /// What can be read now.
     async fn extent(&self) -> Result<Extent>;
 
+    /// Up to where a question reads that is asked now, and will not be asked again: to the end of the stream, or else
+    /// to what can be read now.
+    ///
+    /// Errors: a partition that cannot be reached, as an answer without it would not be whole.
+    async fn horizon(&self) -> Result<Offsets> {
+        if let Some(end) = self.end().await? {
+            return Ok(end);
+        }
+        let extent = self.extent().await?;
+        match extent.unreachable.first_key_value() {
+            Some((partition, reason)) => Err(Error::transient(format!(
+                "{partition} cannot be reached, and without it the answer would not be whole: {reason}"
+            ))),
+            None => Ok(extent.partitions.into_iter().map(|(partition, bounds)| (partition, bounds.latest)).collect()),
+        }
+    }
+
+    /// Where a time begins, ms since 1970: for each of these partitions the first message that is not earlier, so that
+    /// all before it are; it is left out where all are earlier. None, if the source knows nothing of times.
+    async fn offsets_at(&self, _partitions: &[Partition], _ms: i64) -> Result<Option<Offsets>> {
+        Ok(None)
+    }
+
     /// The message at this offset, as far as it is known now; none, if it is not there any more or the source does not tell.
     async fn fingerprint(&self, _partition: &Partition, _offset: u64) -> Result<Option<Fingerprint>> {
         Ok(None)
@@ -362,6 +385,19 @@ impl MetadataKey {
     }
 }
 
+/// What a metadata column says of where a message stands, so that a predicate on it tells which messages to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// The number of its partition.
+    Partition,
+    /// Its offset.
+    Offset,
+    /// The time by which [`Source::offsets_at`] finds messages; a later one may have an earlier time.
+    Time,
+    /// The same, and within a partition it never falls.
+    RisingTime,
+}
+
 /// Where a table is used, which decides what its options may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -414,6 +450,11 @@ pub trait Connector: Debug + Send + Sync {
     /// The metadata columns it offers.
     fn metadata(&self) -> Vec<MetadataKey> {
         Vec::new()
+    }
+
+    /// What the metadata `key` says of where a message stands, if anything.
+    fn meaning(&self, _key: &str) -> Option<Meaning> {
+        None
     }
 
     /// Checks the definition for this use without any I/O: options known and well-formed, columns possible.

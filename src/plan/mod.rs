@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 
 pub mod aggregate;
 mod aggregation;
+pub mod ask;
 mod carry;
 pub mod changes;
 pub mod concat;
@@ -34,6 +35,7 @@ mod first;
 pub mod incremental;
 pub mod kept;
 pub mod late;
+mod narrowing;
 pub mod opener;
 pub mod repeat;
 pub mod scan;

@@ -1,12 +1,13 @@
 //! A stream as a DataFusion table.
 //!
-//! A [`StreamTable`] is a `TableProvider` that any `SessionContext` can register. Unbound, it scans as an unbounded plan
-//! that starts where the table's options say and goes on as messages arrive; a LIMIT ends it. Bound to spans
-//! ([`StreamTable::bound_to`]) it is an ordinary bounded table with one partition per task, each read in order.
+//! A [`StreamTable`] is a `TableProvider` that any `SessionContext` can register. Unbound, it scans as a plan that
+//! starts where the table's options say and goes on as messages arrive, or ends, if the stream does or the session is
+//! in batch mode ([`ExecutionMode`]). Such a scan reads no more than predicates on where messages stand, and a LIMIT,
+//! leave of it. Bound to spans ([`StreamTable::bound_to`]) it is an ordinary bounded table with one partition per
+//! task, each read in order.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch, StringViewArray, UInt64Array};
 use arrow::compute::filter_record_batch;
@@ -17,24 +18,25 @@ use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult, Statistics};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::limit::LimitStream;
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt};
 use futures::{Stream, TryStreamExt};
 
+use super::ask::{self, Ask, ExecutionMode};
 use super::changes::{RowKind, kind_field};
+use super::narrowing::{Narrowing, Place};
 use super::opener::Opener;
 use crate::catalog::TableDefinition;
 use crate::checkpoint::Cut;
-use crate::connector::{Offsets, Partition, PartitionReport, ReadReport, Source, Span};
+use crate::connector::{Partition, PartitionReport, ReadReport, Source, Span};
 use crate::error::Result;
-
-/// How long an unbounded scan that has read everything waits before it looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A table over a topic or another stream: see the module's text.
 #[derive(Debug, Clone)]
@@ -83,6 +85,19 @@ impl StreamTable {
     pub fn bound_to(&self, cut: Cut, opener: Arc<Opener>, is_watched: bool) -> Self {
         Self { cut: Some(Arc::new(cut)), opener, is_watched, ..self.clone() }
     }
+
+    /// Its columns that say where a message stands.
+    fn places(&self) -> Result<Vec<Place>> {
+        Ok(Place::of(&self.definition, self.opener.connectors().of(&self.definition)?.as_ref()))
+    }
+
+    /// What an unbound scan asks.
+    fn ask(&self, state: &dyn Session, filters: &[Expr], limit: Option<usize>) -> DfResult<Ask> {
+        let mode = state.config().get_extension::<ExecutionMode>();
+        let is_bounded = self.definition.is_bounded() || mode.as_deref() == Some(&ExecutionMode::Batch);
+        let narrowing = Narrowing::try_new(self.places()?, &self.schema, filters, state)?;
+        Ok(Ask::new(is_bounded, state.config().target_partitions(), narrowing, limit))
+    }
 }
 
 #[async_trait]
@@ -95,16 +110,31 @@ impl TableProvider for StreamTable {
         TableType::Base
     }
 
+    /// What predicates say of where messages stand narrows what is read, and they are asked of the rows all the same.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        let places = self.places()?;
+        let support = |filter: &&Expr| match Place::suffice(&places, filter) {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(support).collect())
+    }
+
     async fn scan(
         &self,
-        _state: &dyn Session,
+        state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
+        filters: &[Expr],
+        limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let all = || (0..self.schema.fields().len()).collect();
         let projection = projection.cloned().unwrap_or_else(all);
-        Ok(Arc::new(ScanExec::try_new(self, projection.into_iter().map(Shown::Stored).collect())?))
+        let ask = match &self.cut {
+            Some(_) => Ask::default(),
+            None => self.ask(state, filters, limit)?,
+        };
+        let shown = projection.into_iter().map(Shown::Stored).collect();
+        Ok(Arc::new(ScanExec::try_new(self, shown, Arc::new(ask))?))
     }
 }
 
@@ -120,6 +150,9 @@ pub struct ScanExec {
     /// The watermark over the columns that are read.
     watermark: Option<Arc<dyn PhysicalExpr>>,
     properties: Arc<PlanProperties>,
+    /// What it asks, if it is bound to no spans.
+    pub(super) ask: Arc<Ask>,
+    pub(super) metrics: ExecutionPlanMetricsSet,
 }
 
 /// A column of a scan.
@@ -164,7 +197,7 @@ fn numbered(rows: SendableRecordBatchStream, table: &str, span: &Span) -> Sendab
 }
 
 impl ScanExec {
-    fn try_new(table: &StreamTable, shown: Vec<Shown>) -> DfResult<Self> {
+    fn try_new(table: &StreamTable, shown: Vec<Shown>, ask: Arc<Ask>) -> DfResult<Self> {
         let positions = position_fields();
         let kind = kind_field();
         let field = |shown: &Shown| match shown {
@@ -190,36 +223,47 @@ impl ScanExec {
         let places = shown.iter().map(place).collect();
         let read = table.schema.project(&ascending)?;
         let watermark = watermark.map(|expr| reassign_expr_columns(Arc::clone(expr), &read)).transpose()?;
-        let (partitions, boundedness, emission) = match &table.cut {
-            Some(cut) => (cut.len().max(1), Boundedness::Bounded, EmissionType::Incremental),
-            None if table.definition.is_bounded() => (1, Boundedness::Bounded, EmissionType::Incremental),
-            None => (1, Boundedness::Unbounded { requires_infinite_memory: false }, EmissionType::Incremental),
+        let (partitions, boundedness) = match &table.cut {
+            Some(cut) => (cut.len().max(1), Boundedness::Bounded),
+            None => (ask.outputs(), ask.boundedness()),
         };
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(schema),
             Partitioning::UnknownPartitioning(partitions),
-            emission,
+            EmissionType::Incremental,
             boundedness,
         ));
-        Ok(Self { stream: table.clone(), shown, ascending: (ascending, places), watermark, properties })
+        let (stream, ascending, metrics) = (table.clone(), (ascending, places), ExecutionPlanMetricsSet::new());
+        Ok(Self { stream, shown, ascending, watermark, properties, ask, metrics })
     }
 
-    /// The rows of `spans`, one after the other.
-    fn read_all(&self, source: Arc<dyn Source>, spans: Vec<Span>) -> impl Stream<Item = DfResult<RecordBatch>> + use<> {
-        let table = self.stream.definition.name.clone();
-        let opener = Arc::clone(&self.stream.opener);
-        let report = opener.report(&table);
+    /// The rows of the spans of a task.
+    fn read_bound(
+        &self,
+        source: Arc<dyn Source>,
+        spans: Vec<Span>,
+    ) -> impl Stream<Item = DfResult<RecordBatch>> + use<> {
+        let (opener, table) = (Arc::clone(&self.stream.opener), self.stream.definition.name.clone());
+        self.read_all(spans.into_iter(), move |span, columns| opener.read(&source, &table, span, columns))
+    }
+
+    /// The rows of `spans`, one after the other: `read` gives the stored columns of a span.
+    pub(super) fn read_all<S, R>(&self, spans: S, read: R) -> impl Stream<Item = DfResult<RecordBatch>> + use<S, R>
+    where
+        S: Iterator<Item = Span>,
+        R: Fn(&Span, &[usize]) -> Result<SendableRecordBatchStream>,
+    {
+        let (table, report) = (self.stream.definition.name.clone(), self.report());
         let (ascending, places) = self.ascending.clone();
         let width = ascending.len() + usize::from(self.stream.is_changelog);
         let is_reordered = places.iter().enumerate().any(|(i, place)| i != *place) || places.len() != width;
         // Who does not ask what happened to rows sees what they have become.
         let is_gone_hidden = self.stream.is_changelog && !self.shown.contains(&Shown::Kind);
         let is_numbered = self.is_numbered();
-        let spans = spans.into_iter().filter(|span| !span.is_empty()).collect::<Vec<_>>();
         let watermark = self.watermark.clone();
-        stream::iter(spans)
+        stream::iter(spans.filter(|span| !span.is_empty()))
             .map(move |span| {
-                let rows = opener.read(&source, &table, &span, &ascending).map_err(DataFusionError::from)?;
+                let rows = read(&span, &ascending).map_err(DataFusionError::from)?;
                 let rows = watched(rows, span.partition.clone(), watermark.clone(), report.clone());
                 Ok::<_, DataFusionError>(if is_numbered { numbered(rows, &table, &span) } else { rows })
             })
@@ -270,7 +314,7 @@ impl DisplayAs for ScanExec {
         write!(f, "ScanExec: {}", self.stream.definition.name)?;
         match &self.stream.cut {
             Some(cut) => write!(f, " {cut:?}")?,
-            None => write!(f, " unbounded")?,
+            None => write!(f, " {}", self.ask)?,
         }
         write!(f, " columns=[{}]", columns.join(", "))
     }
@@ -308,73 +352,27 @@ impl ExecutionPlan for ScanExec {
         Ok(Arc::new(statistics))
     }
 
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
         let schema = Arc::clone(self.properties.eq_properties.schema());
         let this = self.clone();
         let opened =
             async move { this.stream.opener.source(&this.stream.definition).await.map(|source| (this, source)) };
         let opened = stream::once(opened).map_err(DataFusionError::from);
-        let rows = match &self.stream.cut {
-            Some(cut) => {
-                let spans = cut.get(partition).cloned().unwrap_or_default();
-                opened.map_ok(move |(this, source)| this.read_all(source, spans.clone())).try_flatten().boxed()
-            }
-            None => opened.map_ok(|(this, source)| unbounded(this, source)).try_flatten().boxed(),
+        let adapted = |rows: BoxStream<'static, DfResult<RecordBatch>>| -> SendableRecordBatchStream {
+            Box::pin(RecordBatchStreamAdapter::new(schema, rows))
         };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
-    }
-}
-
-/// Where an unbound scan stands, and where it ends.
-struct Progress {
-    position: Offsets,
-    end: Option<Offsets>,
-}
-
-/// Everything from the start on, as it arrives; it ends where the stream does.
-fn unbounded(scan: ScanExec, source: Arc<dyn Source>) -> impl Stream<Item = DfResult<RecordBatch>> {
-    let rounds = stream::try_unfold(None, move |progress| {
-        let (scan, source) = (scan.clone(), Arc::clone(&source));
-        async move {
-            let mut progress = match progress {
-                Some(progress) => progress,
-                None => Progress { position: source.start().await?, end: source.end().await? },
-            };
-            let Some(spans) = next_round(source.as_ref(), &mut progress).await? else { return Ok(None) };
-            Ok::<_, DataFusionError>(Some((scan.read_all(source, spans), Some(progress))))
-        }
-    });
-    rounds.try_flatten()
-}
-
-/// Waits until there is something to read; none once all is read.
-async fn next_round(source: &dyn Source, progress: &mut Progress) -> Result<Option<Vec<Span>>> {
-    let Progress { position, end } = progress;
-    loop {
-        let extent = source.extent().await?;
-        let mut spans = vec![];
-        for (partition, bounds) in &extent.partitions {
-            let from = *position.entry(partition.clone()).or_insert(bounds.earliest);
-            let to = match &end {
-                Some(end) => bounds.latest.min(end.get(partition).copied().unwrap_or_default()),
-                None => bounds.latest,
-            };
-            if from < to {
-                spans.push(Span::new(partition.clone(), from, to));
-                position.insert(partition.clone(), to);
-            }
-        }
-        if !spans.is_empty() {
-            return Ok(Some(spans));
-        }
-        let has_ended = match &end {
-            Some(end) => end.iter().all(|(partition, end)| position.get(partition).is_some_and(|next| next >= end)),
-            None => extent.complete,
+        let Some(cut) = &self.stream.cut else {
+            let rows = opened.map_ok(move |(this, source)| ask::rows(this, source, partition)).try_flatten();
+            let baseline = BaselineMetrics::new(&self.metrics, partition);
+            return Ok(Box::pin(LimitStream::new(adapted(rows.boxed()), 0, self.ask.limit(), baseline)));
         };
-        if has_ended {
-            return Ok(None);
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        let spans = cut.get(partition).cloned().unwrap_or_default();
+        let rows = opened.map_ok(move |(this, source)| this.read_bound(source, spans.clone())).try_flatten();
+        Ok(adapted(rows.boxed()))
     }
 }
 
@@ -430,7 +428,12 @@ impl ScanExec {
     }
 
     fn with(&self, more: impl Iterator<Item = Shown>) -> DfResult<Self> {
-        Self::try_new(&self.stream, self.shown.iter().copied().chain(more).collect())
+        Self::try_new(&self.stream, self.shown.iter().copied().chain(more).collect(), Arc::clone(&self.ask))
+    }
+
+    /// What reads of its table saw.
+    pub(super) fn report(&self) -> ReadReport {
+        self.stream.opener.report(&self.stream.definition.name)
     }
 
     /// The stored columns of its table.

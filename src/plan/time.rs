@@ -14,6 +14,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, TimestampMillisecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result as DfResult, ScalarValue};
 use datafusion::functions_nested::extract::array_element_udf;
 use datafusion::logical_expr::{
@@ -40,6 +41,17 @@ impl EventTime {
     pub fn mark(expr: Expr) -> Expr {
         let signature = Signature::any(1, Volatility::Immutable);
         ScalarUDF::from(EventTime { signature }).call(vec![expr])
+    }
+
+    /// `expr` without markers: for who wants to know what is compared, and not what rises.
+    pub fn unmarked(expr: Expr) -> DfResult<Expr> {
+        let unmarked = expr.transform_up(|expr| match expr {
+            Expr::ScalarFunction(mut function) if function.func.inner().is::<EventTime>() => {
+                Ok(Transformed::yes(function.args.swap_remove(0)))
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        Ok(unmarked.data)
     }
 }
 

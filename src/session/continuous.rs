@@ -64,8 +64,11 @@ impl Session {
     }
 
     /// The query of this name, whose checkpoint lies there.
-    pub(super) async fn spec(&self, name: String, checkpoint: Location, inserts: Vec<Insert>) -> Result<QuerySpec> {
+    pub(super) async fn spec(&mut self, name: String, checkpoint: Location, inserts: Vec<Insert>) -> Result<QuerySpec> {
         let environment = self.environment();
+        for insert in &inserts {
+            self.keep_hinted(&insert.query)?;
+        }
         let planned = self.planned(inserts).await?;
         let mut is_continuous = false;
         for output in &planned.outputs {
@@ -163,7 +166,7 @@ impl Session {
                      SET 'query.allow-feedback' = 'true' if that is meant"
                 )));
             }
-            let Some(source) = self.tables.get(&name) else {
+            let Some(source) = self.known(&name) else {
                 return Err(Error::usage(format!(
                     "{name} is a topic of a catalog, whose columns are looked for each time, and a query that lasts needs a \
                      table that stays; CREATE TABLE without columns shows one over the same topic"
@@ -267,7 +270,7 @@ impl Session {
     /// Plans a stored definition anew, with the secrets and operational options of today.
     async fn replanned(&self, stored: Definition) -> Result<Planned> {
         let mut session = self.sibling()?;
-        let revive = |table: &TableDefinition| revived(table, self.tables.get(&table.name), &self.connectors);
+        let revive = |table: &TableDefinition| revived(table, self.today(&table.name), &self.connectors);
         for (key, value) in &stored.settings {
             session.set(key, value)?;
         }

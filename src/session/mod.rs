@@ -52,6 +52,7 @@ use crate::clock::Clock;
 use crate::connector::cluster::Cluster;
 use crate::connector::{Connectors, Environment};
 use crate::error::{Error, Kind, Location, Result};
+use crate::plan::ask::ExecutionMode;
 use crate::plan::concat::InOrder;
 use crate::query::QuerySpec;
 use crate::sql::{self, Parsed, Statement};
@@ -59,6 +60,7 @@ use crate::storage::Stores;
 
 mod clusters;
 mod continuous;
+mod hints;
 mod infer;
 mod listing;
 mod names;
@@ -119,6 +121,8 @@ pub struct Session {
     externals: BTreeMap<String, String>,
     /// The catalog that outlives the session, where one is set.
     kept: Option<store::Kept>,
+    /// Tables with hints that continuous queries and views read, under names of their own.
+    hinted: BTreeMap<String, TableDefinition>,
     /// Queries by name, so that a second of the same name is refused.
     names: BTreeSet<String>,
     /// Settings that later statements do not change.
@@ -145,7 +149,7 @@ impl Session {
         let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
         let context = SessionContext::new_with_state(sql::planning::register(state).build());
         sql::functions::register(&mut *context.state_ref().write())?;
-        let (settings, tables, views, statics) = Default::default();
+        let (settings, tables, views, statics, hinted) = Default::default();
         Ok(Self {
             context,
             connectors,
@@ -159,6 +163,7 @@ impl Session {
             clusters: BTreeMap::new(),
             externals: BTreeMap::new(),
             kept: None,
+            hinted,
             names: BTreeSet::new(),
             pinned: BTreeSet::new(),
         })
@@ -327,7 +332,7 @@ impl Session {
                     self.explained(spec).await
                 }
                 Statement::Query(query) => {
-                    let frame = self.context.execute_logical_plan(self.plan_select(*query).await?).await?;
+                    let frame = self.question(self.plan_select(*query).await?);
                     self.rows(frame.explain(verbose, analyze)?).await
                 }
                 _ => Err(Error::usage("EXPLAIN takes a SELECT, an INSERT INTO … SELECT or a STATEMENT SET")),
@@ -413,7 +418,9 @@ impl Session {
     }
 
     async fn create_view(&mut self, view: ViewDefinition) -> Result<()> {
-        let plan = self.plan_query(*sql::parse_query(&view.query)?).await?;
+        let query = *sql::parse_query(&view.query)?;
+        self.keep_hinted(&query)?;
+        let plan = self.plan_query(query).await?;
         let provider = Arc::new(ViewTable::new(plan, Some(view.query.clone())));
         let name = TableReference::bare(view.name.as_str());
         self.context.deregister_table(name.clone())?;
@@ -426,17 +433,25 @@ impl Session {
     /// Plans a query that is to last, without optimising it.
     async fn plan_query(&self, query: ast::Query) -> Result<LogicalPlan> {
         state::refuse(&query)?;
-        plan_with(&self.context.state(), query).await
+        plan_with(&self.planning(&query)?, query).await
     }
 
     async fn select(&self, query: ast::Query) -> Result<Outcome> {
-        let plan = self.plan_select(query.clone()).await?;
-        let frame = self.context.execute_logical_plan(plan).await?;
+        let frame = self.question(self.plan_select(query.clone()).await?);
         let task = Arc::new(frame.task_ctx());
         match frame.create_physical_plan().await {
             Err(error) if needs_end(&error) => self.continuous_select(query).await,
             plan => rows(plan?, task),
         }
+    }
+
+    /// A SELECT that is asked now, in the mode that is set.
+    fn question(&self, plan: LogicalPlan) -> DataFrame {
+        let mut state = self.context.state();
+        if self.setting(settings::EXECUTION_MODE) == Some(settings::BATCH) {
+            state.config_mut().set_extension(Arc::new(ExecutionMode::Batch));
+        }
+        DataFrame::new(state, plan)
     }
 
     async fn rows(&self, frame: DataFrame) -> Result<Outcome> {
@@ -525,8 +540,9 @@ fn needs_end(error: &DataFusionError) -> bool {
 fn without_end(error: DataFusionError) -> Error {
     if needs_end(&error) {
         return Error::usage(
-            "this SELECT must have seen all rows before it can answer, and a stream has no end; asked alone it runs as a \
-             continuous query, which EXPLAIN INSERT INTO t SELECT … explains",
+            "this SELECT must have seen all rows before it can answer, and a stream has no end; SET 'execution.mode' = \
+             'batch' asks of what is there now; asked alone it runs as a continuous query, which EXPLAIN INSERT INTO t \
+             SELECT … explains",
         );
     }
     error.into()

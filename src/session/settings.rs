@@ -20,6 +20,10 @@ enum Expects {
 
 /// Where definitions are kept.
 pub const CATALOG: &str = "catalog.location";
+/// Whether a SELECT over streams goes on, or ends at what is there.
+pub const EXECUTION_MODE: &str = "execution.mode";
+/// Its value for the latter.
+pub const BATCH: &str = "batch";
 
 /// The table that late rows go to.
 pub const LATE_ROWS: &str = "late-rows.table";
@@ -49,6 +53,11 @@ const SETTINGS: &[(&str, Expects, &str)] = &[
         "how long an epoch should take, by which its rows are limited; default: any",
     ),
     ("epoch.trigger", Expects::Trigger, "continuous, available-now, or an interval such as '10 s'"),
+    (
+        EXECUTION_MODE,
+        Expects::Choice(&["streaming", BATCH]),
+        "batch: a SELECT over streams ends at what is there when it is asked; default: streaming",
+    ),
     (LATE_ROWS, Expects::Text, "the table that gets rows that were late; default: they are only counted"),
     ("parallelism", Expects::Count, "tasks an epoch is cut into at most; default: the machine's cores"),
     ("pipeline.name", Expects::Text, "comes first in the names of queries"),

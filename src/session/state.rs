@@ -46,7 +46,7 @@ const NEWEST: usize = 100;
 impl Session {
     /// Plans a SELECT that is asked once, without optimising it: what `state(…)` in it stands for is read now.
     pub(super) async fn plan_select(&self, query: Query) -> Result<LogicalPlan> {
-        let mut state = self.context.state();
+        let mut state = self.planning(&query)?;
         let calls = calls(&query)?;
         if !calls.is_empty() {
             state.register_relation_planner(Arc::new(self.read_states(calls).await?))?;

@@ -49,24 +49,28 @@ impl Session {
             false => [Role::Sink, Role::Source],
         };
         connector.check(&table, roles[0]).or_else(|error| connector.check(&table, roles[1]).map_err(|_| error))?;
-        let opener = Arc::new(Opener::new(self.connectors.clone(), self.environment(), None));
-        let is_changelog = connector.is_changelog(&table);
-        let stream = StreamTable::new(Arc::new(table.clone()), opener).as_changelog(is_changelog);
-        let provider: Arc<dyn TableProvider> = if table.has_computed_columns() || table.watermark.is_some() {
-            let (plan, types) = self.computed(&table, stream)?;
-            for column in &mut table.columns {
-                if let Some(data_type) = types.get(&column.name) {
-                    column.data_type = data_type.clone();
-                }
-            }
-            Arc::new(Readable(ViewTable::new(plan, None)))
-        } else {
-            Arc::new(stream)
-        };
+        let provider = self.provider(&mut table)?;
         self.context.deregister_table(TableReference::bare(table.name.as_str()))?;
         self.context.register_table(TableReference::bare(table.name.as_str()), provider)?;
         self.tables.insert(table.name.clone(), table);
         Ok(())
+    }
+
+    /// A table as DataFusion scans it; its computed columns get their types.
+    pub(super) fn provider(&self, table: &mut TableDefinition) -> Result<Arc<dyn TableProvider>> {
+        let is_changelog = self.connectors.of(table)?.is_changelog(table);
+        let opener = Arc::new(Opener::new(self.connectors.clone(), self.environment(), None));
+        let stream = StreamTable::new(Arc::new(table.clone()), opener).as_changelog(is_changelog);
+        if !table.has_computed_columns() && table.watermark.is_none() {
+            return Ok(Arc::new(stream));
+        }
+        let (plan, types) = self.computed(table, stream)?;
+        for column in &mut table.columns {
+            if let Some(data_type) = types.get(&column.name) {
+                column.data_type = data_type.clone();
+            }
+        }
+        Ok(Arc::new(Readable(ViewTable::new(plan, None))))
     }
 
     /// A table with its computed columns, and event time under its marker: a projection over what is stored.

@@ -1,16 +1,18 @@
 //! SQL text into statements: Flink's dialect as far as Millstream runs it, DataFusion's for the rest.
 //!
 //! A script goes through [`substitute`] (variables), then [`parse`]: tokens are rewritten where sqlparser lacks a type
-//! (`tokens`), statements of our own are read by hand (`statements`, `ddl`, `clusters`, `queries`), and all others by
-//! DataFusion's parser with our [`dialect`]. What DataFusion would not plan is rewritten (`rewrite`, `windows`), what
-//! cannot be run is refused by name and never dropped (`unsupported`). [`planning`] tells DataFusion what it needs to
-//! plan the result, [`types`] what our types mean, and [`reference`](mod@reference) shows all statements to people.
+//! (`tokens`) or drops a hint ([`hints`]), statements of our own are read by hand (`statements`, `ddl`, `clusters`,
+//! `queries`), and all others by DataFusion's parser with our [`dialect`]. What DataFusion would not plan is rewritten
+//! (`rewrite`, `windows`), what cannot be run is refused by name and never dropped (`unsupported`). [`planning`] tells
+//! DataFusion what it needs to plan the result, [`types`] what our types mean, and [`reference`](mod@reference) shows
+//! all statements to people.
 //!
 //! Guaranteed: text that is not SQL gives an error with its line and column, never a panic nor a stack overflow. Not
 //! promised: that names exist or types fit; the planner finds that out.
 
 pub mod dialect;
 pub mod functions;
+pub mod hints;
 pub mod options;
 pub mod planning;
 pub mod reference;

@@ -2,13 +2,13 @@
 //!
 //! sqlparser offers no hook for types or comments, but it takes tokens. So here a text becomes one list of tokens for
 //! each statement, in which `ROW<…>` has become `STRUCT<…>`, `TIMESTAMP(3) WITH LOCAL TIME ZONE` has become
-//! `TIMESTAMP_LTZ(3)`, the `TABLE t` that a window function takes `(SELECT * FROM t)`, and its `PARTITION BY k` one more
-//! argument. A new token keeps the place of the one it replaces, so that errors point at what was written.
+//! `TIMESTAMP_LTZ(3)`, the `TABLE t` that a window function takes `(SELECT * FROM t)`, its `PARTITION BY k` one more
+//! argument, and a hint the arguments of its table (`hints`). A new token keeps the place of the one it replaces, so
+//! that errors point at what was written.
 //!
-//! Two things are refused: hints, which are comments to sqlparser and would be dropped without a word, and nesting or
-//! chains of operators so long that parsing or dropping the tree might overflow the stack. sqlparser's own limit on
-//! recursion does not count nested types, nor operators on one level. And where a syntax error stands within nested
-//! forms such as CAST, sqlparser tries each of them twice, so these have a limit of their own.
+//! Refused are nesting or chains of operators so long that parsing or dropping the tree might overflow the stack.
+//! sqlparser's own limit on recursion does not count nested types, nor operators on one level. And where a syntax error
+//! stands within nested forms such as CAST, sqlparser tries each of them twice, so these have a limit of their own.
 
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::ParserError;
@@ -17,7 +17,7 @@ use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, TokenizerError, Whit
 use super::cursor::syntax_error;
 use super::dialect::MillstreamDialect;
 use super::source::location;
-use super::windows;
+use super::{hints, windows};
 use crate::error::{Error, Result};
 
 /// How deep brackets of all kinds may nest; expressions stop at sqlparser's limit of 50.
@@ -36,7 +36,7 @@ pub(super) fn statements(text: &str) -> Result<Vec<Vec<TokenWithSpan>>> {
         match &token.token {
             Token::SemiColon if !statements.last().is_some_and(|last| is_open_set(last)) => statements.push(Vec::new()),
             Token::Whitespace(Whitespace::MultiLineComment(comment)) if comment.starts_with('+') => {
-                return Err(refuse_hint(comment, &token));
+                statements.last_mut().map_or(Ok(()), |last| hints::append(last, comment, &token))?;
             }
             Token::Whitespace(_) => {}
             _ => statements.last_mut().into_iter().for_each(|last| last.push(token.clone())),
@@ -96,14 +96,6 @@ pub(super) fn is_word(token: &Token, word: &str) -> bool {
     matches!(token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
 }
 
-fn refuse_hint(comment: &str, token: &TokenWithSpan) -> Error {
-    let shown: String = comment.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(40).collect();
-    let error = Error::usage(format!(
-        "hints are not supported yet: /*{shown}*/; put options into the WITH list of the table, or write a plain comment"
-    ));
-    at(error, token)
-}
-
 fn at(error: Error, token: &TokenWithSpan) -> Error {
     match location(token.span.start) {
         Some(place) => error.at(place),
@@ -140,10 +132,11 @@ fn is_window(token: &Token) -> bool {
     windows::names().any(|name| is_word(token, name))
 }
 
-/// `TABLE a.b`, the whole of an argument but for a `PARTITION BY`: `(SELECT * FROM a.b)`.
+/// `TABLE a.b`, with or without a hint, the whole of an argument but for a `PARTITION BY`: `(SELECT * FROM a.b)`.
 fn rewrite_table_argument(tokens: &mut Vec<TokenWithSpan>, index: usize) {
     let opens = index > 0 && matches!(tokens[index - 1].token, Token::LParen | Token::Comma | Token::RArrow);
     let Some(last) = last_of_name(tokens, index + 1).filter(|_| opens) else { return };
+    let last = hints::last_behind(tokens, last);
     let closes = next_is(tokens, last, &Token::Comma) || next_is(tokens, last, &Token::RParen);
     if closes || is_partition_by(tokens, last + 1) {
         insert_after(tokens, last, [Token::RParen]);
@@ -394,9 +387,12 @@ mod tests {
     }
 
     #[test]
-    fn hints_are_refused_and_comments_are_not() {
-        let error = statements("SELECT *\nFROM t /*+ OPTIONS('a' = 'b') */").unwrap_err().to_string();
-        assert!(error.starts_with("line 2, column 8: hints are not supported yet: /*+ OPTIONS('a' = 'b')"), "{error}");
+    fn hints_become_arguments_and_comments_go() {
+        check("SELECT * FROM t /*+ OPTIONS('a' = 'b') */ x", &["SELECT * FROM t ( OPTIONS ( 'a' = 'b' ) ) x"]);
+        let hinted = "HOP ( ( SELECT * FROM a . t ( OPTIONS ( 'a' = 'b' ) ) ) , x )";
+        check("HOP(TABLE a.t /*+ OPTIONS('a' = 'b') */, x)", &[hinted]);
+        let partitioned = "SESSION ( ( SELECT * FROM t ( OPTIONS ( 'a' = 'b' ) ) ) , PARTITION_BY ( k ) , x )";
+        check("SESSION(TABLE t /*+OPTIONS('a'='b')*/ PARTITION BY k, x)", &[partitioned]);
         check("SELECT /* + */ 1", &["SELECT 1"]);
         check("SELECT '/*+ x */'", &["SELECT '/*+ x */'"]);
     }

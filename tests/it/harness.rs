@@ -16,8 +16,8 @@ use millstream::checkpoint::inspect;
 use millstream::clock::Clock;
 use millstream::connector::memory::{Memory, MemoryConnector};
 use millstream::connector::{
-    Connector, Connectors, Environment, Extent, Guarantee, MetadataKey, Offsets, Owner, Pin, Progress, Published,
-    ReadReport, Role, Sink, Source, Span, Staged,
+    Connector, Connectors, Environment, Extent, Guarantee, Meaning, MetadataKey, Offsets, Owner, Partition, Pin,
+    Progress, Published, ReadReport, Role, Sink, Source, Span, Staged,
 };
 use millstream::error::{Kind, Result};
 use millstream::query::progress::Reporter;
@@ -188,6 +188,9 @@ impl Connector for Gated {
     fn metadata(&self) -> Vec<MetadataKey> {
         self.inner.metadata()
     }
+    fn meaning(&self, key: &str) -> Option<Meaning> {
+        self.inner.meaning(key)
+    }
     fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
         self.inner.check(table, role)
     }
@@ -246,6 +249,12 @@ impl Source for JitterySource {
     }
     async fn extent(&self) -> Result<Extent> {
         self.inner.extent().await
+    }
+    async fn horizon(&self) -> Result<Offsets> {
+        self.inner.horizon().await
+    }
+    async fn offsets_at(&self, partitions: &[Partition], ms: i64) -> Result<Option<Offsets>> {
+        self.inner.offsets_at(partitions, ms).await
     }
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
         let rows = self.inner.read(span, projection, report)?;

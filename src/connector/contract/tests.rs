@@ -58,6 +58,10 @@ impl Source for Faulty<Arc<dyn Source>> {
         self.inner.extent().await
     }
 
+    async fn offsets_at(&self, partitions: &[Partition], ms: i64) -> Result<Option<Offsets>> {
+        self.inner.offsets_at(partitions, ms).await
+    }
+
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
         let mut span = span.clone();
         match self.fault {

@@ -25,7 +25,8 @@ use super::cluster::Cluster;
 use super::messages::{Decoding, check_metadata};
 use super::upserts::Key;
 use super::{
-    Connector, Delivery, Environment, Guarantee, MetadataKey, Owner, Published, Role, ScanOptions, Sink, Source, Staged,
+    Connector, Delivery, Environment, Guarantee, Meaning, MetadataKey, Owner, Published, Role, ScanOptions, Sink,
+    Source, Staged,
 };
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
@@ -69,6 +70,16 @@ impl Connector for KafkaConnector {
 
     fn metadata(&self) -> Vec<MetadataKey> {
         Column::ALL.into_iter().map(Column::describe).collect()
+    }
+
+    /// A producer may give any timestamp, so a later message may have an earlier one.
+    fn meaning(&self, key: &str) -> Option<Meaning> {
+        match Column::of(key)? {
+            Column::Partition => Some(Meaning::Partition),
+            Column::Offset => Some(Meaning::Offset),
+            Column::Timestamp => Some(Meaning::Time),
+            _ => None,
+        }
     }
 
     fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {

@@ -171,6 +171,10 @@ impl Source for KafkaSource {
         self.ask(|open| open.discovery.extent(Kind::Transient)).await.map_err(|e| self.error(e))
     }
 
+    async fn offsets_at(&self, partitions: &[Partition], ms: i64) -> Result<Option<Offsets>> {
+        self.at(partitions, ms).await.map(Some).map_err(|e| self.error(e))
+    }
+
     async fn fingerprint(&self, partition: &Partition, offset: u64) -> Result<Option<Fingerprint>> {
         let what = format!("looking for the message at {partition} offset {offset}");
         let reader = self.reader(partition)?;

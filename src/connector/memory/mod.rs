@@ -3,20 +3,23 @@
 //! A program keeps a [`Memory`], [appends](Memory::append) rows to its topics and takes what queries wrote out of
 //! [`rows`](Memory::rows). The connector is real: offsets are row numbers of a partition, a span is cut out of the
 //! appended batches exactly, and writing is exactly-once, for a topic remembers per query which rows an epoch published
-//! and which run published last.
+//! and which run published last. Where a row stands are its metadata `partition` and `offset`.
 //!
 //! What it does not promise: to outlive the process, or to stage an epoch larger than memory. What queries write into a
 //! topic and what programs append to it are kept apart: only the latter is read.
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use async_trait::async_trait;
 
 use self::sink::MemorySink;
 use self::source::MemorySource;
 use super::messages::check_metadata;
 use super::position::{Position, Side};
-use super::{Connector, Delivery, Environment, Guarantee, Owner, Role, ScanOptions, Sink, Source};
+use super::{
+    Connector, Delivery, Environment, Guarantee, Meaning, MetadataKey, Owner, Role, ScanOptions, Sink, Source,
+};
 use crate::catalog::TableDefinition;
 use crate::error::Result;
 use crate::sql::options::OptionReader;
@@ -29,6 +32,10 @@ mod topics;
 
 #[cfg(test)]
 mod tests;
+
+/// Names of metadata.
+const PARTITION: &str = "partition";
+const OFFSET: &str = "offset";
 
 /// The connector `memory`; its options are `topic`, and those of where a stream begins and ends.
 #[derive(Debug, Default)]
@@ -85,8 +92,21 @@ impl Connector for MemoryConnector {
         "memory"
     }
 
+    fn metadata(&self) -> Vec<MetadataKey> {
+        let read = |key, data_type| MetadataKey { key, data_type, writable: false };
+        vec![read(PARTITION, DataType::Int32), read(OFFSET, DataType::Int64)]
+    }
+
+    fn meaning(&self, key: &str) -> Option<Meaning> {
+        match key {
+            PARTITION => Some(Meaning::Partition),
+            OFFSET => Some(Meaning::Offset),
+            _ => None,
+        }
+    }
+
     fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
-        check_metadata(table, &[], role == Role::Sink)?;
+        check_metadata(table, &self.metadata(), role == Role::Sink)?;
         Options::take(table).map(drop)
     }
 

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream;
 
-use super::Options;
 use super::topics::Memory;
-use crate::catalog::TableDefinition;
+use super::{OFFSET, Options};
+use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::connector::position::{Lookup, Position, Side};
 use crate::connector::{Bounds, Extent, Fingerprint, Offsets, Partition, PartitionReport, ReadReport, Source, Span};
 use crate::error::{Error, Result};
@@ -22,6 +23,7 @@ pub(super) struct MemorySource {
     memory: Memory,
     table: String,
     topic: Arc<str>,
+    columns: Vec<Column>,
     schema: SchemaRef,
     startup: Option<Position>,
     bounded: Option<Position>,
@@ -32,7 +34,8 @@ impl MemorySource {
     pub(super) fn try_new(memory: Memory, table: &TableDefinition) -> Result<Self> {
         let Options { topic, startup, bounded } = Options::take(table)?;
         let (name, schema) = (table.name.clone(), table.stored_schema());
-        Ok(Self { memory, table: name, topic: topic.into(), schema, startup, bounded })
+        let columns = table.stored_columns().cloned().collect();
+        Ok(Self { memory, table: name, topic: topic.into(), columns, schema, startup, bounded })
     }
 
     /// The batches of `span`, each with what tells its last row from others; rows that were trimmed, or that never came, are
@@ -64,17 +67,37 @@ impl MemorySource {
         })
     }
 
-    /// The columns asked for, under the table's names; the types must be the table's.
-    fn projected(&self, rows: &RecordBatch, schema: &SchemaRef, projection: &[usize]) -> Result<RecordBatch> {
-        let of_table = self.schema.fields().iter().map(|field| field.data_type());
-        if !of_table.eq(rows.columns().iter().map(|column| column.data_type())) {
+    /// The columns asked for, under the table's names; the types must be the table's. `last` is the offset of the last
+    /// row.
+    fn projected(&self, rows: &RecordBatch, partition: u32, last: u64, projection: &[usize]) -> Result<RecordBatch> {
+        let physical = || self.columns.iter().filter(|column| column.kind == ColumnKind::Physical);
+        let found = rows.columns().iter().map(|column| column.data_type());
+        if !physical().map(|column| &column.data_type).eq(found) {
             return Err(Error::data(format!(
                 "table {}: rows of topic {} have other columns than the table; append {:?}",
-                self.table, self.topic, self.schema
+                self.table,
+                self.topic,
+                physical().map(Column::field).collect::<Vec<_>>()
             )));
         }
-        let rows = rows.project(projection)?;
-        Ok(rows.with_schema(Arc::clone(schema))?)
+        let column = |index: &usize| -> Result<ArrayRef> {
+            let column = &self.columns[*index];
+            let ColumnKind::Metadata { key, .. } = &column.kind else {
+                let place = self.columns[..*index].iter().filter(|column| column.kind == ColumnKind::Physical).count();
+                return Ok(Arc::clone(rows.column(place)));
+            };
+            let values: ArrayRef = match key.as_str() {
+                OFFSET => {
+                    let end = last as i64 + 1;
+                    Arc::new(Int64Array::from_iter_values(end - rows.num_rows() as i64..end))
+                }
+                _ => Arc::new(Int32Array::from_value(partition as i32, rows.num_rows())),
+            };
+            Ok(cast(&values, &column.data_type)?)
+        };
+        let columns = projection.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::new(self.schema.project(projection)?), columns, &options)?)
     }
 }
 
@@ -128,9 +151,11 @@ impl Source for MemorySource {
 
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
         let schema = Arc::new(self.schema.project(projection)?);
-        let batches = self.batches(span)?;
-        let projected = |(rows, last)| Ok::<_, Error>((self.projected(&rows, &schema, projection)?, last));
-        let batches = batches.into_iter().map(projected).collect::<Result<Vec<_>>>()?;
+        let number = span.partition.number;
+        let projected = |(rows, last): (RecordBatch, Fingerprint)| {
+            Ok::<_, Error>((self.projected(&rows, number, last.offset, projection)?, last))
+        };
+        let batches = self.batches(span)?.into_iter().map(projected).collect::<Result<Vec<_>>>()?;
         let (partition, report) = (span.partition.clone(), report.clone());
         let batches = batches.into_iter().map(move |(rows, last)| {
             let (messages, last) = (rows.num_rows() as u64, Some(last));

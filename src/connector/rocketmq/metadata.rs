@@ -24,6 +24,11 @@ use crate::catalog::{ColumnKind, TableDefinition};
 use crate::connector::MetadataKey;
 use crate::error::{Error, Result};
 
+/// Names of metadata that say where a message stands.
+pub(super) const QUEUE: &str = "queue";
+pub(super) const OFFSET: &str = "offset";
+pub(super) const STORE_TIMESTAMP: &str = "store-timestamp";
+
 /// Names of metadata that a sink writes.
 pub(super) const TAGS: &str = "tags";
 pub(super) const KEYS: &str = "keys";
@@ -43,10 +48,10 @@ pub(super) fn offered() -> Vec<MetadataKey> {
     vec![
         read("topic", DataType::Utf8),
         read("broker", DataType::Utf8),
-        read("queue", DataType::Int32),
-        read("offset", DataType::Int64),
+        read(QUEUE, DataType::Int32),
+        read(OFFSET, DataType::Int64),
         read("born-timestamp", time_type()),
-        read("store-timestamp", time_type()),
+        read(STORE_TIMESTAMP, time_type()),
         read("born-host", DataType::Utf8),
         read("store-host", DataType::Utf8),
         read("reconsume-times", DataType::Int32),
@@ -190,10 +195,10 @@ impl Column {
         Some(match key {
             "topic" => Self::Same(queue.topic.into()),
             "broker" => Self::Same(queue.broker.into()),
-            "queue" => Self::Queue(queue.number),
-            "offset" => Self::Offset,
+            QUEUE => Self::Queue(queue.number),
+            OFFSET => Self::Offset,
             "born-timestamp" => Self::Time(|message| Some(message.born_timestamp()), Vec::new()),
-            "store-timestamp" => Self::Time(|message| Some(message.store_timestamp()), Vec::new()),
+            STORE_TIMESTAMP => Self::Time(|message| Some(message.store_timestamp()), Vec::new()),
             "born-host" => Self::Host(|message| message.born_host(), StringBuilder::new()),
             "store-host" => Self::Host(|message| message.store_host(), StringBuilder::new()),
             "reconsume-times" => Self::Number(|message| Some(message.reconsume_times()), Vec::new()),

@@ -20,7 +20,9 @@ use async_trait::async_trait;
 
 use super::cluster::Cluster;
 use super::messages::check_metadata;
-use super::{Connector, Delivery, Environment, Guarantee, MetadataKey, Owner, Role, ScanOptions, Sink, Source};
+use super::{
+    Connector, Delivery, Environment, Guarantee, Meaning, MetadataKey, Owner, Role, ScanOptions, Sink, Source,
+};
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
 use crate::format::FormatOptions;
@@ -70,6 +72,16 @@ impl Connector for RocketmqConnector {
 
     fn metadata(&self) -> Vec<MetadataKey> {
         metadata::offered()
+    }
+
+    /// The broker stores messages in the order of its clock; when they were born is the producer's word.
+    fn meaning(&self, key: &str) -> Option<Meaning> {
+        match key {
+            metadata::QUEUE => Some(Meaning::Partition),
+            metadata::OFFSET => Some(Meaning::Offset),
+            metadata::STORE_TIMESTAMP => Some(Meaning::RisingTime),
+            _ => None,
+        }
     }
 
     fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {

@@ -143,6 +143,12 @@ impl Source for RocketmqSource {
         }
     }
 
+    async fn offsets_at(&self, partitions: &[Partition], ms: i64) -> Result<Option<Offsets>> {
+        let consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
+        let found = Brokers { source: self, consumer: &consumer }.at(partitions, ms).await;
+        found.map(Some).map_err(|e| self.blame(e))
+    }
+
     async fn fingerprint(&self, partition: &Partition, offset: u64) -> Result<Option<Fingerprint>> {
         let reader = self.reader(Span::new(partition.clone(), offset, offset + 1), Vec::new());
         let mut consumer = self.connection.client().await.map_err(|e| self.blame(e))?;

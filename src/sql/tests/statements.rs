@@ -109,7 +109,11 @@ fn inserts() {
     refused("INSERT INTO T (a, a) SELECT 1", "line 1, column 19: the column 'a' is named twice");
     refused("INSERT INTO k.orders SELECT 1", "line 1, column 14: INSERT INTO takes a table, whose name has one part");
     refused("WITH x AS (SELECT 1) INSERT INTO T SELECT * FROM x", "line 1, column 1: WITH … INSERT is not supported");
-    refused("INSERT /*+ OPTIONS('a'='b') */ INTO T SELECT 1", "line 1, column 8: hints are not supported yet");
+    let hint = "/*+ OPTIONS('a'='b') */";
+    refused(
+        &format!("INSERT {hint} INTO T SELECT 1"),
+        "line 1, column 8: /*+ OPTIONS('a'='b')*/: the table of an INSERT",
+    );
 }
 
 #[test]
