@@ -80,3 +80,4 @@ bench: ## measure
 	benches/topics.sh
 	benches/latency.sh
 	benches/state.sh
+	cargo bench --locked --bench micro

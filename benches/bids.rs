@@ -38,6 +38,10 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
+use bid::{Bid, scramble};
+
+#[path = "bids/bid.rs"]
+mod bid;
 #[path = "bids/rocketmq.rs"]
 mod rocketmq;
 
@@ -117,13 +121,6 @@ fn side_by_side<T: Send>(work: impl Fn(i32) -> T + Sync) -> Vec<T> {
     })
 }
 
-/// A number that looks random and follows from `n` alone.
-fn scramble(n: u64) -> u64 {
-    let n = (n ^ (n >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let n = (n ^ (n >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    n ^ (n >> 33)
-}
-
 fn producer(brokers: &str, linger_ms: &str) -> BaseProducer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("linger.ms", linger_ms).set("queue.buffering.max.messages", "500000");
@@ -141,21 +138,8 @@ fn send(producer: &BaseProducer, mut record: BaseRecord<'_, [u8], [u8]>) {
 
 fn produce(brokers: &str, topic: &str, count: u64) {
     let producer = producer(brokers, "20");
-    let start = chrono::DateTime::from_timestamp_millis(1_767_225_600_000).unwrap();
     for n in 0..count {
-        let (a, b) = (scramble(n + 1), scramble(n + 0x5151));
-        let channel = ["Google", "Facebook", "Baidu", "Apple"][(b >> 50) as usize % 4];
-        let at = start + chrono::Duration::milliseconds((n / 10) as i64);
-        let bid = format!(
-            "{{\"auction\":{},\"bidder\":{},\"price\":{},\"channel\":\"{channel}\",\
-             \"url\":\"https://www.nexmark.com/{a:016x}/{:08x}/item.htm?query=1&channel_id={}\",\"dateTime\":\"{}\"}}",
-            a % 1000,
-            (a >> 20) % 100_000,
-            1 + b % 1_000_000,
-            b as u32,
-            b % 997,
-            at.format("%Y-%m-%d %H:%M:%S%.3f")
-        );
+        let bid = Bid::nth(n).json();
         let partition = (n % PARTITIONS as u64) as i32;
         send(&producer, BaseRecord::to(topic).payload(bid.as_bytes()).partition(partition));
         if n % 1000 == 0 {

@@ -106,8 +106,11 @@ group.initial.rebalance.delay.ms=0
 END
 }
 
-# Stock brokers hand out 32 messages or 256 KiB a pull, and preallocate 1 GiB.
+# Stock brokers hand out 32 messages or 256 KiB a pull, and preallocate 1 GiB. They filter by tags alone, as the second
+# one does.
 rocketmq_configuration() { # SERVER
+    local by_properties=true
+    [[ $1 == rocketmq ]] || by_properties=false
     cat <<END
 brokerClusterName=DefaultCluster
 brokerName=${master[$1]}
@@ -123,7 +126,7 @@ brokerRole=ASYNC_MASTER
 flushDiskType=ASYNC_FLUSH
 autoCreateTopicEnable=true
 autoCreateSubscriptionGroup=true
-enablePropertyFilter=true
+enablePropertyFilter=$by_properties
 # A busy machine is no reason to refuse messages: stock is 200 ms.
 waitTimeMillsInSendQueue=10000
 mappedFileSizeCommitLog=67108864

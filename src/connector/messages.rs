@@ -560,7 +560,7 @@ mod tests {
 
     #[test]
     fn a_message_without_payload_is_a_raw_null() {
-        let mut table = (*fixture::table_of("t", &Schema::empty(), &[("format", "raw")])).clone();
+        let mut table = (*fixture::with_options(&[("format", "raw")])).clone();
         table.columns.push(Column::physical("text", DataType::Utf8View));
         let format = FormatOptions::take(&mut OptionReader::new(&table)).unwrap();
         let mut decoding = Decoding::try_new(&table, &format, &[0], &ReadReport::default()).unwrap();

@@ -177,28 +177,13 @@ fn check(listed: &Offsets, side: Side, extent: &Extent) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::TableDefinition;
-
-    fn table(options: &[(&str, &str)]) -> TableDefinition {
-        TableDefinition {
-            name: "t".into(),
-            columns: vec![],
-            primary_key: vec![],
-            watermark: None,
-            partitioned_by: vec![],
-            options: options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-        }
-    }
+    use crate::connector::contract::fixture::{extent, partition, with_options};
 
     fn take(side: Side, options: &[(&str, &str)]) -> std::result::Result<Option<Position>, String> {
-        let table = table(options);
+        let table = with_options(options);
         let parse = |text: &str| Some(Offsets::from([(partition(0), text.parse().ok()?)]));
         let taken = Position::take(&mut OptionReader::new(&table), side, "an offset", parse);
         taken.map_err(|error| error.to_string())
-    }
-
-    fn partition(number: u32) -> Partition {
-        Partition::new("p", number)
     }
 
     #[test]
@@ -248,9 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_position_becomes_an_offset_for_each_partition() {
-        let bounds = |earliest, latest| Bounds { earliest, latest };
-        let partitions = BTreeMap::from([(partition(0), bounds(5, 9)), (partition(1), bounds(2, 3))]);
-        let extent = Extent { partitions, ..Extent::default() };
+        let extent = extent(&[(5, 9), (2, 3)]);
         let listed = |number, offset| Position::Specific(Offsets::from([(partition(number), offset)]), End::Latest);
         for (position, expected) in [
             (Position::Earliest, [5, 2]),
@@ -262,7 +245,7 @@ mod tests {
             let offsets = position.resolve(Side::Startup, &extent, &Answers).await.unwrap();
             assert_eq!(offsets.into_values().collect::<Vec<_>>(), expected, "{position:?}");
         }
-        for (number, offset, part) in [(7, 1, "there is no p:7; there are p:0, p:1"), (0, 10, "which holds 5..9")] {
+        for (number, offset, part) in [(7, 1, "there is no t:7; there are t:0, t:1"), (0, 10, "which holds 5..9")] {
             let error = listed(number, offset).resolve(Side::Startup, &extent, &Answers).await.unwrap_err();
             assert!(error.to_string().contains(part), "{error}");
         }

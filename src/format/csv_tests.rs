@@ -8,7 +8,7 @@ use super::*;
 use crate::connector::contract::fixture;
 
 fn take(more: &[(&str, &str)]) -> Result<CsvOptions> {
-    let table = fixture::table_of("t", &Schema::empty(), more);
+    let table = fixture::with_options(more);
     CsvOptions::take(&mut OptionReader::new(&table))
 }
 

@@ -9,7 +9,7 @@ use crate::connector::contract::fixture;
 use crate::sql::types::sql_type;
 
 fn table(options: &[(&str, &str)]) -> Arc<TableDefinition> {
-    fixture::table_of("t", &arrow::datatypes::Schema::empty(), options)
+    fixture::with_options(options)
 }
 
 fn infer(options: &[(&str, &str)], payloads: &[&str]) -> Inferred {

@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn other_character_sets_are_refused() {
         let take = |charset| {
-            let table = fixture::table_of("t", &Schema::empty(), &[("raw.charset", charset)]);
+            let table = fixture::with_options(&[("raw.charset", charset)]);
             RawOptions::take(&mut OptionReader::new(&table))
         };
         assert_eq!(take("utf-8").unwrap(), BIG);

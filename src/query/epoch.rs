@@ -56,6 +56,17 @@ pub(super) struct NewEpoch {
     plan_ms: f64,
 }
 
+/// What the next epoch takes of all tables.
+#[derive(Default)]
+struct Shares {
+    cuts: BTreeMap<String, Cut>,
+    limited: BTreeMap<String, LimitedBy>,
+    /// Whether that is enough to begin it.
+    are_enough: bool,
+    /// Whether any of them has something unread.
+    have_unread: bool,
+}
+
 /// Where the partitions stand after an epoch, what was seen of them, and how many offsets were gone.
 #[derive(Default)]
 struct Advanced {
@@ -74,30 +85,70 @@ impl Query {
             return Ok(Work::Next(Next::Pending(batch)));
         }
         let start = self.start_us();
-        let tables = self.opened.planned.tables();
-        let opener = &self.opened.opener;
-        let extents = try_join_all(tables.values().map(|table| async move {
-            let source = opener.source(table).await?;
-            let extent = source.extent().await.map_err(|e| e.context(format_args!("table {}", table.name)))?;
-            Ok::<_, Error>((table.name.clone(), extent))
-        }))
-        .await?;
+        let extents = self.extents().await?;
         let latest: BTreeMap<String, Offsets> =
             extents.iter().map(|(table, extent)| (table.clone(), self.latest(table, extent))).collect();
         if self.spec.trigger == Trigger::AvailableNow && self.until.is_none() {
             check_reachable(&extents)?;
             self.until = Some(latest.clone());
         }
-        for (name, extent) in &extents {
+        self.check_ends(&extents)?;
+        let shares = self.shares(&extents, &latest, start)?;
+        let batch_time_ms = self.spec.environment.clock.now_ms().max(self.position.batch_time_ms + 1);
+        let watermark_ms = self.watermark(&extents, batch_time_ms)?;
+        if !shares.are_enough && !self.would_close(watermark_ms)? {
+            self.retries = 0;
+            let has_ended = !shares.have_unread && self.has_ended(&extents);
+            return Ok(Work::None(if has_ended { Step::Finished } else { Step::Idle }));
+        }
+        let Shares { cuts, limited, .. } = shares;
+        self.pace.planned();
+        self.is_behind = limited.values().any(|by| *by != LimitedBy::Rate);
+        let plan_ms = self.ms_since(start);
+        let unreachable = extents.into_iter().map(|(table, extent)| (table, extent.unreachable)).collect();
+        Ok(Work::Next(Next::New(Box::new(NewEpoch {
+            cuts,
+            latest,
+            unreachable,
+            limited,
+            batch_time_ms,
+            watermark_ms,
+            plan_ms,
+        }))))
+    }
+
+    /// What each table holds now.
+    async fn extents(&self) -> Result<Vec<(String, Extent)>> {
+        let (tables, opener) = (self.opened.planned.tables(), &self.opened.opener);
+        let extents = tables.values().map(|table| async move {
+            let source = opener.source(table).await?;
+            let extent = source.extent().await.map_err(|e| e.context(format_args!("table {}", table.name)))?;
+            Ok::<_, Error>((table.name.clone(), extent))
+        });
+        try_join_all(extents).await
+    }
+
+    /// Doubts ends of partitions that lie before what was read.
+    fn check_ends(&mut self, extents: &[(String, Extent)]) -> Result<()> {
+        for (name, extent) in extents {
             if let Err(shrunk) = check_shrunk(name, extent, &self.offsets(name), self.record.end.get(name)) {
                 self.begin_doubt();
                 return Err(shrunk);
             }
         }
         self.end_doubt();
-        let (mut cuts, mut limited) = (BTreeMap::new(), BTreeMap::new());
-        let (mut is_due, mut is_read) = (false, true);
-        for (name, extent) in &extents {
+        Ok(())
+    }
+
+    /// As much of each table as its limits allow at this time.
+    fn shares(
+        &mut self,
+        extents: &[(String, Extent)],
+        latest: &BTreeMap<String, Offsets>,
+        now_us: u64,
+    ) -> Result<Shares> {
+        let (tables, mut shares) = (self.opened.planned.tables(), Shares::default());
+        for (name, extent) in extents {
             let options = ScanOptions::of(&tables[name])?;
             let mut position = self.offsets(name);
             let lost = match options.on_data_loss {
@@ -106,42 +157,28 @@ impl Query {
             };
             let unread = planning::unread(extent, &position, self.until(name));
             let has_unread = !unread.is_empty();
-            let limits = self.pace.limits(name, &options, has_unread, start);
+            let limits = self.pace.limits(name, &options, has_unread, now_us);
             let mut share = planning::next_spans(unread, &limits);
             // Where nothing more will come there is nothing to wait for, but for what a rate holds back.
             let is_last = extent.complete || self.is_all_there(name, &latest[name]);
-            is_due |= !lost.is_empty()
+            shares.are_enough |= !lost.is_empty()
                 || share.is_enough
                 || (is_last && share.limited_by != Some(LimitedBy::Rate) && !share.spans.is_empty());
-            is_read &= !has_unread;
-            limited.extend(share.limited_by.map(|by| (name.clone(), by)));
+            shares.have_unread |= has_unread;
+            shares.limited.extend(share.limited_by.map(|by| (name.clone(), by)));
             share.spans.extend(lost);
             let all: BTreeSet<Partition> = extent.partitions.keys().chain(extent.unreachable.keys()).cloned().collect();
-            cuts.insert(name.clone(), planning::cut(share.spans, &Vec::from_iter(all), self.tasks));
+            shares.cuts.insert(name.clone(), planning::cut(share.spans, &Vec::from_iter(all), self.tasks));
         }
-        let batch_time_ms = self.spec.environment.clock.now_ms().max(self.position.batch_time_ms + 1);
-        let watermark_ms = self.watermark(&extents, batch_time_ms)?;
-        if is_due || self.would_close(watermark_ms)? {
-            self.pace.planned();
-            self.is_behind = limited.values().any(|by| *by != LimitedBy::Rate);
-            let plan_ms = self.ms_since(start);
-            let unreachable = extents.into_iter().map(|(table, extent)| (table, extent.unreachable)).collect();
-            return Ok(Work::Next(Next::New(Box::new(NewEpoch {
-                cuts,
-                latest,
-                unreachable,
-                limited,
-                batch_time_ms,
-                watermark_ms,
-                plan_ms,
-            }))));
-        }
-        let has_ended = extents.iter().all(|(name, extent)| match self.until(name) {
+        Ok(shares)
+    }
+
+    /// Whether all streams are at their end for this query.
+    fn has_ended(&self, extents: &[(String, Extent)]) -> bool {
+        extents.iter().all(|(name, extent)| match self.until(name) {
             Some(until) => self.has_reached(name, until),
             None => extent.complete,
-        });
-        self.retries = 0;
-        Ok(Work::None(if is_read && has_ended { Step::Finished } else { Step::Idle }))
+        })
     }
 
     /// Where a table ends for this query: as `available-now` found it, or as it was recorded of one that is bounded.

@@ -78,16 +78,7 @@ pub fn left(cuts: &BTreeMap<String, Cut>, known: &Known<'_>) -> BTreeMap<String,
 mod tests {
     use super::*;
     use crate::checkpoint::PartitionCommit;
-    use crate::connector::Bounds;
-
-    fn partition(number: u32) -> Partition {
-        Partition::new("t", number)
-    }
-
-    fn extent(bounds: &[(u64, u64)]) -> Extent {
-        let bounds = bounds.iter().map(|&(earliest, latest)| Bounds { earliest, latest });
-        Extent { partitions: (0..).map(partition).zip(bounds).collect(), ..Extent::default() }
-    }
+    use crate::connector::contract::fixture::{extent, partition};
 
     #[test]
     fn a_position_moves_up_to_what_is_there() {

@@ -89,16 +89,7 @@ pub fn cut(spans: Vec<Span>, all: &[Partition], tasks: usize) -> Cut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connector::Bounds;
-
-    fn partition(number: u32) -> Partition {
-        Partition::new("t", number)
-    }
-
-    fn extent(bounds: &[(u64, u64)]) -> Extent {
-        let bounds = bounds.iter().map(|&(earliest, latest)| Bounds { earliest, latest });
-        Extent { partitions: (0..).map(partition).zip(bounds).collect(), ..Extent::default() }
-    }
+    use crate::connector::contract::fixture::{extent, partition};
 
     #[test]
     fn a_limit_is_shared_by_backlog_and_used_up() {

@@ -221,23 +221,10 @@ async fn read(source: Arc<dyn Source>, spans: Vec<Span>, bytes: usize) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connector::contract::fixture::{extent, with_options};
 
     fn table(options: &[(&str, &str)]) -> TableDefinition {
-        TableDefinition {
-            name: "t".into(),
-            columns: vec![],
-            primary_key: vec!["id".into()],
-            watermark: None,
-            partitioned_by: vec![],
-            options: options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-        }
-    }
-
-    fn extent(bounds: &[(u64, u64)]) -> Extent {
-        let partition = |(number, bounds): (u32, &(u64, u64))| {
-            (Partition::new("t", number), Bounds { earliest: bounds.0, latest: bounds.1 })
-        };
-        Extent { partitions: (0..).zip(bounds).map(partition).collect(), ..Extent::default() }
+        TableDefinition { primary_key: vec!["id".into()], ..(*with_options(options)).clone() }
     }
 
     fn check(bounds: &[(u64, u64)], expected: &[&str]) {

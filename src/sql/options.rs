@@ -272,21 +272,11 @@ pub fn display_options(options: &BTreeMap<String, String>) -> impl Display {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn table(options: &[(&str, &str)]) -> TableDefinition {
-        TableDefinition {
-            name: "t".into(),
-            columns: vec![],
-            primary_key: vec![],
-            watermark: None,
-            partitioned_by: vec![],
-            options: options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-        }
-    }
+    use crate::connector::contract::fixture;
 
     #[test]
     fn an_unknown_option_is_refused_with_the_nearest_known_one() {
-        let table = table(&[("connector", "kafka"), ("scan.startup.mod", "x")]);
+        let table = fixture::with_options(&[("connector", "kafka"), ("scan.startup.mod", "x")]);
         let mut reader = OptionReader::new(&table);
         reader.text("scan.startup.mode").unwrap();
         let error = reader.finish().unwrap_err().to_string();
@@ -295,7 +285,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_known_up_to_an_error() {
-        let table = table(&[("format", "json")]);
+        let table = fixture::with_options(&[("format", "json")]);
         let read = || {
             let mut reader = OptionReader::new(&table);
             reader.suggest("format", ["json", "raw"]);
@@ -318,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_never_repeated() {
-        let table = table(&[("sasl.password", "hunter2")]);
+        let table = fixture::with_options(&[("sasl.password", "hunter2")]);
         let mut reader = OptionReader::new(&table);
         let error = reader.parsed::<u64>("sasl.password", "a number").unwrap_err();
         assert!(!error.chain().contains("hunter2"), "{error}");

@@ -276,10 +276,10 @@ async fn the_source_keeps_the_contract() {
         let kept = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(kept))]);
         rows.insert(topic.partition(partition as u32), kept.unwrap());
     }
-    let mut table = topic.table(&[]);
+    let mut table = topic.table(&[("scan.bounded.mode", "latest-offset")]);
     table.columns.push(metadata("ts", "timestamp", DataType::Timestamp(TimeUnit::Millisecond, None), true));
     table.columns.push(metadata("headers", "headers", headers_type(), true));
-    let case = SourceCase { table: Arc::new(table.clone()), rows };
+    let case = SourceCase { table: Arc::new(table.clone()), rows, bounded: true };
     contract::source(&case, async || open(table.clone(), 2).await).await;
 }
 

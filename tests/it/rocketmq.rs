@@ -153,8 +153,9 @@ async fn the_source_keeps_the_contract() {
         let ids = Int64Array::from_iter_values(100 * i64::from(number)..100 * i64::from(number) + count);
         known.insert(queue(number), RecordBatch::try_from_iter([("id", Arc::new(ids) as ArrayRef)]).unwrap());
     }
-    let case = SourceCase { table: table(&topic, &[]), rows: known };
-    contract::source(&case, async || Arc::new(source(&topic, &[])) as Arc<dyn Source>).await;
+    let options = [("scan.bounded.mode", "latest-offset")];
+    let case = SourceCase { table: table(&topic, &options), rows: known, bounded: true };
+    contract::source(&case, async || Arc::new(source(&topic, &options)) as Arc<dyn Source>).await;
 }
 
 /// What can be read, once that does not change any more: a broker indexes messages a moment after it acknowledged them.
@@ -336,6 +337,7 @@ async fn a_message_is_known_again_and_a_topic_created_anew_is_another() {
     assert_eq!(source.fingerprint(&queue(0), 9).await.unwrap(), last);
     assert_eq!(source.fingerprint(&queue(0), 10).await.unwrap(), None);
     tool(&["delete", &name_server(), &topic], "");
+    assert_eq!(source.fingerprint(&queue(0), 9).await.unwrap(), None, "the topic is gone");
     tool(&["create", &name_server(), &topic, "1"], "");
     produce(&topic, 0, 100, 3, &[]);
     assert_eq!(source.fingerprint(&queue(0), 9).await.unwrap(), None);

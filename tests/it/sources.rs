@@ -4,18 +4,22 @@
 //! topics are filled and asked by the brokers' own Java clients.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use millstream::connector::Connectors;
+use millstream::connector::memory::MemoryConnector;
 use millstream::error::{Kind, Result};
 use millstream::query::progress::Reporter;
-use millstream::query::{Position, Query, Step};
+use millstream::query::{Position, Query, QuerySpec, Step};
+use millstream::storage::faults::{Gate, Moment};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::brokers::{Broker, Feeder};
 use crate::failover::Extra;
-use crate::harness::{World, run_to_end};
+use crate::harness::{World, gated, run_to_end};
 use crate::kafka::Topic;
 use crate::streams::{FILES, MEMORY, visible};
 
@@ -89,8 +93,11 @@ struct Running {
 
 impl Running {
     async fn start(world: &World, script: &str) -> Self {
+        Self::drive(world, world.plan(&endless(script), None).await)
+    }
+
+    fn drive(world: &World, spec: QuerySpec) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let spec = world.plan(&endless(script), None).await;
         let query = tokio::spawn(Query::drive(spec, Reporter::silent(), stopped));
         Self { world: world.clone(), stop, query }
     }
@@ -247,6 +254,56 @@ async fn a_kafka_topic_may_be_created_anew_under_a_query() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rocketmq_topic_may_be_created_anew_under_a_query() {
     created_anew_under_a_query(Broker::Rocketmq).await;
+}
+
+/// Behind its back: an epoch is planned, and not read yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rocketmq_topic_may_be_deleted_under_a_query() {
+    for option in ["", GO_ON] {
+        let (world, topic) = (World::new(), Broker::Rocketmq.topic("deleted"));
+        feed(Broker::Rocketmq, &topic, 0..40);
+        // A sink is opened, asked what it holds, and then, before the first intent, what to pin.
+        let gate = Gate::new(3, Moment::Before);
+        let sinks = gated(Arc::new(MemoryConnector::new(world.memory.clone())), &gate);
+        let script = endless(&copy(Broker::Rocketmq, &topic, option, &output(MEMORY)));
+        let spec = world.plan_with(&script, world.stores.clone(), Connectors::standard().with(sinks)).await.unwrap();
+        let mut running = Running::drive(&world, spec);
+        timeout(HANGS, gate.tripped()).await.expect("an epoch that is planned");
+        Broker::Rocketmq.run(&["delete", &topic]);
+        gate.release();
+        if option.is_empty() {
+            let error = timeout(HANGS, running.query).await.expect("a query that ends").unwrap().unwrap_err();
+            assert_eq!(error.kind(), Kind::DataLoss, "{}", error.chain());
+            let said = "the broker does not have the topic any more: it was deleted";
+            assert!(error.chain().contains(said), "{}", error.chain());
+            continue;
+        }
+        assert_eq!(Broker::Rocketmq.run(&["create", &topic, "4"]).trim(), "created");
+        feed(Broker::Rocketmq, &topic, 1000..1040);
+        running.has_written(40).await;
+        running.stop().await;
+        assert_eq!(visible(&world).await, (1000..1040).collect::<Vec<_>>());
+    }
+}
+
+/// Stock brokers filter by tags alone, as the second one does here.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "starts a second broker: make test runs it by itself"]
+async fn restart_without_a_filter_that_a_rocketmq_broker_does_not_take() {
+    let _second = Extra::start("rocketmq2");
+    let (world, topic) = (World::new(), Broker::Rocketmq.topic("unfiltered"));
+    let mut feeder = Broker::Rocketmq.feeder(&topic, &[]);
+    (0..8).for_each(|n| feeder.send_to(format_args!("broker-b:{}", n % 4), n));
+    feeder.finish();
+    let filtered = |option| copy(Broker::Rocketmq, &topic, &format!(", {option}"), &output(MEMORY));
+    let error = run(&world, &filtered("'filter.sql' = 'amount > 5'")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{}", error.chain());
+    for said in ["the broker does not take 'filter.sql'", "set enablePropertyFilter=true there"] {
+        assert!(error.chain().contains(said), "{}", error.chain());
+    }
+    let renamed = format!("SET 'pipeline.name' = 'other';\n{}", filtered("'filter.tag' = 'tag'"));
+    run(&world, &renamed).await.unwrap();
+    assert_eq!(visible(&world).await, (0..8).collect::<Vec<_>>());
 }
 
 /// The end is found out once: what comes later is not read, also not by a run that comes later.

@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn functions_and_keywords_are_written_as_one_types() {
         check("SELECT date_| FROM orders", &["SELECT date_bin"]);
-        check("SELECT 1 FROM orders WHE|", &["SELECT 1 FROM orders WHERE"]);
+        check("SELECT 1 FROM orders WHER|", &["SELECT 1 FROM orders WHERE"]);
         check("select 1 from orders whe|", &["select 1 from orders where"]);
         check("SELECT 1 -- whe|", &[]);
     }

@@ -1,4 +1,4 @@
-//! Small things that a connector's tests need: a table, an environment, an owner, a stream of given rows.
+//! Small things that tests need: a table, an environment, an owner, what a source holds, a stream of given rows.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use futures::stream;
 use crate::catalog::{Column, TableDefinition};
 use crate::checkpoint::Journal;
 use crate::clock::Clock;
-use crate::connector::{Environment, Owner};
+use crate::connector::{Bounds, Environment, Extent, Owner, Partition};
 use crate::error::Error;
 use crate::storage::Stores;
 
@@ -31,6 +31,11 @@ pub fn table_of(name: &str, schema: &Schema, options: &[(&str, &str)]) -> Arc<Ta
     })
 }
 
+/// The table `t`, which has these options and no columns.
+pub fn with_options(options: &[(&str, &str)]) -> Arc<TableDefinition> {
+    table_of("t", &Schema::empty(), options)
+}
+
 /// An environment with the system's clock, two tasks and no settings.
 pub fn environment() -> Environment {
     let clock = Clock::system();
@@ -40,6 +45,17 @@ pub fn environment() -> Environment {
 /// A query with this id and a journal in memory.
 pub fn owner(id: &str) -> Owner {
     Owner { id: id.into(), journal: Journal::detached() }
+}
+
+/// The partition `t:number`.
+pub fn partition(number: u32) -> Partition {
+    Partition::new("t", number)
+}
+
+/// What a source holds whose partitions `t:0`, `t:1` and so on have these first and next offsets.
+pub fn extent(bounds: &[(u64, u64)]) -> Extent {
+    let bounds = bounds.iter().map(|&(earliest, latest)| Bounds { earliest, latest });
+    Extent { partitions: (0..).map(partition).zip(bounds).collect(), ..Extent::default() }
 }
 
 /// These rows, in one batch.

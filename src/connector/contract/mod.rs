@@ -1,8 +1,9 @@
 //! What [`Source`](super::Source) and [`Sink`](super::Sink) promise, as code that every connector's tests call.
 //!
 //! `source` reads a stream whose rows are known in every way an engine may: whole, in cuts of all sizes, backwards,
-//! again, side by side, a few columns only. `sink` plays the life of a query with reruns, failures and crashes against
-//! an empty destination, and looks after each step at what a reader sees.
+//! again, side by side, a few columns only, and asks it where it ends and which messages it knows. `sink` plays the life
+//! of a query with reruns, failures, crashes and rows that are lost against an empty destination, and looks after each
+//! step at what a reader sees.
 //!
 //! The suites **panic** where a promise is broken, and say which; they are no use outside tests. They do not promise to
 //! find what only load, real crashes or a broker's failure bring out.

@@ -69,7 +69,7 @@ pub async fn sink(
     reader.sees("after a sweep", &[]).await;
 
     // A commit whose answer was lost: the same epoch once more, by the same run.
-    reader.may_repeat = a.sink.guarantee().delivery == Delivery::AtLeastOnce;
+    reader.may_repeat = a.may_repeat();
     a.stage_side_by_side(3, &pin, p3, p4).await;
     must("publishing epoch 3 again", a.sink.publish(3, &pin).await);
     reader.sees("after epoch 3 was staged and published again", &[]).await;
@@ -86,6 +86,8 @@ pub async fn sink(
     }
     drop(a);
     reader.sees("after a run ended between staging and publishing epoch 4", &[]).await;
+    b.retract(4).await;
+    reader.sees("after epoch 4 was taken back, which was not published", &[]).await;
     b.stage(4, 0, &pin, &[p5]).await;
     reader.sees("while epoch 4 was staged by another run, but not published", &[]).await;
     b.publish(4, &pin, &[p5]).await;
@@ -102,7 +104,19 @@ pub async fn sink(
         }
     }
     reader.sees("after a run ended between publishing and committing epoch 4", &[]).await;
-    c.sink.close().await;
+
+    // The same, and the rows are gone by now: the epoch is run again without them.
+    drop(c);
+    let d = Writer { sink: make().await, schema: case.rows.schema() };
+    let is_run_again = d.open(4).await == Progress::Unrecorded;
+    if is_run_again && d.retract(4).await && !d.may_repeat() {
+        reader.loses(p5);
+        reader.sees("after epoch 4 was taken back", &[]).await;
+        d.stage(4, 0, &pin, &[]).await;
+        d.publish(4, &pin, &[]).await;
+        reader.sees("after epoch 4 was run again without its rows", &[]).await;
+    }
+    d.sink.close().await;
     reader.sees("after the sink was closed", &[]).await;
 }
 
@@ -173,6 +187,20 @@ impl Writer {
         assert!(rows == count(pieces), "{what} says {rows} rows, but {} were staged", count(pieces));
     }
 
+    /// Whether what may be there of an epoch was taken back. Who may write rows twice has nothing to refuse.
+    async fn retract(&self, epoch: u64) -> bool {
+        match self.sink.retract(epoch).await {
+            Ok(()) => true,
+            Err(error) if error.kind() == Kind::Refused && !self.may_repeat() => false,
+            Err(error) => panic!("taking epoch {epoch} back failed: {:?}: {error}", error.kind()),
+        }
+    }
+
+    /// Whether rows may be seen twice, so that none has to be taken back.
+    fn may_repeat(&self) -> bool {
+        matches!(self.sink.guarantee().delivery, Delivery::AtLeastOnce | Delivery::None)
+    }
+
     /// A newer run has opened the destination: what this one staged can no longer be published, nor anything new.
     async fn is_shut_out(&self, epoch: u64, pin: &Pin, rows: &RecordBatch) {
         let fenced = |what: &str, outcome: Result<Published>| match outcome {
@@ -202,6 +230,12 @@ struct Reader<V> {
 }
 
 impl<V: AsyncFn() -> Option<Vec<String>>> Reader<V> {
+    /// A piece is no longer to be seen.
+    fn loses(&mut self, piece: &RecordBatch) {
+        let lost = lines(piece);
+        self.expected.retain(|line| !lost.contains(line));
+    }
+
     /// Checks that what is visible grew by these pieces and nothing else.
     async fn sees(&mut self, when: &str, more: &[&RecordBatch]) {
         self.expected.extend(more.iter().flat_map(|piece| lines(piece)));

@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::{assert_same, lines, must};
 use crate::catalog::TableDefinition;
-use crate::connector::{Bounds, Partition, PartitionReport, ReadReport, Source, Span};
+use crate::connector::{Bounds, Fingerprint, Offsets, Partition, PartitionReport, ReadReport, Source, Span};
 
 /// How long the rows may take to show up: so many looks, so far apart.
 const LOOKS: usize = 200;
@@ -26,6 +26,8 @@ pub struct SourceCase {
     /// All rows of each partition. Columns that the table has and these batches have not (a broker's timestamp) are only
     /// compared between reads.
     pub rows: BTreeMap<Partition, RecordBatch>,
+    /// Whether the table's options say that the stream ends behind them (`scan.bounded.*`).
+    pub bounded: bool,
 }
 
 /// Checks a source. `open` opens it anew, as a restarted process does; nobody writes to it meanwhile.
@@ -33,18 +35,23 @@ pub async fn source(case: &SourceCase, open: impl AsyncFn() -> Arc<dyn Source>) 
     let first = open().await;
     let known = Known::of(case, first.as_ref()).await;
     known.check_start(first.as_ref()).await;
+    known.check_end(first.as_ref(), case.bounded).await;
     known.check_cuts(first.as_ref()).await;
     known.check_projections(first.as_ref()).await;
     known.check_empty_spans(first.as_ref()).await;
     known.check_side_by_side(&first).await;
     known.check_half_read(first.as_ref()).await;
-    first.forget(&known.bounds.iter().map(|(partition, bounds)| (partition.clone(), bounds.earliest)).collect()).await;
+    first.forget(&known.offsets(|bounds| bounds.earliest)).await;
     known.check_whole(first.as_ref(), "after rows before the earliest were forgotten").await;
 
     let second = open().await;
     known.check_backwards(second.as_ref()).await;
+    known.check_fingerprints(first.as_ref(), second.as_ref()).await;
+    first.acknowledge(&known.offsets(|bounds| bounds.latest)).await;
+    known.check_whole(first.as_ref(), "after all of it was acknowledged").await;
     first.close().await;
     known.check_whole(second.as_ref(), "after another reader of the same rows was closed").await;
+    known.check_forget(second.as_ref()).await;
     second.close().await;
 }
 
@@ -102,6 +109,11 @@ impl Known {
         self.bounds.iter().map(span).collect()
     }
 
+    /// An offset of each partition.
+    fn offsets(&self, of: impl Fn(&Bounds) -> u64) -> Offsets {
+        self.bounds.iter().map(|(partition, bounds)| (partition.clone(), of(bounds))).collect()
+    }
+
     async fn check_start(&self, source: &dyn Source) {
         for (partition, offset) in must("asking for the start", source.start().await) {
             let bounds = self.bounds.get(&partition);
@@ -109,6 +121,12 @@ impl Known {
             let within = (bounds.earliest..=bounds.latest).contains(&offset);
             assert!(within, "the start of {partition} is {offset}, which is not within {bounds:?}");
         }
+    }
+
+    async fn check_end(&self, source: &dyn Source, bounded: bool) {
+        let expected = bounded.then(|| self.offsets(|bounds| bounds.latest));
+        let end = must("asking for the end", source.end().await);
+        assert!(end == expected, "the end of the stream is {end:?}, but should be {expected:?}");
     }
 
     async fn check_whole(&self, source: &dyn Source, when: &str) {
@@ -190,9 +208,54 @@ impl Known {
         self.check_whole(source, "after a reader had gone away half way").await;
     }
 
+    /// Who tells messages apart tells of each the same as another source that reads it, and nothing where none is.
+    async fn check_fingerprints(&self, reader: &dyn Source, teller: &dyn Source) {
+        let mut tells = None;
+        for span in self.spans() {
+            for cut in cuts(&span, &[5, 2]) {
+                let Some(last) = self.last(reader, &cut).await else { continue };
+                let what = format!("the message at {} offset {}", span.partition, last.offset);
+                let told = must(&what, teller.fingerprint(&span.partition, last.offset).await);
+                let are_told = *tells.get_or_insert(told.is_some());
+                assert!(are_told == told.is_some(), "{what} is told, or is not, unlike others: {told:?}");
+                assert!(told.as_ref().is_none_or(|told| *told == last), "{what} is {last:?}, but told is {told:?}");
+            }
+            let what = format!("the message at {} offset {}, where none is", span.partition, span.to);
+            let told = must(&what, teller.fingerprint(&span.partition, span.to).await);
+            assert!(told.is_none(), "{what}, is told: {told:?}");
+        }
+    }
+
+    /// What lies before the middle may be gone then, and nothing else.
+    async fn check_forget(&self, source: &dyn Source) {
+        let middle = self.offsets(|bounds| bounds.earliest.midpoint(bounds.latest));
+        let rest = |span: Span| Span { from: middle[&span.partition], ..span };
+        let mut before = Vec::new();
+        for span in self.spans().into_iter().map(rest) {
+            before.push((self.read(source, &span).await, span));
+        }
+        source.forget(&middle).await;
+        for (before, span) in &before {
+            let found = self.read(source, span).await;
+            assert_same(
+                format_args!("reading {span} after rows before it were forgotten"),
+                &lines(&found),
+                &lines(before),
+            );
+        }
+    }
+
     async fn read(&self, source: &dyn Source, span: &Span) -> RecordBatch {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         read(source, &self.schema, span, &all).await
+    }
+
+    /// The last message of `span`, as a read reports it.
+    async fn last(&self, source: &dyn Source, span: &Span) -> Option<Fingerprint> {
+        let report = ReadReport::default();
+        let rows = must(format_args!("reading {span}"), source.read(span, &[], &report));
+        must(format_args!("reading {span}"), rows.try_for_each(|_| std::future::ready(Ok(()))).await);
+        report.take().remove(&span.partition)?.last
     }
 
     fn compare(&self, what: &str, partition: &Partition, found: &[RecordBatch]) {

@@ -57,7 +57,8 @@ async fn datagen_keeps_the_contract_of_a_source() {
     let options = [("rows-per-second", "1000000000"), ("number-of-rows", "70"), ("fields.c3.null-rate", "0.3")];
     let table = table_of_all_types(&options);
     let rows = BTreeMap::from([(Partition::new("datagen", 0), read(&table, 0, 70).await)]);
-    contract::source(&SourceCase { table: table.clone(), rows }, async || open(&table).await).await;
+    let case = SourceCase { table: table.clone(), rows, bounded: false };
+    contract::source(&case, async || open(&table).await).await;
 }
 
 /// Another hash would be another stream: a query that resumes would go on with rows of a world it has never seen.

@@ -90,6 +90,7 @@ async fn the_source_keeps_its_contract_for_json_and_parquet() {
         let case = SourceCase {
             table: table("memory://in/dir", format, &[]),
             rows: [(Partition::new("files", 0), rows(0..12))].into(),
+            bounded: false,
         };
         let owner = owner("0123456789abcdef");
         let open = async || FilesConnector.source(case.table.clone(), &environment, Some(&owner)).await.unwrap();

@@ -19,11 +19,19 @@ fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
 }
 
 fn table() -> Arc<TableDefinition> {
-    table_of("t", &rows(0..1).schema(), &[("connector", "memory"), ("topic", "orders")])
+    table_with(&[])
+}
+
+fn table_with(more: &[(&str, &str)]) -> Arc<TableDefinition> {
+    table_of("t", &rows(0..1).schema(), &[&[("connector", "memory"), ("topic", "orders")], more].concat())
 }
 
 async fn source(memory: &Memory) -> Arc<dyn Source> {
-    MemoryConnector::new(memory.clone()).source(table(), &environment(), None).await.unwrap()
+    open(memory, table()).await
+}
+
+async fn open(memory: &Memory, table: Arc<TableDefinition>) -> Arc<dyn Source> {
+    MemoryConnector::new(memory.clone()).source(table, &environment(), None).await.unwrap()
 }
 
 async fn sink(memory: &Memory, query: &str) -> Arc<dyn Sink> {
@@ -44,8 +52,11 @@ async fn memory_keeps_the_contract_of_a_source() {
     memory.append("orders", 8, rows(0..0));
     memory.append("others", 0, rows(0..3));
     let expected = [(0, rows(0..17)), (7, rows(100..120))];
-    let rows = expected.map(|(number, rows)| (Partition::new("orders", number), rows)).into();
-    contract::source(&SourceCase { table: table(), rows }, async || source(&memory).await).await;
+    let rows: BTreeMap<_, _> = expected.map(|(number, rows)| (Partition::new("orders", number), rows)).into();
+    for (end, bounded) in [("unbounded", false), ("latest-offset", true)] {
+        let case = SourceCase { table: table_with(&[("scan.bounded.mode", end)]), rows: rows.clone(), bounded };
+        contract::source(&case, async || open(&memory, case.table.clone()).await).await;
+    }
 }
 
 #[tokio::test]

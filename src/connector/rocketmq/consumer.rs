@@ -34,6 +34,8 @@ use crate::error::{Error, Result};
 const PULL: u64 = 1024;
 /// The broker's code for an error that it has no code for.
 const SYSTEM_ERROR: i32 = 1;
+/// The broker's code for a topic that it does not have.
+const NO_TOPIC: i32 = 17;
 /// The longest that the client may take to leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -180,6 +182,9 @@ impl Consumer {
     }
 
     /// What the broker has at `from` and lets pass, at most `count` messages.
+    ///
+    /// Errors: [`Kind::DataLoss`](crate::error::Kind::DataLoss), if it has not even the topic any more;
+    /// [`Kind::Refused`](crate::error::Kind::Refused), if it does not take the filter.
     pub(super) async fn pull(
         &self,
         partition: &Partition,
@@ -199,12 +204,22 @@ impl Consumer {
             Ok(pulled) => return Ok(pulled),
             Err(error) => error,
         };
-        let by_sql = matches!(filter, Some(Filter::Sql(_))) && error.broker_response_code() == Some(SYSTEM_ERROR);
+        let code = error.broker_response_code();
+        if code == Some(NO_TOPIC) {
+            return Err(Error::data_loss(format!(
+                "{what}: the broker does not have the topic any more: it was deleted, with the messages that were to be \
+                 read; once it is created anew, 'scan.on-data-loss' = 'continue' goes on at its first message, and so \
+                 does a query of another name (SET 'pipeline.name')"
+            ))
+            .caused_by(error));
+        }
+        let by_sql = matches!(filter, Some(Filter::Sql(_))) && code == Some(SYSTEM_ERROR);
         // Trouble of another kind would come without the filter, too.
         if by_sql && self.pull_once(&what, queue, from, 1, None).await?.is_ok() {
             return Err(Error::refused(format!(
-                "{what}: the broker does not take 'filter.sql', most likely because it does not filter by properties; \
-                 set enablePropertyFilter=true there, or filter in a WHERE clause instead"
+                "{what}: the broker does not take 'filter.sql', most likely because it filters by tags alone; set \
+                 enablePropertyFilter=true there, or filter in a WHERE clause instead, and give the query another name \
+                 (SET 'pipeline.name'), since an epoch that was planned with the filter is finished with it"
             ))
             .caused_by(error));
         }

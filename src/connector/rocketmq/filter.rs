@@ -208,7 +208,7 @@ mod tests {
     use crate::connector::contract::fixture;
 
     fn filter(options: &[(&str, &str)]) -> Result<Option<Filter>, String> {
-        let table = fixture::table_of("t", &arrow::datatypes::Schema::empty(), options);
+        let table = fixture::with_options(options);
         Filter::take(&mut OptionReader::new(&table)).map_err(|error| error.to_string())
     }
 

@@ -171,10 +171,8 @@ mod tests {
     /// That a query reads what it writes is found out by these.
     #[test]
     fn several_topics_are_one_stream_and_each_of_them_a_place() {
-        let table = |topics: (&str, &str)| {
-            let options = [("name-server", "a:9876"), ("format", "json"), topics];
-            fixture::table_of("t", &arrow::datatypes::Schema::empty(), &options)
-        };
+        let table =
+            |topics: (&str, &str)| fixture::with_options(&[("name-server", "a:9876"), ("format", "json"), topics]);
         let reads = |topics: (&str, &str), topic: &str| {
             let place = RocketmqConnector.place(&table(("topic", topic))).unwrap();
             RocketmqConnector.reads(&table(topics), &place).unwrap()

@@ -241,7 +241,7 @@ mod tests {
         let options = |more: &[(&str, &str)]| {
             let always = [("name-server", "a:9876"), ("topic", "t"), ("format", "json")];
             let all = [&always[..], more].concat();
-            RocketmqOptions::take(&fixture::table_of("t", &arrow::datatypes::Schema::empty(), &all))
+            RocketmqOptions::take(&fixture::with_options(&all))
         };
         let taken = options(&[]).unwrap();
         assert_eq!((taken.startup, taken.bounded), (Position::Earliest, None));

@@ -207,7 +207,7 @@ mod tests {
     use crate::connector::contract::fixture;
 
     fn topics(options: &[(&str, &str)]) -> Result<Topics> {
-        let table = fixture::table_of("t", &arrow::datatypes::Schema::empty(), options);
+        let table = fixture::with_options(options);
         Topics::take(&mut OptionReader::new(&table))
     }
 
