@@ -78,6 +78,8 @@ test: ## everything: checks, then unit tests, tests against real servers, docume
 bench: ## measure
 	benches/run.sh
 	benches/topics.sh
+	benches/pull.sh
+	benches/calm.sh
 	benches/latency.sh
 	benches/state.sh
 	cargo bench --locked --bench micro

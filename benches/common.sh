@@ -27,6 +27,10 @@ rocketmq() { # COMMAND TOPIC...
     eval "$MILLSTREAM_TEST_ROCKETMQ_TOOL \"\$command\" \"\$MILLSTREAM_TEST_ROCKETMQ\" \"\$@\""
 }
 
+# Options of a table that say which broker.
+at_kafka() { echo "'connector' = 'kafka', 'properties.bootstrap.servers' = '$MILLSTREAM_TEST_KAFKA'"; }
+at_rocketmq() { echo "'connector' = 'rocketmq', 'name-server' = '$MILLSTREAM_TEST_ROCKETMQ'"; }
+
 # Ends servers that are not measured: idle, RocketMQ takes a fifth of a core.
 without() { # SERVER...
     local server

@@ -15,7 +15,7 @@ kafka create bids 4 >/dev/null
 
 # By the clock: virtual machines often have no counter of cycles.
 perf record --quiet --event cpu-clock --freq $frequency --output "$dir/perf" -- \
-    "$millstream" submit benches/filter.sql --var kafka="$MILLSTREAM_TEST_KAFKA" --var topic=bids --var rows=2000000 \
+    "$millstream" submit benches/filter.sql --var source="$(at_kafka)" --var topic=bids --var rows=2000000 \
     --var out="$dir/out" --trigger available-now --progress json 2>"$dir/progress" ||
     { tail -n 5 "$dir/progress" >&2; exit 1; }
 perf report --input "$dir/perf" --stdio --quiet --fields sample,dso,symbol --field-separator '|' >"$dir/samples" \

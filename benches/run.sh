@@ -14,9 +14,10 @@ done
 "$bids" produce "$MILLSTREAM_TEST_KAFKA" bids "$count"
 "$bids" produce "$MILLSTREAM_TEST_KAFKA" tiny 1000
 
+# Sets `command`, an array, as what is said of a table has blanks.
 submit() { # WORK TOPIC ROWS OUT TRIGGER
-    echo "$millstream" submit "benches/$1.sql" --var kafka="$MILLSTREAM_TEST_KAFKA" --var topic="$2" --var rows="$3" \
-        --var out="$4" --trigger "$5"
+    command=("$millstream" submit "benches/$1.sql" --var source="$(at_kafka)" --var topic="$2" --var rows="$3" --var out="$4"
+        --trigger "$5")
 }
 
 # What both wrote, as one line each; they must be the same. Windows that the engine keeps open are left out.
@@ -37,8 +38,8 @@ for work in filter tumble; do
         # The first round warms up.
         mark=$([[ $round -gt 0 ]] && echo "" || echo "warm-up-")
         measure "${mark}loop" "$bids" "$work" "$MILLSTREAM_TEST_KAFKA" bids "$dir/loop$round"
-        # shellcheck disable=SC2046
-        measure "${mark}millstream" $(submit "$work" bids 2000000 "$dir/out$round" available-now)
+        submit "$work" bids 2000000 "$dir/out$round" available-now
+        measure "${mark}millstream" "${command[@]}"
         if [[ $round -eq 0 ]]; then
             for rows in "$dir/loop0" "$dir/out0/${written[$work]}"; do sums "$work" "$rows"; done | uniq >"$dir/same"
             [[ $(wc -l <"$dir/same") -eq 1 ]] || { echo "the two wrote different rows:"; cat "$dir/same"; exit 1; } >&2
@@ -53,8 +54,8 @@ done
 
 echo "start to the end of a first epoch of 1,000 messages:"
 for round in 1 2 3; do
-    # shellcheck disable=SC2046
-    measure first-commit $(submit filter tiny 2000000 "$dir/tiny$round" available-now)
+    submit filter tiny 2000000 "$dir/tiny$round" available-now
+    measure first-commit "${command[@]}"
 done
 
 # Runs a submit and prints median and 90th percentile of its epochs.
@@ -65,9 +66,9 @@ took = sorted(sum(event["durations_ms"].values()) for event in map(json.loads, s
 print(f"median {took[len(took) // 2]:.1f} ms, 90 % under {took[len(took) * 9 // 10]:.1f} ms, of {len(took)}")'
 }
 echo "epochs of one row, checkpoint and Parquet on a local path:"
-# shellcheck disable=SC2046
-epochs $(submit filter tiny 1 "$dir/small" available-now)
+submit filter tiny 1 "$dir/small" available-now
+epochs "${command[@]}"
 echo "epochs of one row, checkpoint and Parquet on S3 (versitygw on this machine):"
-# shellcheck disable=SC2046
-epochs $(submit filter tiny 1 "s3://$MILLSTREAM_TEST_S3_BUCKET/small" available-now) --set s3.endpoint="$MILLSTREAM_TEST_S3" \
+submit filter tiny 1 "s3://$MILLSTREAM_TEST_S3_BUCKET/small" available-now
+epochs "${command[@]}" --set s3.endpoint="$MILLSTREAM_TEST_S3" \
     --set s3.region=us-east-1 --set s3.access-key="$MILLSTREAM_TEST_S3_KEY" --set s3.secret-key="$MILLSTREAM_TEST_S3_SECRET"

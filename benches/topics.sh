@@ -10,17 +10,11 @@ cd "$(dirname "$0")/.."
 rounds=${1:-3} count=${2:-3000000}
 . benches/common.sh
 
-end_of() { # kafka|rocketmq TOPIC: options of a table
-    local server="'properties.bootstrap.servers' = '$MILLSTREAM_TEST_KAFKA'"
-    [[ $1 == kafka ]] || server="'name-server' = '$MILLSTREAM_TEST_ROCKETMQ'"
-    echo "'connector' = '$1', $server, 'topic' = '$2'"
-}
-
 # Sets `command`, an array, as what is said of tables has blanks.
 submit() { # FILE SOURCE TARGET TOPIC GUARANTEE
     rm -rf "$dir/out"
     command=("$millstream" submit "benches/$1.sql" --trigger available-now --var "out=$dir/out"
-        --var "source=$(end_of "$2" bids)" --var "target=$(end_of "$3" "$4")" --var "guarantee=$5")
+        --var "source=$(at_"$2"), 'topic' = 'bids'" --var "target=$(at_"$3"), 'topic' = '$4'" --var "guarantee=$5")
 }
 
 # How many rows a reader sees: committed ones, if it is Kafka's.

@@ -3,8 +3,7 @@ SET 'checkpoint.location' = '${out}/checkpoints';
 
 CREATE TABLE bids (auction BIGINT, bidder BIGINT, price BIGINT, channel STRING, url STRING, dateTime TIMESTAMP(3),
                    WATERMARK FOR dateTime AS dateTime - INTERVAL '5' SECOND)
-  WITH ('connector' = 'kafka', 'properties.bootstrap.servers' = '${kafka}', 'topic' = '${topic}', 'format' = 'json',
-        'scan.max-rows-per-epoch' = '${rows}');
+  WITH (${source}, 'topic' = '${topic}', 'format' = 'json', 'scan.max-rows-per-epoch' = '${rows}');
 
 CREATE TABLE per_auction (start TIMESTAMP(3), auction BIGINT, n BIGINT, top BIGINT, total BIGINT)
   WITH ('connector' = 'filesystem', 'path' = '${out}/per_auction', 'format' = 'parquet');

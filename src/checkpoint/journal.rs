@@ -15,6 +15,10 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use super::log::{Created, create};
 use crate::error::Result;
 
+/// What the folders begin with in which sources number things. A query that is rewound takes these with it: its offsets are
+/// such numbers.
+pub const SOURCES: &str = "files-";
+
 /// Notes of one query; clones share them.
 #[derive(Clone)]
 pub struct Journal {
@@ -57,6 +61,21 @@ impl Journal {
             .collect();
         names.sort();
         Ok(names)
+    }
+
+    /// Copies the notes of sources into another journal.
+    pub(super) async fn copy_sources(&self, other: &Self) -> Result<()> {
+        let found: Vec<_> = self.store.list(Some(&self.prefix)).try_collect().await?;
+        for meta in found {
+            let below: Vec<_> = meta.location.parts().skip(self.prefix.parts_count()).collect();
+            // Anything deeper is on its way into a local directory.
+            if below.len() == 2 && below[0].as_ref().starts_with(SOURCES) {
+                let body = self.store.get(&meta.location).await?.bytes().await?;
+                let path = below.iter().fold(other.prefix.clone(), |path, part| path.join(part.clone()));
+                create(&other.store, &path, body).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The note's text, or none.

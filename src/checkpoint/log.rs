@@ -118,7 +118,7 @@ impl fmt::Debug for Log {
     }
 }
 
-fn digits(number: u64) -> String {
+pub(super) fn digits(number: u64) -> String {
     format!("{number:020}")
 }
 
@@ -132,6 +132,18 @@ pub(crate) fn number_of(path: &Path) -> Option<u64> {
     (digits.len() == 20).then(|| digits.parse().ok())?
 }
 
+/// The record of a run with this number, of this process.
+pub(super) fn this_process(number: u64, clock: &Clock) -> RunRecord {
+    RunRecord {
+        version: VERSION,
+        number,
+        host: gethostname::gethostname().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        started_ms: clock.now_ms(),
+        token: clock.random_id(),
+    }
+}
+
 impl Log {
     /// Registers a run of the query `name` under `checkpoint`, in its newest generation.
     ///
@@ -142,14 +154,7 @@ impl Log {
         let generation = newest_generation(&store, &query).await?.unwrap_or(1);
         let root = query.clone().join(digits(generation));
         let runs = numbers(&store, &root.clone().join("runs"), None).await?;
-        let mut run = RunRecord {
-            version: VERSION,
-            number: runs.last().copied().unwrap_or_default(),
-            host: gethostname::gethostname().to_string_lossy().into_owned(),
-            pid: std::process::id(),
-            started_ms: clock.now_ms(),
-            token: clock.random_id(),
-        };
+        let mut run = this_process(runs.last().copied().unwrap_or_default(), clock);
         loop {
             run.number += 1;
             let path = record_path(&root, "runs", run.number);
@@ -282,12 +287,8 @@ impl Log {
             let offset = folder.clone().join(format!("{number}.json"));
             numbers(&self.store, &folder, Some(&offset)).await
         };
-        let (commits, intents, (), ()) = try_join!(
-            after(before("commits", epoch - 1)),
-            after(before("intents", epoch)),
-            self.check_newest_run(),
-            self.check_generation(),
-        )?;
+        let (commits, intents, ()) =
+            try_join!(after(before("commits", epoch - 1)), after(before("intents", epoch)), self.check_newest_run(),)?;
         if commits.is_empty() && intents.is_empty() {
             return Ok(());
         }
@@ -304,8 +305,13 @@ impl Log {
         }
     }
 
-    /// Rule 6: any sign of a newer run ends this one.
+    /// Rule 6: any sign of a newer run, or of a newer generation, ends this one.
     pub async fn check_newest_run(&self) -> Result<()> {
+        try_join!(self.check_run(), self.check_generation())?;
+        Ok(())
+    }
+
+    async fn check_run(&self) -> Result<()> {
         let runs = self.root.clone().join("runs");
         let mine = record_path(&self.root, "runs", self.run.number);
         let Some(&newer) = numbers(&self.store, &runs, Some(&mine)).await?.last() else { return Ok(()) };
@@ -315,12 +321,12 @@ impl Log {
     }
 
     async fn check_generation(&self) -> Result<()> {
-        match newest_generation(&self.store, &self.query).await? {
-            Some(newer) if newer > self.generation => Err(Error::fenced(format!(
+        match generation_behind(&self.store, &self.query, self.generation).await? {
+            Some(newer) => Err(Error::fenced(format!(
                 "{} was rewound: generation {newer} has replaced generation {}",
                 self.query, self.generation
             ))),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -395,7 +401,8 @@ impl Log {
     }
 }
 
-async fn recorded(store: &Arc<dyn ObjectStore>, folder: &Path) -> Result<Vec<Recorded>> {
+/// The records in `folder`, ascending by epoch.
+pub(super) async fn recorded(store: &Arc<dyn ObjectStore>, folder: &Path) -> Result<Vec<Recorded>> {
     let found: Vec<_> = store.list(Some(folder)).try_collect().await?;
     let record = |meta: &object_store::ObjectMeta| {
         let epoch = number_of(&meta.location)?;
@@ -418,11 +425,38 @@ async fn numbers(store: &Arc<dyn ObjectStore>, folder: &Path, offset: Option<&Pa
     Ok(numbers)
 }
 
-pub(super) async fn newest_generation(store: &Arc<dyn ObjectStore>, query: &Path) -> Result<Option<u64>> {
+/// All generations of a query, ascending, those included that a rewind which broke off has left half made.
+pub(super) async fn generations(store: &Arc<dyn ObjectStore>, query: &Path) -> Result<Vec<u64>> {
     let listed = store.list_with_delimiter(Some(query)).await?;
     let generation = |path: &Path| {
         let name = path.filename()?;
         (name.len() == 20).then(|| name.parse().ok())?
     };
-    Ok(listed.common_prefixes.iter().filter_map(generation).max())
+    let mut found: Vec<u64> = listed.common_prefixes.iter().filter_map(generation).collect();
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The generation that is in force, if the query ever ran.
+pub(super) async fn newest_generation(store: &Arc<dyn ObjectStore>, query: &Path) -> Result<Option<u64>> {
+    generation_behind(store, query, 0).await
+}
+
+/// The newest generation behind this one. The first begins with its first run, a later one with its `query.json`, which a
+/// rewind writes last.
+async fn generation_behind(store: &Arc<dyn ObjectStore>, query: &Path, known: u64) -> Result<Option<u64>> {
+    for generation in generations(store, query).await?.into_iter().rev().take_while(|number| *number > known) {
+        if generation == 1 || is_there(store, &query.clone().join(digits(generation)).join("query.json")).await? {
+            return Ok(Some(generation));
+        }
+    }
+    Ok(None)
+}
+
+async fn is_there(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<bool> {
+    match store.head(path).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::NotFound { .. }) => Ok(false),
+        Err(e) => Err(Error::from(e).context(path)),
+    }
 }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! <checkpoint>/<query>/<generation>/
-//!   query.json                      a random id and the start offsets, resolved once
+//!   query.json                      a random id and the start offsets, resolved once; a rewind writes it last
 //!   definitions/<20 digits>.json    SQL, tables and settings as they took effect
 //!   runs/<20 digits>.json           who runs
 //!   intents/<20 digits>.json
@@ -25,14 +25,17 @@ mod journal;
 mod log;
 mod records;
 mod retention;
+mod rewind;
 mod state_store;
 
-pub use journal::Journal;
+pub use inspect::Generation;
+pub use journal::{Journal, SOURCES};
 pub(crate) use log::{Created, create, number_of, probe, record_path};
 pub use log::{Log, Tail};
 pub use records::{
-    Commit, Cut, DefinitionRecord, Intent, PartitionCommit, QueryRecord, RunRecord, SourceCommit, VERSION,
+    Commit, Cut, DefinitionRecord, Intent, PartitionCommit, QueryRecord, Rewound, RunRecord, SourceCommit, VERSION,
 };
 pub(crate) use records::{decode_up_to, encode};
 pub use retention::{Recorded, expired};
+pub use rewind::Rewind;
 pub use state_store::StateStore;

@@ -15,8 +15,8 @@ use crate::query::definition::Definition;
 use crate::state::StateCommit;
 
 /// The version that this binary writes. 2: event time and state. 3: a table of late rows, a second sink. 4: statement sets, dead
-/// letters. 5: streams that end, messages that are gone.
-pub const VERSION: u32 = 5;
+/// letters. 5: streams that end, messages that are gone. 6: rewinds.
+pub const VERSION: u32 = 6;
 
 /// `query.json`: who the query is, and where it began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,23 @@ pub struct QueryRecord {
     /// By table that is bounded: where each partition ends, resolved once. Others of its partitions are not read.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub end: BTreeMap<String, Offsets>,
+    /// Of a generation that a rewind has made, what it goes on from. Its commit of epoch 0 says where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewound: Option<Rewound>,
+}
+
+/// What a generation that a rewind has made goes on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewound {
+    /// The generation before.
+    pub generation: u64,
+    /// Its id: what it wrote carries it.
+    pub id: String,
+    /// The epoch of it that is gone back to; none, if offsets were given that are no epoch's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Whether what its later epochs wrote is removed.
+    pub deletes: bool,
 }
 
 /// `definitions/…`: what the query was, from some epoch on.

@@ -20,6 +20,8 @@ pub struct StateStore {
     prefix: Path,
     run: u64,
     opening: u64,
+    /// Whether the files are somebody else's.
+    is_read_only: bool,
 }
 
 impl fmt::Debug for StateStore {
@@ -31,7 +33,12 @@ impl fmt::Debug for StateStore {
 impl StateStore {
     /// Files under `prefix`, written by this opening of `run`.
     pub(super) fn new(store: Arc<dyn ObjectStore>, prefix: Path, run: u64, opening: u64) -> Self {
-        Self { store, prefix, run, opening }
+        Self { store, prefix, run, opening, is_read_only: false }
+    }
+
+    /// Files under `prefix`, for a look: nothing is written, not even by what makes files fewer.
+    pub(super) fn read_only(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
+        Self { is_read_only: true, ..Self::new(store, prefix, 0, 0) }
     }
 
     /// Who writes: a part of every name.
@@ -41,6 +48,9 @@ impl StateStore {
 
     /// Writes a file; it is durable when this returns.
     pub async fn put(&self, name: &str, body: Bytes) -> Result<()> {
+        if self.is_read_only {
+            return Err(Error::internal(format!("{} is only looked at, and {name} was to be written", self.prefix)));
+        }
         self.store.put(&self.prefix.clone().join(name), body.into()).await?;
         Ok(())
     }

@@ -12,6 +12,8 @@ pub mod display;
 pub mod jobs;
 mod output;
 mod pager;
+mod query;
+mod replay;
 mod shell;
 mod state;
 mod submit;
@@ -32,6 +34,11 @@ enum Mode {
     Shell(Shell),
     /// List what queries remember: all, one query's newest epochs, or one operator's files.
     State(State),
+    /// Look into checkpoints: what queries are, read and wrote; and go back to an earlier epoch.
+    #[command(subcommand)]
+    Query(query::Command),
+    /// Run a past epoch of a query again, and show its rows, without touching the query.
+    Replay(replay::Replay),
 }
 
 /// Arguments of `submit`. Exit codes: 0 all well, 1 any query failed, 3 fenced by a newer run (do not restart).
@@ -121,6 +128,8 @@ pub async fn run(arguments: Arguments) -> Result<u8> {
         Mode::Submit(arguments) => submit::run(arguments).await,
         Mode::Shell(arguments) => shell::run(arguments).await,
         Mode::State(arguments) => state::run(arguments).await,
+        Mode::Query(command) => query::run(command).await,
+        Mode::Replay(arguments) => replay::run(arguments).await,
     };
     crate::connector::shutdown().await;
     code

@@ -12,12 +12,12 @@ use crate::error::{Error, Result};
 use crate::query::progress::{Event, Reporter};
 use crate::query::{Query, QuerySpec};
 use crate::session::{Outcome, Rows, Session};
-use crate::sql;
+use crate::sql::{self, Statement};
 
 /// Runs the file; the exit code.
 pub(super) async fn run(arguments: Submit) -> Result<u8> {
-    let specs = plan(&arguments).await?;
-    if arguments.explain {
+    let (specs, has_written) = plan(&arguments).await?;
+    if arguments.explain || (specs.is_empty() && has_written) {
         return Ok(0);
     }
     if specs.is_empty() {
@@ -44,8 +44,8 @@ pub(super) async fn run(arguments: Submit) -> Result<u8> {
     Ok(code)
 }
 
-/// Executes the file's statements; the queries it came to.
-async fn plan(arguments: &Submit) -> Result<Vec<QuerySpec>> {
+/// Executes the file's statements; the queries it came to, and whether rows were written at once.
+async fn plan(arguments: &Submit) -> Result<(Vec<QuerySpec>, bool)> {
     let file = &arguments.file;
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let variables: BTreeMap<String, String> = arguments.var.iter().cloned().collect();
@@ -57,10 +57,17 @@ async fn plan(arguments: &Submit) -> Result<Vec<QuerySpec>> {
     for (key, value) in arguments.set.iter().cloned().chain(checkpoint).chain(catalog).chain(trigger) {
         session.pin(&key, &value)?;
     }
-    let mut specs = vec![];
+    if arguments.explain {
+        session.write_nothing();
+    }
+    let (mut specs, mut has_written) = (vec![], false);
     for parsed in sql::parse(&text)? {
-        let line = parsed.location.line;
+        let (line, is_insert) = (parsed.location.line, matches!(parsed.statement, Statement::Insert(_)));
         match session.execute(parsed).await? {
+            Outcome::Done(text) if is_insert => {
+                has_written = true;
+                eprintln!("{text}");
+            }
             Outcome::Done(_) => {}
             Outcome::Text(text) => output::say(&text)?,
             Outcome::Rows(Rows { is_unbounded: true, .. }) | Outcome::Changes(_) => {
@@ -77,7 +84,7 @@ async fn plan(arguments: &Submit) -> Result<Vec<QuerySpec>> {
             }
         }
     }
-    Ok(specs)
+    Ok((specs, has_written))
 }
 
 /// Runs one query to its end and reports it; the exit code.

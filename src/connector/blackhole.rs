@@ -49,6 +49,10 @@ impl Connector for BlackholeConnector {
         true
     }
 
+    fn takes_back(&self, _table: &TableDefinition) -> bool {
+        true
+    }
+
     async fn source(
         &self,
         table: Arc<TableDefinition>,
@@ -103,6 +107,10 @@ impl Sink for Blackhole {
     async fn publish(&self, epoch: u64, _pin: &Pin) -> Result<Published> {
         let tasks = self.staged().remove(&epoch).unwrap_or_default();
         Ok(Published { rows: tasks.values().sum(), ..Published::default() })
+    }
+
+    async fn take_back(&self, _epoch: u64) -> Result<u64> {
+        Ok(0)
     }
 
     async fn discard(&self, epoch: u64) {

@@ -345,6 +345,12 @@ pub trait Sink: Debug + Send + Sync {
         }
     }
 
+    /// Takes back what was published of epochs after `epoch`, where the connector [does that](Connector::takes_back): how many
+    /// files that were. Whoever reads meanwhile may have seen them.
+    async fn take_back(&self, epoch: u64) -> Result<u64> {
+        Err(Error::refused(format!("what was written after epoch {epoch} cannot be taken back")))
+    }
+
     /// How long an epoch should take at most, from its first row to its end here; none, where that is no matter.
     fn epoch_bound(&self) -> Option<Duration> {
         None
@@ -486,6 +492,11 @@ pub trait Connector: Debug + Send + Sync {
     /// Whether a table takes a result that changes: rows with [`ROW_KIND`](crate::plan::changes::ROW_KIND) as one more
     /// column, the last.
     fn takes_updates(&self, _table: &TableDefinition) -> bool {
+        false
+    }
+
+    /// Whether what was written to a table can be taken back, epoch by epoch ([`Sink::take_back`]).
+    fn takes_back(&self, _table: &TableDefinition) -> bool {
         false
     }
 

@@ -160,31 +160,33 @@ impl StreamPlan {
         self.is_timed
     }
 
-    /// The logical plan of one epoch: each stream reads its cut, `now()` is the batch time.
-    fn bind(&self, binding: &Binding) -> Result<LogicalPlan> {
-        let bound = self.plan.clone().transform_up_with_subqueries(|node| {
-            let Some(stream) = stream_of(&node) else { return Ok(Transformed::no(node)) };
-            let cut = binding.cuts.get(&stream.definition().name).cloned().unwrap_or_default();
-            let bound = stream.bound_to(cut, Arc::clone(&binding.opener), self.is_timed);
-            let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
-            scan.source = provider_as_source(Arc::new(bound));
-            Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
-        })?;
-        let now = ScalarValue::TimestampNanosecond(Some(binding.times.batch * 1_000_000), Some("UTC".into()));
-        let watermark = binding.times.watermark.filter(|watermark| *watermark < i64::MAX);
-        let watermark = ScalarValue::TimestampMillisecond(watermark, None);
-        let values = ParamValues::from(vec![(volatile::BATCH_TIME_NAME, now), (volatile::WATERMARK_NAME, watermark)]);
-        Ok(bound.data.replace_params_with_values(&values)?)
-    }
-
     /// The physical plan of one epoch, with state where it needs some.
     pub async fn epoch(&self, state: &SessionState, binding: &Binding) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = state.query_planner().create_physical_plan(&self.bind(binding)?, state).await?;
+        let bound = bind(&self.plan, binding, self.is_timed)?;
+        let plan = state.query_planner().create_physical_plan(&bound, state).await?;
         if !self.remembers && !self.reads_changes {
             return Ok(plan);
         }
         stateful::remember(plan, binding, self.ttl, self.late.as_ref(), &self.prefix)
     }
+}
+
+/// An optimised plan whose clock is open as that of one epoch: each stream reads its cut, and `now()` is the batch time. If
+/// it is watched, reads report the watermark.
+pub fn bind(plan: &LogicalPlan, binding: &Binding, is_watched: bool) -> Result<LogicalPlan> {
+    let bound = plan.clone().transform_up_with_subqueries(|node| {
+        let Some(stream) = stream_of(&node) else { return Ok(Transformed::no(node)) };
+        let cut = binding.cuts.get(&stream.definition().name).cloned().unwrap_or_default();
+        let bound = stream.bound_to(cut, Arc::clone(&binding.opener), is_watched);
+        let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
+        scan.source = provider_as_source(Arc::new(bound));
+        Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+    })?;
+    let now = ScalarValue::TimestampNanosecond(Some(binding.times.batch * 1_000_000), Some("UTC".into()));
+    let watermark = binding.times.watermark.filter(|watermark| *watermark < i64::MAX);
+    let watermark = ScalarValue::TimestampMillisecond(watermark, None);
+    let values = ParamValues::from(vec![(volatile::BATCH_TIME_NAME, now), (volatile::WATERMARK_NAME, watermark)]);
+    Ok(bound.data.replace_params_with_values(&values)?)
 }
 
 /// Whether the rows of each output partition come from one task of each scan, in its order: no exchange and no merge of

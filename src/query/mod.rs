@@ -33,10 +33,13 @@ use crate::storage::Location;
 
 pub mod definition;
 pub mod loss;
+pub mod once;
 pub mod pace;
 pub mod planning;
 pub mod progress;
 pub mod recovery;
+pub mod replay;
+pub mod rewind;
 pub mod trigger;
 pub mod watermark;
 

@@ -85,6 +85,7 @@ impl Query {
             spec,
         };
         query.recover().await?;
+        query.take_back().await?;
         query.reporter.report(Event::Started {
             query: query.spec.name.clone(),
             id: query.record.id.clone(),
@@ -130,7 +131,15 @@ impl Query {
         }
         let created_ms = clock.now_ms();
         let record = log
-            .begin(QueryRecord { version: VERSION, id: id.clone(), name: spec.name.clone(), created_ms, start, end })
+            .begin(QueryRecord {
+                version: VERSION,
+                id: id.clone(),
+                name: spec.name.clone(),
+                created_ms,
+                start,
+                end,
+                rewound: None,
+            })
             .await?;
         if record.id == id {
             return Ok((record, mine));

@@ -244,7 +244,7 @@ impl Session {
     }
 
     /// The table of this name, which can be written.
-    async fn writable(&self, name: &str) -> Result<&TableDefinition> {
+    pub(super) async fn writable(&self, name: &str) -> Result<&TableDefinition> {
         match self.tables.get(name) {
             Some(table) => Ok(table),
             None if self.is_taken(name).await? => Err(Error::usage(format!(
@@ -268,7 +268,19 @@ impl Session {
     }
 
     /// Plans a stored definition anew, with the secrets and operational options of today.
-    async fn replanned(&self, stored: Definition) -> Result<Planned> {
+    pub(super) async fn replanned(&self, stored: Definition) -> Result<Planned> {
+        let session = self.as_defined(&stored).await?;
+        let inserts = stored.inserts().map(|(query, columns, target)| {
+            let (table, columns) = (target.name.clone(), columns.to_vec());
+            Ok(Insert { table, columns, query: sql::parse_query(query)? })
+        });
+        let planned = session.planned(inserts.collect::<Result<_>>()?).await?;
+        // What it was, so that a static table that changed is noticed.
+        Ok(Planned { definition: stored, ..planned })
+    }
+
+    /// A session with what a stored definition names in its catalog.
+    pub(super) async fn as_defined(&self, stored: &Definition) -> Result<Self> {
         let mut session = self.sibling()?;
         let revive = |table: &TableDefinition| revived(table, self.today(&table.name), &self.connectors);
         for (key, value) in &stored.settings {
@@ -299,13 +311,7 @@ impl Session {
             // A view over tables that the query does not use cannot be made, and need not.
             let _ = session.create_view(view.clone()).await;
         }
-        let inserts = stored.inserts().map(|(query, columns, target)| {
-            let (table, columns) = (target.name.clone(), columns.to_vec());
-            Ok(Insert { table, columns, query: sql::parse_query(query)? })
-        });
-        let planned = session.planned(inserts.collect::<Result<_>>()?).await?;
-        // What it was, so that a static table that changed is noticed.
-        Ok(Planned { definition: stored, ..planned })
+        Ok(session)
     }
 
     /// `CREATE TABLE t (…) WITH (…) AS SELECT …`: the table, its columns from the SELECT if none are given, and the query.
@@ -413,7 +419,7 @@ fn is_shared(table: &TableDefinition, place: &str, written: &str) -> bool {
 
 /// Gives the rows of a SELECT the target's schema: by position, or by the columns named; a column that is left out is
 /// NULL.
-fn fit(plan: LogicalPlan, target: &TableDefinition, columns: &[String]) -> Result<LogicalPlan> {
+pub(super) fn fit(plan: LogicalPlan, target: &TableDefinition, columns: &[String]) -> Result<LogicalPlan> {
     let writable: Vec<&Column> = target.writable_columns().collect();
     let names: Vec<&str> = match columns {
         [] => writable.iter().map(|column| column.name.as_str()).collect(),

@@ -1,7 +1,8 @@
 //! A session: executes one statement after the other against one catalog.
 //!
-//! DDL changes the catalog; a SELECT becomes a stream of rows, or of changes; an `INSERT INTO … SELECT` over a stream becomes a
-//! [`QuerySpec`], which whoever asked runs as a [`Query`](crate::query::Query).
+//! DDL changes the catalog; a SELECT becomes a stream of rows, or of changes; an `INSERT INTO … SELECT` over a stream
+//! becomes a [`QuerySpec`], which whoever asked runs as a [`Query`](crate::query::Query); one that ends by itself is
+//! written at once.
 //!
 //! ```
 //! use millstream::session::{Outcome, Session};
@@ -64,6 +65,8 @@ mod hints;
 mod infer;
 mod listing;
 mod names;
+mod once;
+mod replay;
 mod result;
 mod settings;
 mod show;
@@ -127,6 +130,8 @@ pub struct Session {
     names: BTreeSet<String>,
     /// Settings that later statements do not change.
     pinned: BTreeSet<String>,
+    /// Whether nothing is written.
+    is_dry: bool,
 }
 
 impl Session {
@@ -166,6 +171,7 @@ impl Session {
             hinted,
             names: BTreeSet::new(),
             pinned: BTreeSet::new(),
+            is_dry: false,
         })
     }
 
@@ -319,7 +325,10 @@ impl Session {
             Statement::ShowCreateTable { name } => self.show_create_table(&name),
             Statement::ShowCreateView { name } => self.show_create_view(&name),
             Statement::Describe { name } => self.describe(&name).await,
-            Statement::Insert(insert) => Ok(Outcome::Query(Box::new(self.insert(insert).await?))),
+            Statement::Insert(insert) => match self.insert_once(&insert).await? {
+                Some(written) => done(written),
+                None => Ok(Outcome::Query(Box::new(self.insert(insert).await?))),
+            },
             Statement::StatementSet(inserts) => Ok(Outcome::Query(Box::new(self.statement_set(inserts).await?))),
             Statement::Query(query) => self.select(*query).await,
             Statement::Explain { analyze, verbose, statement } => match *statement {
@@ -389,6 +398,11 @@ impl Session {
         self.set(key, value)?;
         self.pinned.insert(key.into());
         Ok(())
+    }
+
+    /// From now on rows that would be [written once](crate::query::once) are not; for EXPLAIN of a whole file.
+    pub fn write_nothing(&mut self) {
+        self.is_dry = true;
     }
 
     /// Lets a query of this name be made again.

@@ -28,7 +28,7 @@ use datafusion::sql::sqlparser::ast::{
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::{Session, plan_with};
-use crate::checkpoint::{Commit, StateStore, inspect};
+use crate::checkpoint::{Commit, Generation, StateStore, inspect};
 use crate::error::{Error, Location, Result};
 use crate::plan::time::ticks;
 use crate::sql::options::{did_you_mean, resolve_environment};
@@ -185,7 +185,7 @@ async fn read(checkpoint: &storage::Location, call: &Call, commits: &mut Commits
     let Call { query, operator, epoch } = call;
     let commit = match commits.entry((query.clone(), *epoch)) {
         Entry::Occupied(known) => known.into_mut(),
-        Entry::Vacant(new) => new.insert(commit(checkpoint, query, *epoch).await?),
+        Entry::Vacant(new) => new.insert(Generation::newest(checkpoint, query).await?.kept(*epoch).await?),
     };
     let Some(state) = commit.state.get(operator) else {
         let hint = did_you_mean(operator, commit.state.keys().map(String::as_str));
@@ -223,20 +223,6 @@ async fn read(checkpoint: &storage::Location, call: &Call, commits: &mut Commits
     let newest = tokio::task::spawn_blocking(move || newest(&read, &state, &schema, keys, &shown));
     let rows = newest.await.map_err(|e| Error::internal("reading state ended by itself").caused_by(e))??;
     Ok(MemTable::try_new(columns, vec![rows])?)
-}
-
-/// The commit of an epoch, or the newest.
-async fn commit(checkpoint: &storage::Location, query: &str, epoch: Option<u64>) -> Result<Commit> {
-    let kept = inspect::epochs(checkpoint, query).await?;
-    let (Some(oldest), Some(newest)) = (kept.first(), kept.last()) else {
-        return Err(Error::usage(format!("{query} has no commit yet; ask again after its first epoch")));
-    };
-    match epoch.unwrap_or(*newest) {
-        epoch if kept.contains(&epoch) => inspect::commit(checkpoint, query, epoch).await,
-        epoch => Err(Error::usage(format!(
-            "epoch {epoch} of {query} is not kept; kept are {oldest} to {newest}, of the older ones one a minute"
-        ))),
-    }
 }
 
 /// The files of an operator's state with their names, the newest first.

@@ -75,7 +75,10 @@ async fn messages(session: &mut Session, select: &str) -> usize {
     let plan = rows(session, &format!("EXPLAIN ANALYZE {select}")).await.concat();
     let scans = plan.lines().filter(|line| line.contains("ScanExec:")).map(|line| {
         let count = line.split_once(" messages=").unwrap_or_else(|| panic!("{plan}")).1;
-        count.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<usize>().unwrap()
+        // From a thousand on it is written as 1.00 K.
+        let (number, rest) = count.split_at(count.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap());
+        let scale = if rest.starts_with(" K") { 1000.0 } else { 1.0 };
+        (number.parse::<f64>().unwrap() * scale) as usize
     });
     scans.sum()
 }
@@ -84,8 +87,10 @@ async fn messages(session: &mut Session, select: &str) -> usize {
 async fn in_batch_mode_streams_end_at_what_is_there() {
     let (world, mut session) = numbers().await;
     let count = "SELECT count(*) FROM input";
-    let said = error(&mut session, count).await;
-    assert!(said.contains("a stream has no end; SET 'execution.mode' = 'batch'"), "{said}");
+    let goes_on = async |session: &mut Session| {
+        matches!(session.execute_script(count).await.unwrap().pop(), Some(Outcome::Changes(_)))
+    };
+    assert!(goes_on(&mut session).await);
     let said = error(&mut session, "SET 'execution.mode' = 'bach'").await;
     assert!(said.contains("'bach' is not streaming or batch"), "{said}");
 
@@ -107,7 +112,7 @@ async fn in_batch_mode_streams_end_at_what_is_there() {
     assert_eq!(one(&mut session, outer).await, "250");
 
     run(&mut session, "RESET 'execution.mode'").await;
-    assert!(error(&mut session, count).await.contains("a stream has no end"));
+    assert!(goes_on(&mut session).await);
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use crate::harness::{World, finish, run_to_end};
 const ROWS: i64 = 9;
 
 /// A filter from a topic of three partitions, seven rows an epoch.
-fn script(target: &str) -> String {
+pub fn script(target: &str) -> String {
     format!(
         "SET 'checkpoint.location' = 'memory://ck'; SET 'parallelism' = '2'; SET 'epoch.trigger' = 'available-now';
          CREATE TABLE input (n BIGINT)
@@ -32,7 +32,7 @@ fn script(target: &str) -> String {
 }
 
 /// Windows of three seconds over the same topic: what a window counts, with its start, as one number.
-fn windows(target: &str) -> String {
+pub fn windows(target: &str) -> String {
     script(target)
         .replace("SET 'parallelism'", "SET 'state.snapshot.max-files' = '2'; SET 'parallelism'")
         .replace("input (n BIGINT)", "input (n BIGINT, ts AS to_timestamp_millis(n % 1000 * 1000), WATERMARK FOR ts AS ts)")
@@ -59,10 +59,10 @@ fn first_rows(target: &str) -> String {
     format!("{tables} SELECT n FROM input QUALIFY ROW_NUMBER() OVER (PARTITION BY n % 1000 / 2 ORDER BY ts) = 1;")
 }
 
-const FILES: &str = "'connector' = 'filesystem', 'path' = 'memory://lake/out', 'format' = 'parquet'";
-const MEMORY: &str = "'connector' = 'memory', 'topic' = 'output'";
+pub const FILES: &str = "'connector' = 'filesystem', 'path' = 'memory://lake/out', 'format' = 'parquet'";
+pub const MEMORY: &str = "'connector' = 'memory', 'topic' = 'output'";
 
-fn world() -> World {
+pub fn world() -> World {
     let world = World::new();
     world.memory.complete("input");
     (0..3u32).for_each(|p| world.append("input", p, i64::from(p) * 1000..i64::from(p) * 1000 + ROWS));
@@ -83,7 +83,7 @@ fn world() -> World {
 }
 
 /// DataFusion's batch answer over all rows, as a sorted list: to the filter, or to the windows.
-async fn oracle(script: &str) -> Vec<i64> {
+pub async fn oracle(script: &str) -> Vec<i64> {
     let context = datafusion::prelude::SessionContext::new();
     let rows = format!(
         "(SELECT p * 1000 + i AS n, i FROM generate_series(0, 2) AS a(p), generate_series(0, {}) AS b(i))",
@@ -104,7 +104,7 @@ async fn oracle(script: &str) -> Vec<i64> {
 }
 
 /// What a reader sees, as a sorted list.
-async fn visible(world: &World, target: &str) -> Vec<i64> {
+pub async fn visible(world: &World, target: &str) -> Vec<i64> {
     let mut rows: Vec<i64> = if target == FILES {
         world.parquet("memory://lake/out").await.into_iter().flat_map(|(_, rows)| rows).collect()
     } else {

@@ -209,6 +209,9 @@ impl Connector for Gated {
     fn prefers_continuous(&self) -> bool {
         self.inner.prefers_continuous()
     }
+    fn takes_back(&self, table: &TableDefinition) -> bool {
+        self.inner.takes_back(table)
+    }
     async fn source(
         &self,
         table: Arc<TableDefinition>,
@@ -320,6 +323,9 @@ impl Sink for GatedSink {
     }
     async fn retract(&self, epoch: u64) -> Result<()> {
         self.gate.pass(self.inner.retract(epoch)).await
+    }
+    async fn take_back(&self, epoch: u64) -> Result<u64> {
+        self.gate.pass(self.inner.take_back(epoch)).await
     }
     async fn close(&self) {
         self.inner.close().await

@@ -43,7 +43,7 @@ async fn text(session: &mut Session, script: &str) -> String {
 }
 
 /// The names of the columns, and the rows, sorted.
-async fn rows(session: &mut Session, script: &str) -> (Vec<String>, Vec<String>) {
+pub async fn rows(session: &mut Session, script: &str) -> (Vec<String>, Vec<String>) {
     let Outcome::Rows(rows) = run(session, script).await.unwrap() else { panic!("{script} gives no rows") };
     let names = rows.schema.fields().iter().map(|field| field.name().clone()).collect();
     let batches: Vec<RecordBatch> = rows.stream.try_collect().await.unwrap();

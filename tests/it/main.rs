@@ -23,6 +23,7 @@ mod jobs;
 mod kafka;
 mod local_durability;
 mod pace;
+mod query;
 mod records;
 mod rocketmq;
 mod sources;

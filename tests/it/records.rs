@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use millstream::checkpoint::{Commit, DefinitionRecord, Intent, PartitionCommit, QueryRecord, RunRecord, VERSION};
+use millstream::checkpoint::{
+    Commit, DefinitionRecord, Intent, PartitionCommit, QueryRecord, Rewound, RunRecord, VERSION,
+};
 use millstream::connector::{Fingerprint, Offsets, Partition, Published, Span};
 use millstream::query::definition::{Definition, OtherInsert};
 use millstream::sql::{Statement, parse};
@@ -53,14 +55,18 @@ fn records_are_written_and_read_as_ever() {
     let start = BTreeMap::from([("orders".to_string(), Offsets::from([(partition(0), 0), (partition(1), 42)]))]);
     let (id, name) = ("00c0ffee00c0ffee".to_string(), "job/big".to_string());
     let end = BTreeMap::new();
-    let query = QueryRecord { version: 2, id, name, created_ms: batch_time_ms, start, end };
+    let query = QueryRecord { version: 2, id, name, created_ms: batch_time_ms, start, end, rewound: None };
     check_read("query", 2, query.clone());
     check_read("query", 4, QueryRecord { version: 4, ..query.clone() });
     let end = BTreeMap::from([("orders".to_string(), Offsets::from([(partition(1), 4200)]))]);
-    check("query", QueryRecord { version, end, ..query });
+    let query = QueryRecord { version: 5, end, ..query };
+    check_read("query", 5, query.clone());
+    let rewound = Rewound { generation: 1, id: "0badcafe0badcafe".into(), epoch: Some(12), deletes: true };
+    check("query", QueryRecord { version, rewound: Some(rewound), ..query });
     let (host, token) = ("host".to_string(), "0123456789abcdef".to_string());
     let ran = RunRecord { version: 2, number: run, host, pid: 4711, started_ms: batch_time_ms, token };
     check_read("run", 2, ran.clone());
+    check_read("run", 5, RunRecord { version: 5, ..ran.clone() });
     check("run", RunRecord { version, ..ran });
     let cut = vec![
         vec![Span::new(partition(0), 100, 250), Span::new(partition(2), 5, 6)],
@@ -78,6 +84,7 @@ fn records_are_written_and_read_as_ever() {
     let intent = Intent { version: 3, pins, ..intent };
     check_read("intent", 3, intent.clone());
     check_read("intent", 4, Intent { version: 4, ..intent.clone() });
+    check_read("intent", 5, Intent { version: 5, ..intent.clone() });
     check("intent", Intent { version, ..intent });
 
     let last = Fingerprint { offset: 249, timestamp: Some(batch_time_ms), id: Some("7F00".into()) };
@@ -102,7 +109,9 @@ fn records_are_written_and_read_as_ever() {
     check_read("commit", 3, commit.clone());
     check_read("commit", 4, Commit { version: 4, ..commit.clone() });
     let lost = BTreeMap::from([("orders".to_string(), Offsets::from([(partition(0), 100)]))]);
-    check("commit", Commit { version, lost, ..commit });
+    let commit = Commit { version: 5, lost, ..commit };
+    check_read("commit", 5, commit.clone());
+    check("commit", Commit { version, ..commit });
 
     let orders = table(
         "CREATE TABLE orders (id BIGINT NOT NULL, amount DECIMAL(10, 2), ts TIMESTAMP(3), tags MAP<STRING, ARRAY<INT>>,
@@ -145,6 +154,7 @@ fn records_are_written_and_read_as_ever() {
     };
     let definition = Definition { others: vec![other], ..record.definition };
     check_read("definition", 4, DefinitionRecord { version: 4, number: 2, definition: definition.clone() });
+    check_read("definition", 5, DefinitionRecord { version: 5, number: 2, definition: definition.clone() });
     check("definition", DefinitionRecord { version, number: 2, definition });
 }
 

@@ -172,6 +172,10 @@ impl Connector for FilesConnector {
         false
     }
 
+    fn takes_back(&self, _: &TableDefinition) -> bool {
+        true
+    }
+
     async fn source(
         &self,
         table: Arc<TableDefinition>,

@@ -107,6 +107,23 @@ impl ParquetSink {
         })
     }
 
+    /// The epoch of a file of this query.
+    fn epoch_of(&self, name: &str) -> Option<u64> {
+        name.strip_prefix(&*self.owner.id)?.strip_prefix('-')?.split('-').next()?.parse().ok()
+    }
+
+    /// Removes the files of these epochs; how many there were.
+    async fn remove(&self, is_meant: impl Fn(u64) -> bool) -> Result<u64> {
+        let is_mine =
+            |meta: &ObjectMeta| meta.location.filename().and_then(|name| self.epoch_of(name)).is_some_and(&is_meant);
+        let files = self.location.store.list(Some(&self.location.prefix));
+        let mine: Vec<ObjectMeta> = files.try_filter(|meta| std::future::ready(is_mine(meta))).try_collect().await?;
+        let count = mine.len() as u64;
+        let paths = stream::iter(mine.into_iter().map(|meta| Ok(meta.location)));
+        self.location.store.delete_stream(paths.boxed()).try_for_each(|_| std::future::ready(Ok(()))).await?;
+        Ok(count)
+    }
+
     /// The path of a file; a directory's name is escaped already, and must not be a second time.
     fn path(&self, name: &str) -> Result<Path> {
         let path = format!("{}/{name}", self.location.prefix);
@@ -206,13 +223,11 @@ impl Sink for ParquetSink {
 
     /// Removes the epoch's files. Whoever reads the directory meanwhile may have seen them.
     async fn retract(&self, epoch: u64) -> Result<()> {
-        let prefix = format!("{}-{epoch}-", self.owner.id);
-        let is_mine = |meta: &ObjectMeta| meta.location.filename().is_some_and(|name| name.starts_with(&prefix));
-        let files = self.location.store.list(Some(&self.location.prefix));
-        let mine: Vec<ObjectMeta> = files.try_filter(|meta| std::future::ready(is_mine(meta))).try_collect().await?;
-        let paths = stream::iter(mine.into_iter().map(|meta| Ok(meta.location)));
-        self.location.store.delete_stream(paths.boxed()).try_for_each(|_| std::future::ready(Ok(()))).await?;
-        Ok(())
+        self.remove(|other| other == epoch).await.map(drop)
+    }
+
+    async fn take_back(&self, epoch: u64) -> Result<u64> {
+        self.remove(|other| other > epoch).await
     }
 
     /// Aborts what uploads of committed epochs were left by runs that died. No grace is needed: of a committed epoch
@@ -231,9 +246,7 @@ impl Sink for ParquetSink {
             }
             self.owner.journal.remove(&self.uploads, &name).await?;
         }
-        let prefix = format!("{}-", self.owner.id);
-        let epoch_of = |name: &str| name.strip_prefix(&prefix)?.split('-').next()?.parse::<u64>().ok();
-        self.location.sweep_staged(|name| epoch_of(name).is_some_and(|epoch| epoch <= committed)).await
+        self.location.sweep_staged(|name| self.epoch_of(name).is_some_and(|epoch| epoch <= committed)).await
     }
 }
 

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FileFormat, FileOptions};
 use crate::catalog::{Column, ColumnKind, TableDefinition};
-use crate::checkpoint::Journal;
+use crate::checkpoint::{Journal, SOURCES};
 use crate::clock::Clock;
 use crate::connector::messages::{Decoding, MessageBatch};
 use crate::connector::{Bounds, Extent, Fingerprint, Offsets, Partition, PartitionReport, ReadReport, Source, Span};
@@ -101,7 +101,7 @@ impl Known {
 
 impl Numbers {
     fn folder(&self) -> String {
-        format!("files-{}", self.table)
+        format!("{SOURCES}{}", self.table)
     }
 
     /// Reads the notes that are not known yet.
