@@ -13,7 +13,7 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 
-use super::{Bounds, Partition};
+use super::{Bounds, Offsets, Partition};
 use crate::error::{Error, Result};
 use crate::sql::options::did_you_mean;
 
@@ -100,8 +100,8 @@ pub struct GroupOffset {
     pub partition: Partition,
     /// The next offset that it reads; none, where it has read nothing.
     pub committed: Option<u64>,
-    /// Where the partition ends.
-    pub end: u64,
+    /// Where the partition ends; none, while it cannot be reached.
+    pub end: Option<u64>,
 }
 
 /// A member of a group.
@@ -142,8 +142,113 @@ pub enum ResetTo {
     Offsets(BTreeMap<String, u64>),
 }
 
+/// A partition as RESET GROUP names it: a number, or where a broker goes with it, both.
+pub(crate) fn place(topic: &str, partition: &Partition) -> String {
+    match &*partition.name == topic {
+        true => partition.number.to_string(),
+        false => partition.to_string(),
+    }
+}
+
+/// The offsets of [`ResetTo::Offsets`]: of partitions that are there, and in what these hold.
+pub(super) fn listed(
+    topic: &str,
+    written: &BTreeMap<String, u64>,
+    bounds: &BTreeMap<Partition, Bounds>,
+) -> Result<Offsets> {
+    let mut offsets = Offsets::new();
+    for (name, offset) in written {
+        let (partition, Bounds { earliest, latest }) = find(name, bounds).ok_or_else(|| {
+            let known: Vec<String> = bounds.keys().map(|partition| place(topic, partition)).collect();
+            Error::usage(format!("topic {topic} has no partition '{name}'; there are {}", known.join(", ")))
+        })?;
+        let whose = || format!("partition {} of topic {topic}", place(topic, partition));
+        if !(*earliest..=*latest).contains(offset) {
+            let whose = whose();
+            return Err(Error::usage(format!("offset {offset} is not in {whose}, which holds {earliest}..{latest}")));
+        }
+        if offsets.insert(partition.clone(), *offset).is_some() {
+            return Err(Error::usage(format!("two offsets are given for {}; keep one of them", whose())));
+        }
+    }
+    Ok(offsets)
+}
+
+/// The partition that is meant; none, if there is none or not only one.
+fn find<'a>(name: &str, bounds: &'a BTreeMap<Partition, Bounds>) -> Option<(&'a Partition, &'a Bounds)> {
+    let is_meant = |partition: &Partition| match name.parse::<u32>() {
+        Ok(number) => partition.number == number,
+        Err(_) => partition.to_string() == name,
+    };
+    let mut found = bounds.iter().filter(|(partition, _)| is_meant(partition));
+    found.next().filter(|_| found.next().is_none())
+}
+
+/// The error for a group that does not stand where it was just put.
+pub(super) fn not_taken(group: &str) -> Error {
+    Error::transient(format!(
+        "group {group}: the brokers did not take all offsets, or somebody else committed meanwhile; DESCRIBE GROUP shows \
+         where it stands"
+    ))
+}
+
 /// The error for a catalog of a kind that there is not.
 pub(crate) fn no_cluster(catalog: &str, kind: &str) -> Error {
     let hint = did_you_mean(kind, KINDS.into_iter());
     Error::usage(format!("catalog {catalog}: 'type' = '{kind}' is no cluster of topics{hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What partitions 0 and 1 of a topic hold, or those of each of these brokers.
+    fn bounds(names: &[&str]) -> BTreeMap<Partition, Bounds> {
+        let partitions = names.iter().flat_map(|name| [0, 1].map(|number| Partition::new(*name, number)));
+        partitions.map(|partition| (partition, Bounds { earliest: 5, latest: 9 })).collect()
+    }
+
+    fn given(name: &str, offset: u64) -> BTreeMap<String, u64> {
+        BTreeMap::from([(name.to_string(), offset)])
+    }
+
+    #[test]
+    fn a_partition_is_named_as_a_reset_names_it() {
+        assert_eq!(place("orders", &Partition::new("orders", 3)), "3");
+        assert_eq!(place("orders", &Partition::new("broker-a", 3)), "broker-a:3");
+    }
+
+    #[test]
+    fn offsets_that_are_written_down_must_be_there() {
+        for (name, offset, brokers, partition) in [
+            ("0", 5, &["t"][..], Partition::new("t", 0)),
+            ("1", 9, &["t"], Partition::new("t", 1)),
+            ("1", 7, &["a"], Partition::new("a", 1)),
+            ("a:1", 7, &["a", "b"], Partition::new("a", 1)),
+        ] {
+            let expected = Offsets::from([(partition, offset)]);
+            assert_eq!(listed("t", &given(name, offset), &bounds(brokers)).unwrap(), expected, "{name}");
+        }
+        for (name, offset, brokers, expected) in [
+            ("0", 4, &["t"][..], "offset 4 is not in partition 0 of topic t, which holds 5..9"),
+            ("0", 10, &["t"], "offset 10 is not in partition 0 of topic t, which holds 5..9"),
+            ("1", 10, &["a"], "offset 10 is not in partition a:1 of topic t, which holds 5..9"),
+            ("2", 7, &["t"], "topic t has no partition '2'; there are 0, 1"),
+            ("x", 7, &["t"], "topic t has no partition 'x'; there are 0, 1"),
+            ("b:0", 7, &["a"], "topic t has no partition 'b:0'; there are a:0, a:1"),
+            ("1", 7, &["a", "b"], "topic t has no partition '1'; there are a:0, a:1, b:0, b:1"),
+        ] {
+            let error = listed("t", &given(name, offset), &bounds(brokers)).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_partition_that_is_listed_twice_is_refused() {
+        for (again, broker) in [("a:1", "a"), ("01", "t")] {
+            let twice = BTreeMap::from([("1".to_string(), 7), (again.to_string(), 8)]);
+            let error = listed("t", &twice, &bounds(&[broker])).unwrap_err().to_string();
+            assert!(error.starts_with("two offsets are given for partition "), "{error}");
+        }
+    }
 }

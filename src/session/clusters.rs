@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::listing::listing;
 use super::{Outcome, Session};
 use crate::connector::Partition;
-use crate::connector::cluster::{Cluster, GroupMember, GroupOffset, OffsetChange, no_cluster};
+use crate::connector::cluster::{Cluster, GroupMember, GroupOffset, OffsetChange, no_cluster, place};
 use crate::error::{Error, Result};
 use crate::sql::options::{did_you_mean, display_options};
 use crate::sql::{ResetGroup, is_like};
@@ -141,6 +141,7 @@ impl Session {
         if if_exists && !has(&**cluster, topic).await.map_err(within(catalog))? {
             return done(format!("there is no topic {topic}"));
         }
+        self.forget_topic(catalog, topic)?;
         cluster.drop_topic(topic).await.map_err(within(catalog))?;
         done(format!("topic {topic} dropped"))
     }
@@ -158,13 +159,14 @@ impl Session {
         let described = self.cluster(catalog)?.group(group).await.map_err(within(catalog))?;
         let state = vec![text("state"), None, None, None, None, None, Some(described.state)];
         let offset = |offset: GroupOffset| -> Row {
+            let lag = offset.committed.zip(offset.end).map(|(committed, end)| end.saturating_sub(committed));
             vec![
                 text("offset"),
                 Some(offset.topic.clone()),
                 Some(place(&offset.topic, &offset.partition)),
-                offset.committed.map(|committed| committed.to_string()),
-                number(offset.end),
-                offset.committed.map(|committed| offset.end.saturating_sub(committed).to_string()),
+                offset.committed.and_then(number),
+                offset.end.and_then(number),
+                lag.and_then(number),
                 None,
             ]
         };
@@ -221,14 +223,6 @@ fn is_meant(name: &str, like: Option<&str>) -> bool {
     like.is_none_or(|pattern| is_like(name, pattern))
 }
 
-/// A partition as RESET GROUP names it: a number, or where a broker goes with it, both.
-fn place(topic: &str, partition: &Partition) -> String {
-    match &*partition.name == topic {
-        true => partition.number.to_string(),
-        false => partition.to_string(),
-    }
-}
-
 /// Puts the catalog's name before an error.
 fn within(catalog: &str) -> impl Fn(Error) -> Error {
     move |error: Error| error.context(format_args!("catalog {catalog}"))
@@ -253,12 +247,6 @@ fn shown(columns: &[&str], rows: impl Iterator<Item = Row>) -> Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_partition_is_named_as_a_reset_names_it() {
-        assert_eq!(place("orders", &Partition::new("orders", 3)), "3");
-        assert_eq!(place("orders", &Partition::new("broker-a", 3)), "broker-a:3");
-    }
 
     fn kafka(more: &[(&str, &str)]) -> BTreeMap<String, String> {
         let all = [("type", "kafka"), ("properties.bootstrap.servers", "a:1")];

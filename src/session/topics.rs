@@ -5,7 +5,8 @@
 //! `value`. Behind them stand the place of each message and its time, where these names are free.
 //!
 //! Guarantee: nothing is asked of the brokers before a topic is named. A topic keeps its columns as long as the catalog
-//! is there, so that one statement finds what the one before it found; one that was empty is looked at again.
+//! is there, so that one statement finds what the one before it found; one that was empty, or dropped here, is looked at
+//! again.
 //!
 //! Not promised: the same columns in another session. A query that lasts takes no such table.
 
@@ -48,6 +49,14 @@ impl Session {
     /// Forgets them.
     pub(super) fn deregister_topics(&self, catalog: &str) -> Result<()> {
         self.schemas()?.deregister_schema(catalog, true)?;
+        Ok(())
+    }
+
+    /// Makes one of them be looked at again.
+    pub(super) fn forget_topic(&self, catalog: &str, topic: &str) -> Result<()> {
+        if let Some(topics) = self.schemas()?.schema(catalog) {
+            topics.deregister_table(topic)?;
+        }
         Ok(())
     }
 

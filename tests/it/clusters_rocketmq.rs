@@ -202,7 +202,7 @@ fn a_group_is_described_reset_and_read_from() {
     assert_eq!(rows(&read).concat(), ["8", "9", "14"]);
 
     for (to, part) in [
-        ("OFFSETS ('2' = '0')", "has no queue '2'; there are broker-a:0, broker-a:1"),
+        ("OFFSETS ('2' = '0')", "has no partition '2'; there are broker-a:0, broker-a:1"),
         ("OFFSETS ('0' = '11')", "offset 11 is not in"),
     ] {
         refused(&reset(to), &[part]);

@@ -137,6 +137,13 @@ async fn topics_of_a_catalog_are_tables(broker: Broker) {
     );
     let Err(error) = run(&mut session, &insert).await else { panic!("a query that lasts takes a table that does not") };
     assert!(error.to_string().contains("is a topic of a catalog"), "{error}");
+
+    if matches!(broker, Broker::Kafka) {
+        let anew =
+            format!("DROP TOPIC k.`{orders}`; CREATE TOPIC k.`{orders}`; SELECT orderId FROM k.`{orders}` LIMIT 1");
+        let Err(error) = run(&mut session, &anew).await else { panic!("a new topic has the columns of the old one") };
+        assert!(error.chain().contains("orderId"), "{}", error.chain());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

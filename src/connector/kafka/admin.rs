@@ -26,7 +26,8 @@ use super::group::explain;
 use super::options::is_legal;
 use super::properties::Properties;
 use crate::connector::cluster::{
-    GroupDescription, GroupMember, GroupOffset, GroupSummary, OffsetChange, ResetTo, TopicDescription,
+    GroupDescription, GroupMember, GroupOffset, GroupSummary, OffsetChange, ResetTo, TopicDescription, listed,
+    not_taken,
 };
 use crate::connector::{Bounds, Offsets, Partition};
 use crate::error::{Error, Kind, Result};
@@ -37,6 +38,9 @@ const SHAPE: [&str; 2] = ["partitions", "replication-factor"];
 
 /// Settings that are shown also where a topic has the brokers' own.
 const ALWAYS: [&str; 3] = ["cleanup.policy", "max.message.bytes", "retention.ms"];
+
+/// The brokers' own topics. Others may begin with `__` as well, such as Debezium's.
+const OWN: [&str; 4] = ["__consumer_offsets", "__remote_log_metadata", "__share_group_state", "__transaction_state"];
 
 /// How often, and how far apart, it is looked for what was just changed.
 const LOOKS: (usize, Duration) = (100, Duration::from_millis(100));
@@ -55,9 +59,16 @@ impl Admin {
         Ok(Self { properties, client })
     }
 
+    /// Asks one of the questions below. Once it is answered, earlier trouble explains no later one.
+    pub(super) fn ask<T>(&self, ask: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let answer = ask(self)?;
+        self.client.events().clear();
+        Ok(answer)
+    }
+
     /// The names of all topics but the brokers' own.
     pub(super) fn topics(&self) -> Result<Vec<String>> {
-        let leaders = self.client.search(|topic| !is_internal(topic))?;
+        let leaders = self.client.search(|topic| !OWN.contains(&topic))?;
         Ok(topics_of(leaders.keys()).into_iter().map(str::to_string).collect())
     }
 
@@ -76,15 +87,20 @@ impl Admin {
         Ok(TopicDescription { partitions: extent.partitions, details, settings })
     }
 
+    /// The partitions of a topic; none, if there is no such topic.
+    pub(super) fn find(&self, topic: &str) -> Result<Option<Leaders>> {
+        self.client.find(topic)
+    }
+
     /// All settings of a topic; none, where the user may not see them.
-    fn settings(&self, topic: &str) -> Result<Vec<ConfigEntry>> {
+    pub(super) fn settings(&self, topic: &str) -> Result<Vec<ConfigEntry>> {
         let described = block_on(self.connect()?.describe_configs([&ResourceSpecifier::Topic(topic)], &patience()));
         let described = described
             .map_err(|e| Error::transient(format!("topic {topic}: its settings cannot be read")).caused_by(e))?;
         Ok(described.into_iter().filter_map(std::result::Result::ok).flat_map(|resource| resource.entries).collect())
     }
 
-    /// Makes a topic, and waits until all its partitions have leaders.
+    /// Makes a topic of these options, and waits until it can be used.
     pub(super) fn create(&self, name: &str, options: &BTreeMap<String, String>) -> Result<()> {
         if !is_legal(name) {
             return Err(Error::usage(format!(
@@ -102,20 +118,30 @@ impl Admin {
         // Below zero is what the brokers' own defaults say.
         let mut topic = NewTopic::new(name, partitions.unwrap_or(-1), TopicReplication::Fixed(replicas.unwrap_or(-1)));
         topic.config = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        let created = block_on(self.connect()?.create_topics([&topic], &patience()));
-        match refused(name, created)? {
-            None => {}
-            Some(Code::TopicAlreadyExists) => return Err(exists(name)),
-            Some(Code::InvalidConfig) => return Err(self.wrong_setting(name, &settings)),
-            Some(Code::InvalidReplicationFactor) => {
-                return Err(Error::usage(format!(
-                    "topic {name}: option 'replication-factor': the cluster has fewer brokers than that"
-                )));
-            }
-            Some(code) => return Err(forbidden(name, "created", code, "CREATE")),
+        match self.make(&topic)? {
+            None => self.wait_for_leaders(name),
+            Some(Code::TopicAlreadyExists) => Err(exists(name)),
+            Some(Code::InvalidConfig) => Err(self.wrong_setting(name, &settings)),
+            Some(Code::InvalidReplicationFactor) => Err(Error::usage(format!(
+                "topic {name}: option 'replication-factor': the cluster has fewer brokers than that"
+            ))),
+            Some(code) => Err(forbidden(name, "created", code, "CREATE")),
         }
-        let is_whole = |leaders: Option<Leaders>| leaders.is_some_and(|all| all.values().all(|leader| *leader >= 0));
-        self.wait(name, is_whole).map_err(|error| error.context(format_args!("topic {name} was created")))
+    }
+
+    /// Asks the brokers for a new topic; what they object to, if they do. It cannot be used at once.
+    pub(super) fn make(&self, topic: &NewTopic<'_>) -> Result<Option<Code>> {
+        refused(topic.name, block_on(self.connect()?.create_topics([topic], &patience())))
+    }
+
+    /// Waits until all partitions of a topic that was just made have leaders, and these answer.
+    pub(super) fn wait_for_leaders(&self, topic: &str) -> Result<()> {
+        let is_whole = |leaders: Option<Leaders>| {
+            let Some(leaders) = leaders.filter(|all| all.values().all(|leader| *leader >= 0)) else { return false };
+            let all: Vec<Partition> = leaders.into_keys().collect();
+            self.client.bounds(&all, 1).is_ok_and(|extent| extent.unreachable.is_empty())
+        };
+        self.wait(topic, is_whole).map_err(|error| error.context(format_args!("topic {topic} was created")))
     }
 
     /// Why the brokers do not take these settings: they do not say which one it is.
@@ -142,7 +168,7 @@ impl Admin {
 
     /// Removes a topic, and waits until it is gone.
     pub(super) fn delete(&self, name: &str) -> Result<()> {
-        if is_internal(name) {
+        if OWN.contains(&name) {
             return Err(Error::refused(format!("topic {name} is the brokers' own; it is not dropped")));
         }
         self.client.partitions(name, Kind::Usage)?;
@@ -183,20 +209,21 @@ impl Admin {
     pub(super) fn group(&self, name: &str) -> Result<GroupDescription> {
         let list = self.client.groups(Some(name))?;
         let Some(found) = list.groups().first() else { return Err(self.no_group(name)) };
-        let mut leaders = self.client.search(|topic| !is_internal(topic))?;
+        let mut leaders = self.client.search(|_| true)?;
         let all: Vec<Partition> = leaders.keys().cloned().collect();
         let committed = committed(&self.of_group(name)?, name, &all)?;
         let topics = topics_of(committed.keys());
         leaders.retain(|partition, _| topics.contains(&*partition.name));
-        let offset = |(partition, bounds): (Partition, Bounds)| GroupOffset {
+        let extent = self.client.extent(&leaders)?;
+        let offset = |partition: Partition| GroupOffset {
             topic: partition.name.to_string(),
             committed: committed.get(&partition).copied(),
+            end: extent.partitions.get(&partition).map(|bounds| bounds.latest),
             partition,
-            end: bounds.latest,
         };
         Ok(GroupDescription {
             state: state(found),
-            offsets: self.bounds(&leaders)?.into_iter().map(offset).collect(),
+            offsets: leaders.into_keys().map(offset).collect(),
             members: found.members().iter().map(member).collect(),
         })
     }
@@ -248,10 +275,7 @@ impl Admin {
         })?;
         match committed(&client, group, &all)? == next {
             true => Ok(()),
-            false => Err(Error::transient(format!(
-                "group {group}: the brokers did not take all offsets, or somebody else committed meanwhile; DESCRIBE GROUP \
-                 shows where it stands"
-            ))),
+            false => Err(not_taken(group)),
         }
     }
 
@@ -306,11 +330,6 @@ fn active(group: &str) -> Error {
     Error::refused(format!("group {group} has members; stop its members first"))
 }
 
-/// Whether a topic is the brokers' own.
-fn is_internal(topic: &str) -> bool {
-    topic.starts_with("__")
-}
-
 fn topics_of<'a>(partitions: impl Iterator<Item = &'a Partition>) -> BTreeSet<&'a str> {
     partitions.map(|partition| &*partition.name).collect()
 }
@@ -325,28 +344,6 @@ fn committed(client: &Client, group: &str, partitions: &[Partition]) -> Result<O
         [] => Ok(Offsets::new()),
         _ => client.committed(partitions).map_err(|error| error.context(format_args!("group {group}"))),
     }
-}
-
-/// Offsets that were written down, by the numbers of partitions.
-fn listed(topic: &str, given: &BTreeMap<String, u64>, bounds: &BTreeMap<Partition, Bounds>) -> Result<Offsets> {
-    let offset = |(number, offset): (&String, &u64)| {
-        let partition = number.parse().ok().map(|number| Partition::new(topic, number));
-        let Some((partition, bounds)) = partition.and_then(|partition| bounds.get_key_value(&partition)) else {
-            let known: Vec<String> = bounds.keys().map(|partition| partition.number.to_string()).collect();
-            return Err(Error::usage(format!(
-                "topic {topic} has no partition '{number}'; there are {}",
-                known.join(", ")
-            )));
-        };
-        match (bounds.earliest..=bounds.latest).contains(offset) {
-            true => Ok((partition.clone(), *offset)),
-            false => Err(Error::usage(format!(
-                "offset {offset} is not in {partition}, which holds {}..{}",
-                bounds.earliest, bounds.latest
-            ))),
-        }
-    };
-    given.iter().map(offset).collect()
 }
 
 fn summary(group: &GroupInfo) -> GroupSummary {
@@ -367,28 +364,5 @@ fn member(member: &GroupMemberInfo) -> GroupMember {
         id: member.id().to_string(),
         client: member.client_id().to_string(),
         host: member.client_host().trim_start_matches('/').to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn offsets_that_are_written_down_must_be_there() {
-        let bounds = |earliest, latest| Bounds { earliest, latest };
-        let known = BTreeMap::from([(Partition::new("t", 0), bounds(5, 9)), (Partition::new("t", 1), bounds(0, 0))]);
-        let listed = |number: &str, offset| listed("t", &BTreeMap::from([(number.to_string(), offset)]), &known);
-        for offset in [5, 9] {
-            assert_eq!(listed("0", offset).unwrap(), Offsets::from([(Partition::new("t", 0), offset)]));
-        }
-        for (number, offset, expected) in [
-            ("0", 4, "offset 4 is not in t:0, which holds 5..9"),
-            ("0", 10, "offset 10 is not in t:0, which holds 5..9"),
-            ("2", 0, "topic t has no partition '2'; there are 0, 1"),
-            ("x", 0, "topic t has no partition 'x'; there are 0, 1"),
-        ] {
-            assert_eq!(listed(number, offset).unwrap_err().to_string(), expected);
-        }
     }
 }

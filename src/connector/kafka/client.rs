@@ -439,14 +439,18 @@ fn leaders(topic: &MetadataTopic) -> Leaders {
     partitions.map(|partition| (Partition::new(Arc::clone(&name), partition.id() as u32), partition.leader())).collect()
 }
 
-/// Which brokers have a partition.
+/// Which brokers have a partition, and which of them keep up, if not all do.
 fn placement(partition: &MetadataPartition) -> String {
     let leader = match partition.leader() {
         ..0 => "no leader".to_string(),
         leader => format!("leader {leader}"),
     };
-    let replicas: Vec<String> = partition.replicas().iter().map(ToString::to_string).collect();
-    format!("{leader}, replicas {}", replicas.join(" "))
+    let numbers = |brokers: &[i32]| brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let placement = format!("{leader}, replicas {}", numbers(partition.replicas()));
+    match partition.isr().len() < partition.replicas().len() {
+        true => format!("{placement}, in sync {}", numbers(partition.isr())),
+        false => placement,
+    }
 }
 
 /// As librdkafka has it.

@@ -43,7 +43,7 @@ impl KafkaCluster {
 
     async fn ask<T: Send + 'static>(&self, ask: impl FnOnce(&Admin) -> Result<T> + Send + 'static) -> Result<T> {
         let admin = Arc::clone(&self.admin);
-        let answer = spawn_blocking(move || ask(&admin)).await;
+        let answer = spawn_blocking(move || admin.ask(ask)).await;
         answer.map_err(|e| Error::internal("asking the brokers failed").caused_by(e))?
     }
 }

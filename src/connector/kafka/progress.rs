@@ -11,16 +11,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::executor::block_on;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use serde::{Deserialize, Serialize};
 
-use super::client::{ANSWER, Client, Events, is_refusal, unusable};
+use super::admin::Admin;
+use super::client::{Client, is_refusal};
 use super::properties::Properties;
 use super::queue::{PartitionQueue, Topic, Trouble};
 use crate::connector::{Bounds, Partition};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// How long one wait for records takes at most.
 const WAIT: Duration = Duration::from_millis(100);
@@ -28,8 +28,6 @@ const WAIT: Duration = Duration::from_millis(100);
 const WAITS: usize = 1_200;
 /// After how many it is said what is waited for.
 const LONG: usize = 50;
-/// How often a topic that was just created is looked at.
-const LEADER: usize = 50;
 /// Messages that are taken at a time.
 const MESSAGES: usize = 8192;
 
@@ -99,41 +97,34 @@ impl ProgressTopic {
 
     /// Creates the topic, if it is missing; else checks that it keeps what is written to it.
     pub(super) fn ensure(&self) -> Result<()> {
-        let admin: AdminClient<Events> =
-            self.properties.consumer().create_with_context(Events::default()).map_err(unusable)?;
-        let options = AdminOptions::new().operation_timeout(Some(ANSWER)).request_timeout(Some(ANSWER));
-        let trouble = |what: &str| Error::transient(format!("progress topic {}: {what}", self.name));
-        match Client::try_new(&self.properties.consumer())?.partitions(&self.name, Kind::Usage) {
-            Ok(partitions) if partitions.len() == 1 => {}
-            Ok(partitions) => {
-                return Err(Error::refused(format!(
-                    "the progress topic {} has {} partitions, and must have one; name another with 'sink.progress-topic', \
-                     which is created",
-                    self.name,
-                    partitions.len()
-                )));
-            }
-            Err(error) if error.kind() == Kind::Usage => {
-                let topic = NewTopic::new(&self.name, 1, TopicReplication::Fixed(-1)).set("cleanup.policy", "compact");
-                let created = block_on(admin.create_topics([&topic], &options));
-                let created = created.map_err(|e| trouble("it cannot be created").caused_by(e))?;
-                return match created.into_iter().next() {
-                    Some(Err((name, code))) if code != Code::TopicAlreadyExists => Err(Error::refused(format!(
-                        "the progress topic {name} is missing, and cannot be created: {code}; let the user CREATE it, \
-                         create it with one partition and cleanup.policy=compact, or write at least once \
-                         ('sink.delivery-guarantee')"
-                    ))),
-                    _ => self.wait_for_leader(),
-                };
-            }
-            Err(error) => return Err(error.context("progress topic")),
+        let admin = Admin::try_new(self.properties.clone())?;
+        match admin.find(&self.name).map_err(of_progress)?.map(|leaders| leaders.len()) {
+            None => self.create(&admin),
+            Some(1) => self.check_policy(&admin),
+            Some(count) => Err(Error::refused(format!(
+                "the progress topic {} has {count} partitions, and must have one; name another with \
+                 'sink.progress-topic', which is created",
+                self.name
+            ))),
         }
-        let described = block_on(admin.describe_configs([&ResourceSpecifier::Topic(&self.name)], &options));
-        let described = described.map_err(|e| trouble("its settings cannot be read").caused_by(e))?;
-        let described = described.into_iter().next().and_then(std::result::Result::ok);
-        let policy =
-            described.and_then(|settings| settings.get("cleanup.policy").and_then(|entry| entry.value.clone()));
-        match policy.as_deref() {
+    }
+
+    fn create(&self, admin: &Admin) -> Result<()> {
+        let topic = NewTopic::new(&self.name, 1, TopicReplication::Fixed(-1)).set("cleanup.policy", "compact");
+        match admin.make(&topic).map_err(of_progress)? {
+            None | Some(Code::TopicAlreadyExists) => admin.wait_for_leaders(&self.name).map_err(of_progress),
+            Some(code) => Err(Error::refused(format!(
+                "the progress topic {} is missing, and cannot be created: {code}; let the user CREATE it, create it with \
+                 one partition and cleanup.policy=compact, or write at least once ('sink.delivery-guarantee')",
+                self.name
+            ))),
+        }
+    }
+
+    fn check_policy(&self, admin: &Admin) -> Result<()> {
+        let settings = admin.settings(&self.name).map_err(of_progress)?;
+        let policy = settings.into_iter().find(|setting| setting.name == "cleanup.policy");
+        match policy.and_then(|setting| setting.value).as_deref() {
             // Who may not read settings is not kept from writing.
             None | Some("compact") => Ok(()),
             Some(other) => Err(Error::refused(format!(
@@ -141,19 +132,6 @@ impl ProgressTopic {
                  compact",
                 self.name
             ))),
-        }
-    }
-
-    /// A topic that was just created has no leader for a moment.
-    fn wait_for_leader(&self) -> Result<()> {
-        let client = Client::try_new(&self.properties.consumer())?;
-        let mut tries = 0;
-        loop {
-            match client.bounds_of(&self.partition()) {
-                Err(error) if error.kind() == Kind::Transient && tries < LEADER => tries += 1,
-                known => return known.map(drop),
-            }
-            std::thread::sleep(WAIT);
         }
     }
 
@@ -246,4 +224,9 @@ impl ProgressTopic {
     fn unwanted(&self) -> Error {
         Error::transient(format!("progress topic {}: looking for the newest record was given up", self.name))
     }
+}
+
+/// Says what kind of topic an error is about.
+fn of_progress(error: Error) -> Error {
+    error.context("progress topic")
 }

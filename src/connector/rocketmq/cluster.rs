@@ -27,7 +27,8 @@ use super::options::{Credentials, check_name, take_access};
 use super::topics::{Queue, is_internal};
 use crate::clock::Clock;
 use crate::connector::cluster::{
-    Cluster, GroupDescription, GroupMember, GroupOffset, GroupSummary, OffsetChange, ResetTo, TopicDescription,
+    Cluster, GroupDescription, GroupMember, GroupOffset, GroupSummary, OffsetChange, ResetTo, TopicDescription, listed,
+    not_taken,
 };
 use crate::connector::{Bounds, Environment, Offsets, Partition};
 use crate::error::{Error, Result};
@@ -182,8 +183,14 @@ impl Cluster for RocketmqCluster {
         if masters.is_empty() {
             return Err(Error::transient(format!("name server {} knows no broker now", self.name_server)));
         }
-        for master in masters.values() {
-            admin.create_topic(config.clone(), master).await?;
+        for (made, master) in masters.values().enumerate() {
+            admin.create_topic(config.clone(), master).await.map_err(|error| match made {
+                0 => error,
+                _ => error.context(format_args!(
+                    "topic {name} was created at {made} of {} brokers; DROP TOPIC, then create it again",
+                    masters.len()
+                )),
+            })?;
         }
         self.await_route(name, &masters).await
     }
@@ -225,7 +232,7 @@ impl Cluster for RocketmqCluster {
         let mut offsets = Vec::with_capacity(queues.len());
         for (((queue, _), (_, end, _)), committed) in queues.iter().zip(&followed).zip(committed) {
             let (topic, partition) = (queue.topic.to_string(), partition(queue));
-            offsets.push(GroupOffset { topic, partition, committed, end: *end });
+            offsets.push(GroupOffset { topic, partition, committed, end: Some(*end) });
         }
         offsets.sort_by(|one, other| (&one.topic, &one.partition).cmp(&(&other.topic, &other.partition)));
         let members = members(&admin, name, &masters).await?;
@@ -233,6 +240,7 @@ impl Cluster for RocketmqCluster {
     }
 
     async fn plan_reset(&self, group: &str, topic: &str, to: &ResetTo) -> Result<Vec<OffsetChange>> {
+        check_name("group", group)?;
         self.check_idle(group).await?;
         let (admin, route) = (self.admin().await?, self.route(topic).await?);
         let mut queues = located(topic, &route)?;
@@ -241,7 +249,7 @@ impl Cluster for RocketmqCluster {
             ResetTo::Earliest => bounds.into_iter().map(|(queue, bounds)| (queue, bounds.earliest)).collect(),
             ResetTo::Latest => bounds.into_iter().map(|(queue, bounds)| (queue, bounds.latest)).collect(),
             ResetTo::Timestamp(time) => at(&admin, &queues, *time).await?,
-            ResetTo::Offsets(offsets) => by_hand(topic, offsets, &bounds)?,
+            ResetTo::Offsets(written) => listed(topic, written, &bounds)?,
         };
         queues.retain(|(queue, _)| targets.contains_key(&partition(queue)));
         let committed = self.committed(group, &queues).await?;
@@ -257,17 +265,25 @@ impl Cluster for RocketmqCluster {
         self.check_idle(group).await?;
         let admin = self.admin().await?;
         let masters = admin.brokers().await?.masters;
-        let mut introduced = BTreeSet::new();
-        for OffsetChange { topic, partition, to, .. } in changes {
-            let queue = Queue { topic, broker: &partition.name, number: partition.number };
-            let master = masters.get(queue.broker).ok_or_else(|| no_master(&queue))?;
-            // Offsets are only stored for a group that the broker knows.
-            if introduced.insert(master) {
-                admin.introduce_group(group, master).await?;
-            }
-            admin.store(group, queue, master, *to).await?;
+        let mut queues: Vec<(Queue<'_>, Arc<str>)> = Vec::with_capacity(changes.len());
+        for OffsetChange { topic, partition, .. } in changes {
+            queues.push(locate(topic, partition, &masters)?);
         }
-        Ok(())
+        // Offsets are only stored for a group that the broker knows.
+        let brokers: BTreeSet<&Arc<str>> = queues.iter().map(|(_, master)| master).collect();
+        for master in brokers {
+            admin.introduce_group(group, master).await?;
+        }
+        for ((queue, master), change) in queues.iter().zip(changes) {
+            admin.store(group, *queue, master, change.to).await.map_err(|error| {
+                error.context(format_args!("group {group} may be reset in part, as DESCRIBE GROUP shows"))
+            })?;
+        }
+        let stored = self.committed(group, &queues).await?;
+        match stored.iter().zip(changes).all(|(stored, change)| *stored == Some(change.to)) {
+            true => Ok(()),
+            false => Err(not_taken(group)),
+        }
     }
 
     fn table_options(&self, topic: &str) -> BTreeMap<String, String> {
@@ -341,16 +357,22 @@ fn together(said: BTreeMap<String, BTreeMap<String, String>>) -> BTreeMap<String
 /// The queues of a topic in order, each with the address of its master.
 fn located<'a>(topic: &'a str, route: &'a Route) -> Result<Vec<(Queue<'a>, Arc<str>)>> {
     let queues: BTreeSet<&Partition> = route.readable.iter().chain(&route.writable).collect();
-    let locate = |partition: &'a Partition| -> Result<(Queue<'a>, Arc<str>)> {
-        let queue = Queue { topic, broker: &partition.name, number: partition.number };
-        let master = route.masters.get(queue.broker).ok_or_else(|| no_master(&queue))?;
-        Ok((queue, master.as_str().into()))
-    };
-    queues.into_iter().map(locate).collect()
+    queues.into_iter().map(|partition| locate(topic, partition, &route.masters)).collect()
 }
 
-fn no_master(queue: &Queue<'_>) -> Error {
-    Error::transient(format!("the name server knows no master of {queue} now; its broker is down, or about to be"))
+/// A queue, with the address of its master.
+fn locate<'a>(
+    topic: &'a str,
+    partition: &'a Partition,
+    masters: &BTreeMap<String, String>,
+) -> Result<(Queue<'a>, Arc<str>)> {
+    let queue = Queue { topic, broker: &partition.name, number: partition.number };
+    match masters.get(queue.broker) {
+        Some(master) => Ok((queue, master.as_str().into())),
+        None => Err(Error::transient(format!(
+            "the name server knows no master of {queue} now; its broker is down, or about to be"
+        ))),
+    }
 }
 
 /// A queue, where its topic is known.
@@ -393,39 +415,6 @@ fn state(members: usize) -> String {
     if members > 0 { "online".into() } else { "offline".into() }
 }
 
-/// Offsets that were written down, of queues that are there: `broker:queue`, or only the queue, if there is one broker.
-fn by_hand(topic: &str, written: &BTreeMap<String, u64>, bounds: &BTreeMap<Partition, Bounds>) -> Result<Offsets> {
-    let mut offsets = Offsets::new();
-    for (key, offset) in written {
-        let (queue, bounds) = find(key, bounds).ok_or_else(|| {
-            let known: Vec<String> = bounds.keys().map(ToString::to_string).collect();
-            Error::usage(format!("topic {topic} has no queue '{key}'; there are {}", known.join(", ")))
-        })?;
-        if !(bounds.earliest..=bounds.latest).contains(offset) {
-            return Err(Error::usage(format!(
-                "offset {offset} is not in topic {topic} {queue}, which holds {}..{}",
-                bounds.earliest, bounds.latest
-            )));
-        }
-        if offsets.insert(queue.clone(), *offset).is_some() {
-            return Err(Error::usage(format!(
-                "two offsets are given for topic {topic} {queue}; leave one of them out"
-            )));
-        }
-    }
-    Ok(offsets)
-}
-
-/// The queue that is meant; none, if there is none or not only one.
-fn find<'a>(key: &str, bounds: &'a BTreeMap<Partition, Bounds>) -> Option<(&'a Partition, &'a Bounds)> {
-    let is_meant = |queue: &Partition| match key.parse::<u32>() {
-        Ok(number) => queue.number == number,
-        Err(_) => queue.to_string() == key,
-    };
-    let mut found = bounds.iter().filter(|(queue, _)| is_meant(queue));
-    found.next().filter(|_| found.next().is_none())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -466,31 +455,6 @@ mod tests {
             said.map(|(broker, queues)| (broker.to_string(), options(&[("perm", "RW"), ("read-queues", queues)])));
         let shown = together(said.into());
         assert_eq!(shown, options(&[("perm", "RW"), ("read-queues", "4 (b), 8 (a, c)")]));
-    }
-
-    #[test]
-    fn offsets_by_hand_are_of_queues_that_are_there() {
-        let bounds = |brokers: &[&str]| -> BTreeMap<Partition, Bounds> {
-            let queues = brokers.iter().flat_map(|broker| [0, 1].map(|number| Partition::new(*broker, number)));
-            queues.map(|queue| (queue, Bounds { earliest: 5, latest: 9 })).collect()
-        };
-        let given = |key: &str, offset| BTreeMap::from([(key.to_string(), offset)]);
-        let expected = Offsets::from([(Partition::new("a", 1), 7)]);
-        assert_eq!(by_hand("t", &given("1", 7), &bounds(&["a"])).unwrap(), expected);
-        assert_eq!(by_hand("t", &given("a:1", 7), &bounds(&["a", "b"])).unwrap(), expected);
-        assert!(by_hand("t", &given("1", 9), &bounds(&["a"])).is_ok());
-        for (key, offset, brokers, part) in [
-            ("1", 7, &["a", "b"][..], "topic t has no queue '1'; there are a:0, a:1, b:0, b:1"),
-            ("2", 7, &["a"], "topic t has no queue '2'; there are a:0, a:1"),
-            ("b:0", 7, &["a"], "topic t has no queue 'b:0'"),
-            ("1", 10, &["a"], "offset 10 is not in topic t a:1, which holds 5..9"),
-            ("1", 4, &["a"], "offset 4 is not in"),
-        ] {
-            let error = by_hand("t", &given(key, offset), &bounds(brokers)).unwrap_err().to_string();
-            assert!(error.contains(part), "{error}");
-        }
-        let twice = BTreeMap::from([("1".to_string(), 7), ("a:1".to_string(), 8)]);
-        assert!(by_hand("t", &twice, &bounds(&["a"])).unwrap_err().to_string().contains("two offsets are given"));
     }
 
     #[test]
