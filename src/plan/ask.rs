@@ -98,11 +98,12 @@ impl Ask {
             Span::new(partition, from, to)
         };
         let spans = end.into_iter().map(span).filter(|span| !span.is_empty()).collect();
-        let spans = self.narrowed(source, spans, true).await?;
+        let spans = self.narrowed(source, spans, false).await?;
         if table.is_bounded() {
             wait_for(source, &spans).await?;
         }
-        Ok(spans)
+        // The times of messages that were waited for are known only now.
+        self.narrowed(source, spans, true).await
     }
 
     async fn narrowed(&self, source: &dyn Source, spans: Vec<Span>, by_time: bool) -> Result<Vec<Span>> {
@@ -255,7 +256,55 @@ impl Counted {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use async_trait::async_trait;
+
+    use super::super::narrowing::tests::narrowing;
     use super::*;
+    use crate::connector::contract::fixture::with_options;
+    use crate::connector::{Bounds, Extent, Meaning};
+    use crate::error::Error;
+
+    /// A message each 100 ms, of which ten more are there at each look; it ends behind the 30th.
+    #[derive(Debug, Default)]
+    struct Growing(AtomicU64);
+
+    #[async_trait]
+    impl Source for Growing {
+        async fn start(&self) -> Result<Offsets> {
+            Ok([(Partition::new("t", 0), 0)].into())
+        }
+
+        async fn end(&self) -> Result<Option<Offsets>> {
+            Ok(Some([(Partition::new("t", 0), 30)].into()))
+        }
+
+        async fn extent(&self) -> Result<Extent> {
+            let latest = self.0.fetch_add(10, Ordering::Relaxed) + 10;
+            let partitions = [(Partition::new("t", 0), Bounds { earliest: 0, latest })].into();
+            Ok(Extent { partitions, ..Extent::default() })
+        }
+
+        async fn offsets_at(&self, partitions: &[Partition], ms: i64) -> Result<Option<Offsets>> {
+            let offset = (ms as u64).div_ceil(100);
+            let is_there = offset < self.0.load(Ordering::Relaxed);
+            let at = |partition: &Partition| (partition.clone(), offset);
+            Ok(Some(partitions.iter().filter(|_| is_there).map(at).collect()))
+        }
+
+        fn read(&self, _: &Span, _: &[usize], _: &ReadReport) -> Result<SendableRecordBatchStream> {
+            Err(Error::internal("it is not read"))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_waited_for_is_narrowed_by_its_times() {
+        let since = narrowing(Meaning::Time, "ts >= TIMESTAMP '1970-01-01 00:00:02'");
+        let table = with_options(&[("scan.bounded.mode", "specific-offsets")]);
+        let spans = Ask::new(true, 1, since, None).resolve(&table, &Growing::default()).await.unwrap();
+        assert_eq!(spans, [Span::new(Partition::new("t", 0), 20, 30)]);
+    }
 
     #[test]
     fn who_wants_few_rows_asks_for_few_messages_first() {

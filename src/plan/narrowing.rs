@@ -19,15 +19,19 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, TimestampMillisecondArray
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::Session;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{Column, DFSchema, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::utils::conjunction;
+use datafusion::physical_expr::expressions::{CastExpr, TryCastExpr};
+use datafusion::physical_expr::{PhysicalExpr, conjunction_opt};
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder, PruningStatistics};
 
 use super::time::EventTime;
 use crate::catalog::{ColumnKind, TableDefinition};
 use crate::connector::{Connector, Meaning, Offsets, Partition, Source, Span};
 use crate::error::Result;
+use crate::sql::types::ZONE;
 
 /// The year 2255: later times are not told apart, as nanoseconds could not hold them.
 const LATEST_MS: u64 = 9_000_000_000_000;
@@ -62,8 +66,23 @@ impl Place {
     }
 }
 
+/// Whether all that a filter casts keeps its order, as the TIME of a timestamp does not: DataFusion takes the least and
+/// the greatest value for those of a cast as well.
+fn keeps_order(filter: &Arc<dyn PhysicalExpr>) -> DfResult<bool> {
+    let loses_it = filter.exists(|expr| {
+        let cast = expr.downcast_ref::<CastExpr>().map(CastExpr::cast_type);
+        let cast = cast.or_else(|| expr.downcast_ref::<TryCastExpr>().map(TryCastExpr::cast_type));
+        Ok(cast.is_some_and(|to| !to.is_numeric() && !is_time(to)))
+    })?;
+    Ok(!loses_it)
+}
+
 fn is_time(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 | DataType::Int64)
+    match data_type {
+        // Where clocks go back an hour, so do times of that zone.
+        DataType::Timestamp(_, zone) => zone.as_deref().is_none_or(|zone| zone == ZONE),
+        other => matches!(other, DataType::Date32 | DataType::Date64 | DataType::Int64),
+    }
 }
 
 /// A predicate over columns that say where messages stand.
@@ -89,13 +108,20 @@ impl Narrowing {
         filters: &[Expr],
         state: &dyn Session,
     ) -> DfResult<Option<Self>> {
-        let filters = filters.iter().filter(|filter| Place::suffice(&places, filter)).cloned();
-        let filters = filters.map(EventTime::unmarked).collect::<DfResult<Vec<_>>>()?;
-        let Some(filter) = conjunction(filters) else { return Ok(None) };
+        let columns = DFSchema::try_from(Arc::clone(schema))?;
+        let (mut logical, mut physical) = (vec![], vec![]);
+        for filter in filters.iter().filter(|filter| Place::suffice(&places, filter)) {
+            let filter = EventTime::unmarked(filter.clone())?;
+            let planned = state.create_physical_expr(filter.clone(), &columns)?;
+            if keeps_order(&planned)? {
+                logical.push(filter);
+                physical.push(planned);
+            }
+        }
+        let (Some(filter), Some(physical)) = (conjunction(logical), conjunction_opt(physical)) else { return Ok(None) };
         let text = filter.to_string();
         let names: BTreeSet<String> = filter.column_refs().into_iter().map(|column| column.name.clone()).collect();
         places.retain(|place| names.contains(&place.name));
-        let physical = state.create_physical_expr(filter, &DFSchema::try_from(Arc::clone(schema))?)?;
         let predicate = PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema)).build(physical);
         Ok(predicate.map(|predicate| Self { predicate, places, text }))
     }
@@ -226,7 +252,7 @@ impl PruningStatistics for Piece<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use async_trait::async_trait;
     use datafusion::execution::SendableRecordBatchStream;
     use datafusion::prelude::SessionContext;
@@ -261,8 +287,8 @@ mod tests {
         }
     }
 
-    /// What a predicate over `p`, `o` and `ts` leaves of three partitions of a thousand messages.
-    async fn left(meaning: Meaning, predicate: &str) -> String {
+    /// By a predicate over `p`, `o` and `ts`.
+    pub(in crate::plan) fn narrowing(meaning: Meaning, predicate: &str) -> Option<Narrowing> {
         let time = DataType::Timestamp(arrow::datatypes::TimeUnit::Millisecond, None);
         let places = [
             ("p", Meaning::Partition, DataType::Int32),
@@ -274,9 +300,13 @@ mod tests {
         let schema = Arc::new(arrow::datatypes::Schema::new(places.iter().map(field).collect::<Vec<_>>()));
         let context = SessionContext::new_with_config(configure(Default::default()));
         let filter = context.parse_sql_expr(predicate, &DFSchema::try_from(Arc::clone(&schema)).unwrap()).unwrap();
+        Narrowing::try_new(places, &schema, &[filter], &context.state()).unwrap()
+    }
+
+    /// What such a predicate leaves of three partitions of a thousand messages.
+    async fn left(meaning: Meaning, predicate: &str) -> String {
         let spans = (0..3).map(|number| Span::new(Partition::new("t", number), 0, 1000)).collect();
-        let state = context.state();
-        let spans = match Narrowing::try_new(places, &schema, &[filter], &state).unwrap() {
+        let spans = match narrowing(meaning, predicate) {
             Some(narrowing) => narrowing.narrowed(&Timed, spans, true).await.unwrap(),
             None => spans,
         };
@@ -302,6 +332,8 @@ mod tests {
             ("o > p", all),
             ("o IS NULL", all),
             ("o < 10 OR ts IS NULL", all),
+            ("CAST(o AS DOUBLE) < 2.5", "0:0..3 1:0..3 2:0..3"),
+            ("CAST(o AS BYTEA) = X'0500000000000000'", all),
         ] {
             assert_eq!(left(Meaning::Time, predicate).await, expected, "{predicate}");
         }
@@ -318,6 +350,9 @@ mod tests {
             (Meaning::RisingTime, format!("{from} AND {to}"), whole("10..20")),
             (Meaning::RisingTime, format!("{from} AND o < 15 AND p = 1"), "1:10..15".into()),
             (Meaning::Time, "ts > TIMESTAMP '2020-01-01 00:00:00'".into(), String::new()),
+            (Meaning::RisingTime, "CAST(ts AS DATE) < DATE '1970-01-02'".into(), whole("0..1000")),
+            (Meaning::RisingTime, "CAST(ts AS TIME) >= TIME '00:00:50'".into(), whole("0..1000")),
+            (Meaning::RisingTime, "arrow_cast(ts, 'Time64(Nanosecond)') >= TIME '23:00:00'".into(), whole("0..1000")),
         ] {
             assert_eq!(left(meaning, &predicate).await, expected, "{predicate}");
         }

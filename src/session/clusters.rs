@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::listing::listing;
+use super::show::is_meant;
 use super::{Outcome, Session};
 use crate::connector::Partition;
 use crate::connector::cluster::{Cluster, GroupMember, GroupOffset, OffsetChange, no_cluster, place};
 use crate::error::{Error, Result};
+use crate::sql::ResetGroup;
 use crate::sql::options::{did_you_mean, display_options};
-use crate::sql::{ResetGroup, is_like};
 
 /// Names that no catalog can have: the session's own, and DataFusion's.
 const RESERVED: [&str; 4] = ["datafusion", "default", "information_schema", "public"];
@@ -30,7 +31,7 @@ impl Session {
         options: BTreeMap<String, String>,
         if_not_exists: bool,
     ) -> Result<Outcome> {
-        if self.clusters.contains_key(&name) {
+        if self.has_catalog(&name) {
             return match if_not_exists {
                 true => done(format!("catalog {name} exists already")),
                 false => Err(Error::usage(format!("catalog {name} exists already; DROP CATALOG {name} first"))),
@@ -69,7 +70,7 @@ impl Session {
 
     /// `DROP CATALOG`.
     pub(super) async fn drop_catalog(&mut self, name: &str, if_exists: bool) -> Result<Outcome> {
-        if !self.clusters.contains_key(name) {
+        if !self.has_catalog(name) {
             return if if_exists { done(format!("there is no catalog {name}")) } else { Err(self.no_catalog(name)) };
         }
         self.drop_kept_catalog(name).await?;
@@ -132,6 +133,7 @@ impl Session {
             return done(format!("topic {topic} exists already"));
         }
         cluster.create_topic(topic, options).await.map_err(within(catalog))?;
+        self.forget_topic(catalog, topic)?;
         done(format!("topic {topic} created"))
     }
 
@@ -143,6 +145,7 @@ impl Session {
         }
         self.forget_topic(catalog, topic)?;
         cluster.drop_topic(topic).await.map_err(within(catalog))?;
+        self.forget_topic(catalog, topic)?;
         done(format!("topic {topic} dropped"))
     }
 
@@ -216,11 +219,6 @@ impl Session {
 
 async fn has(cluster: &dyn Cluster, topic: &str) -> Result<bool> {
     Ok(cluster.topics().await?.iter().any(|known| known == topic))
-}
-
-/// Whether SHOW … LIKE means this name.
-fn is_meant(name: &str, like: Option<&str>) -> bool {
-    like.is_none_or(|pattern| is_like(name, pattern))
 }
 
 /// Puts the catalog's name before an error.

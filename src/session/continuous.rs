@@ -325,8 +325,7 @@ impl Session {
         match self.insert(insert).await {
             Ok(spec) => Ok(Outcome::Query(Box::new(spec))),
             Err(error) => {
-                self.tables.remove(&name);
-                self.context.deregister_table(datafusion::common::TableReference::bare(name.as_str()))?;
+                self.forget_table(&name)?;
                 Err(error)
             }
         }

@@ -77,9 +77,7 @@ mod topics;
 
 pub(crate) use listing::listing;
 pub use result::Changes;
-pub(crate) use settings::RESULT_MODE;
-
-pub(crate) use settings::OUTPUTS;
+pub(crate) use settings::{OUTPUTS, RESULT_MODE};
 
 /// What a statement came to.
 pub enum Outcome {
@@ -222,7 +220,7 @@ impl Session {
             Ok(()) => Box::pin(self.execute_statement(statement, &text)).await,
             Err(error) => Err(error),
         };
-        let outcome = outcome.map_err(|error| self.blame_catalog(error));
+        let outcome = outcome.map_err(|error| self.blame_catalog(error, &text));
         outcome.map_err(|error| if error.kind() == Kind::Usage { error.at(line) } else { error })
     }
 
@@ -283,7 +281,10 @@ impl Session {
                     return done(format!("view {name} exists already"));
                 }
                 if exists && !(or_replace && self.is_view(&name)) {
-                    return Err(Error::usage(format!("{name} exists already; say CREATE OR REPLACE VIEW")));
+                    return Err(Error::usage(match self.is_view(&name) {
+                        true => format!("{name} exists already; say CREATE OR REPLACE VIEW"),
+                        false => format!("{name} exists already: a table has this name; choose another"),
+                    }));
                 }
                 self.put_view(view, self.is_kept(temporary)).await?;
                 done(format!("view {name} created"))
@@ -454,7 +455,12 @@ impl Session {
         let frame = self.question(self.plan_select(query.clone()).await?);
         let task = Arc::new(frame.task_ctx());
         match frame.create_physical_plan().await {
-            Err(error) if needs_end(&error) => self.continuous_select(query).await,
+            Err(error) if needs_end(&error) => {
+                let outcome = self.continuous_select(query).await;
+                outcome.map_err(|error| {
+                    error.context("a stream has no end (SET 'execution.mode' = 'batch' asks of what is there now)")
+                })
+            }
             plan => rows(plan?, task),
         }
     }

@@ -125,6 +125,7 @@ fn row(cells: [&str; 5]) -> Vec<Option<String>> {
     cells.map(|cell| Some(cell.to_owned())).to_vec()
 }
 
-fn is_meant(name: &str, like: Option<&str>) -> bool {
+/// Whether SHOW … LIKE means this name.
+pub(super) fn is_meant(name: &str, like: Option<&str>) -> bool {
     like.is_none_or(|pattern| sql::is_like(name, pattern))
 }

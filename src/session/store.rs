@@ -261,9 +261,11 @@ impl Session {
         Ok(())
     }
 
-    /// An error, and what may be its reason: something of the catalog that cannot be used here.
-    pub(super) fn blame_catalog(&self, error: Error) -> Error {
-        match self.kept.as_ref().and_then(|kept| kept.unusable.first_key_value()) {
+    /// An error of a statement, and what may be its reason: something of the catalog that cannot be used here.
+    pub(super) fn blame_catalog(&self, error: Error, text: &str) -> Error {
+        // Catalogs of brokers are always made, whether or not they are meant.
+        let is_meant = |name: &Name| name.space == Space::Tables || mentions(text, &name.name);
+        match self.kept.iter().flat_map(|kept| &kept.unusable).find(|(name, _)| is_meant(name)) {
             Some((name, reason)) if error.kind() == Kind::Usage => {
                 error.context(format_args!("{}, which is in the catalog, cannot be used here ({reason})", name.name))
             }
@@ -282,7 +284,7 @@ impl Session {
     }
 
     /// Forgets a table or view.
-    fn forget_table(&mut self, name: &str) -> Result<()> {
+    pub(super) fn forget_table(&mut self, name: &str) -> Result<()> {
         self.tables.remove(name);
         self.views.retain(|view| view.name != name);
         if let Some(text) = self.externals.remove(name) {
@@ -348,7 +350,7 @@ impl Session {
             // What cannot be read back is of no use to anybody.
             sql::parse(statement)?;
         }
-        let seen = kept.newest.get(&name).copied().unwrap_or_default();
+        let seen = kept.read.get(&name).map_or(0, |version| version.number);
         let is_made = statement.is_some();
         let version = match kept.store.write(&name, seen, statement).await {
             Ok(version) => version,
@@ -396,10 +398,18 @@ impl Session {
         kept
     }
 
-    /// Drops a catalog of brokers from the catalog, if it is there.
+    /// Whether there is a catalog of brokers of this name, also one of the catalog that cannot be used here.
+    pub(super) fn has_catalog(&self, name: &str) -> bool {
+        let is_kept = |kept: &Kept| kept.statement(&Name::catalog(name)).is_some();
+        self.clusters.contains_key(name) || self.kept.as_ref().is_some_and(is_kept)
+    }
+
+    /// Drops a catalog of brokers from the catalog, if it is there and not hidden by one of the session's own.
     pub(super) async fn drop_kept_catalog(&mut self, name: &str) -> Result<()> {
         let name = Name::catalog(name);
-        if self.kept.as_ref().is_none_or(|kept| kept.statement(&name).is_none()) {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        let is_own = self.clusters.contains_key(&name.name) && !kept.made.contains_key(&name);
+        if is_own || kept.statement(&name).is_none() {
             return Ok(());
         }
         self.check_seen(&name)?;
@@ -444,6 +454,11 @@ impl Session {
             )));
         }
         let before = self.views.iter().find(|known| known.name == name).cloned();
+        if before.is_some() && self.reaches(&read, &name) {
+            return Err(Error::usage(format!(
+                "view {name} would read itself, which nobody else could plan; give it another name"
+            )));
+        }
         let put = async {
             let statement = sql::show_create_view(&view);
             self.create_view(view).await?;
@@ -464,6 +479,12 @@ impl Session {
             }
         }
         put
+    }
+
+    /// Whether `name` is among these, or read by a view among them.
+    fn reaches(&self, read: &BTreeSet<String>, name: &str) -> bool {
+        let reaches = |view: &ViewDefinition| read.contains(&view.name) && self.reaches(&relations(&view.query), name);
+        read.contains(name) || self.views.iter().any(reaches)
     }
 
     /// Refuses that something of the session's own takes the place of something in the catalog, and the reverse; and to
@@ -509,13 +530,20 @@ impl Session {
             if !or_replace {
                 return Err(Error::usage(format!("table {name} exists already; DROP TABLE {name} first")));
             }
+            if self.is_view(&name) || self.definition(&name)?.is_some() {
+                let kind = if self.is_view(&name) { "VIEW" } else { "TABLE" };
+                return Err(Error::usage(format!(
+                    "{name} exists already, and is no external table; DROP {kind} {name} first"
+                )));
+            }
             self.check_scope(&name, is_kept).await?;
         }
         let outcome = self.datafusion(statement, text).await?;
         if is_kept {
             let kept = self.keep(Name::table(&name), Some(text.to_owned())).await;
             if kept.is_err() {
-                self.forget_table(&name)?;
+                // What the catalog has is made again when it is next named.
+                self.forget(&Name::table(&name))?;
             }
             kept?;
         }
@@ -601,7 +629,8 @@ fn mentions(text: &str, name: &str) -> bool {
         text.match_indices(name)
             .any(|(at, _)| !is_part(text[..at].chars().next_back()) && !is_part(text[at + name.len()..].chars().next()))
     };
-    is_word(name) || (name.contains('`') && is_word(&name.replace('`', "``")))
+    let is_quoted = |quote: &str| name.contains(quote) && is_word(&name.replace(quote, &quote.repeat(2)));
+    is_word(name) || ["`", "\"", "'"].into_iter().any(is_quoted)
 }
 
 #[cfg(test)]
@@ -729,6 +758,60 @@ mod tests {
         check(&mut session, "CREATE OR REPLACE VIEW v AS SELECT 1.5 AS id; DESCRIBE w", &["DOUBLE"]).await;
         refused(&mut session, "DROP VIEW v", "v is read by the view w").await;
         refused(&mut session, "DROP TABLE v", "v is a view; say DROP VIEW v").await;
+        for replaced in ["v", "w"] {
+            let cycle = format!("CREATE OR REPLACE VIEW v AS SELECT * FROM {replaced}");
+            refused(&mut session, &cycle, "view v would read itself").await;
+        }
+        refused(&mut session, "CREATE OR REPLACE VIEW orders AS SELECT 1", "a table has this name").await;
+    }
+
+    #[tokio::test]
+    async fn nothing_takes_the_place_of_what_was_not_read() {
+        let stores = Stores::new(Clock::system());
+        let (mut one, mut other) = (session(&stores), session(&stores));
+        let quoted = |name: &str| ORDERS.replace("orders", name);
+        check(&mut one, &quoted(r#""a""b""#), &[]).await;
+        refused(&mut other, &quoted(r#""a""b""#), r#"a"b exists already, in the catalog"#).await;
+        refused(&mut other, &quoted("``"), "expected the name of a table").await;
+        check(&mut other, "SHOW TABLES", &[r#"| a"b "#]).await;
+        // Whatever a text hides, a version that was not read is not followed by another.
+        other.refresh(&Statement::ShowCatalogs, "SHOW CATALOGS").await.unwrap();
+        if let Some(kept) = &mut other.kept {
+            kept.read.clear();
+        }
+        let unseen = other.keep(Name::table(r#"a"b"#), Some(quoted("x"))).await.unwrap_err().to_string();
+        assert!(unseen.contains("was changed meanwhile (version 1"), "{unseen}");
+    }
+
+    #[tokio::test]
+    async fn an_external_table_takes_the_place_of_none_but_its_like() {
+        let mut session = session(&Stores::new(Clock::system()));
+        check(&mut session, &format!("{ORDERS}; CREATE VIEW v AS SELECT id FROM orders"), &[]).await;
+        for (name, kind) in [("orders", "TABLE"), ("v", "VIEW")] {
+            let external = format!("CREATE OR REPLACE EXTERNAL TABLE {name} (a INT) STORED AS CSV LOCATION '/tmp/'");
+            let expected = format!("{name} exists already, and is no external table; DROP {kind} {name} first");
+            refused(&mut session, &external, &expected).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn catalogs_of_brokers_are_kept_also_where_they_cannot_be_used() {
+        let stores = Stores::new(Clock::system());
+        let of = |connectors| Session::with("test", connectors, stores.clone(), Clock::system()).unwrap();
+        let (mut one, mut own, mut other) = (session(&stores), of(Connectors::standard()), of(Connectors::none()));
+        other.set(settings::CATALOG, "memory://m/catalog").unwrap();
+        let k = "CREATE CATALOG k WITH ('type' = 'kafka', 'properties.bootstrap.servers' = 'a:1')";
+        check(&mut own, &k.replace("'a:1'", "'own:1'"), &[]).await;
+        own.set(settings::CATALOG, "memory://m/catalog").unwrap();
+        check(&mut one, k, &["catalog k created"]).await;
+        check(&mut own, "DROP CATALOG k", &["catalog k dropped"]).await;
+        check(&mut one, "SHOW CATALOGS", &["'a:1'"]).await;
+        refused(&mut other, k, "catalog k exists already").await;
+        let said = say(&mut other, "DESCRIBE nothing").await.unwrap_err().to_string();
+        assert!(!said.contains("cannot be used here"), "{said}");
+        refused(&mut other, "SHOW TOPICS FROM k", "k, which is in the catalog, cannot be used here").await;
+        check(&mut other, "DROP CATALOG k", &["catalog k dropped"]).await;
+        check(&mut one, k, &["catalog k created"]).await;
     }
 
     #[tokio::test]
@@ -789,7 +872,9 @@ mod tests {
 
     #[test]
     fn names_are_found_as_words() {
-        for (text, name) in [("FROM t", "t"), ("`my-t`.x", "my-t"), ("a`b``c`", "b`c"), ("t", "t"), ("é t,", "t")] {
+        let quoted = [("a`b``c`", "b`c"), (r#""a""b""#, r#"a"b"#), ("'it''s'", "it's")];
+        for (text, name) in [("FROM t", "t"), ("`my-t`.x", "my-t"), ("t", "t"), ("é t,", "t")].into_iter().chain(quoted)
+        {
             assert!(mentions(text, name), "{text}: {name}");
         }
         for (text, name) in [("FROM tt", "t"), ("t_1", "t"), ("ét", "t"), ("T", "t"), ("", "t")] {

@@ -5,8 +5,8 @@
 //! `value`. Behind them stand the place of each message and its time, where these names are free.
 //!
 //! Guarantee: nothing is asked of the brokers before a topic is named. A topic keeps its columns as long as the catalog
-//! is there, so that one statement finds what the one before it found; one that was empty, or dropped here, is looked at
-//! again.
+//! is there, so that one statement finds what the one before it found; one that was empty, or that was created or dropped
+//! here, is looked at again.
 //!
 //! Not promised: the same columns in another session. A query that lasts takes no such table.
 
@@ -52,7 +52,7 @@ impl Session {
         Ok(())
     }
 
-    /// Makes one of them be looked at again.
+    /// Makes a topic be looked at again when it is next named: it is another one, or gone.
     pub(super) fn forget_topic(&self, catalog: &str, topic: &str) -> Result<()> {
         if let Some(topics) = self.schemas()?.schema(catalog) {
             topics.deregister_table(topic)?;
@@ -152,7 +152,6 @@ impl SchemaProvider for Topics {
         }
     }
 
-    /// Makes the topic be looked at again.
     fn deregister_table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         Ok(self.known().remove(name))
     }

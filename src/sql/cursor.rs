@@ -99,7 +99,7 @@ impl<'a> Cursor<'a> {
     /// A name, quoted or not, in the case it was written in.
     pub(super) fn name(&mut self, what: &str) -> Result<String> {
         match self.peek(0) {
-            Token::Word(word) => {
+            Token::Word(word) if !word.value.is_empty() => {
                 let name = word.value.clone();
                 self.parser.parser.advance_token();
                 Ok(name)

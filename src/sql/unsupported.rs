@@ -31,6 +31,9 @@ const STATEMENTS: &[(&[&str], &str)] = &[
 /// Tokens that are refused wherever they stand; `'` is any string in single quotes.
 const ANYWHERE: &[(&[&str], &str)] = &[
     (&["FOR", "SYSTEM_TIME"], "FOR SYSTEM_TIME AS OF is not supported yet; join with the table as it is"),
+    (&["TABLESAMPLE", "("], "TABLESAMPLE is not supported; say WHERE random() < 0.1"),
+    (&["TABLESAMPLE", "BERNOULLI"], "TABLESAMPLE is not supported; say WHERE random() < 0.1"),
+    (&["TABLESAMPLE", "SYSTEM"], "TABLESAMPLE is not supported; say WHERE random() < 0.1"),
     (&["MATCH_RECOGNIZE", "("], "MATCH_RECOGNIZE is not supported; compare rows with LAG and LEAD"),
     (&["RLIKE", "'"], "RLIKE is not supported; say regexp_like(text, 'pattern')"),
     (&["IS", "JSON"], "IS JSON is not supported yet; leave the test out"),
@@ -129,6 +132,7 @@ mod tests {
     #[test]
     fn constructs_are_refused_where_they_stand() {
         check("SELECT * FROM t FOR SYSTEM_TIME AS OF x", "line 1, column 17: FOR SYSTEM_TIME AS OF is not");
+        check("SELECT * FROM t TABLESAMPLE BERNOULLI (10)", "line 1, column 17: TABLESAMPLE is not supported");
         check("SELECT * FROM t MATCH_RECOGNIZE (x)", "line 1, column 17: MATCH_RECOGNIZE is not");
         check("SELECT a NOT RLIKE 'x'", "line 1, column 14: RLIKE is not supported; say regexp_like");
         check("SELECT a IS NOT JSON", "line 1, column 10: IS NOT JSON");

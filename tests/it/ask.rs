@@ -91,8 +91,11 @@ async fn in_batch_mode_streams_end_at_what_is_there() {
         matches!(session.execute_script(count).await.unwrap().pop(), Some(Outcome::Changes(_)))
     };
     assert!(goes_on(&mut session).await);
+    let sorted = "SELECT n FROM input ORDER BY n";
+    let said = error(&mut session, sorted).await;
+    assert!(said.contains("a stream has no end (SET 'execution.mode' = 'batch' asks"), "{said}");
     let said = error(&mut session, "SET 'execution.mode' = 'bach'").await;
-    assert!(said.contains("'bach' is not streaming or batch"), "{said}");
+    assert!(said.contains("'bach' is no choice; did you mean 'batch'?"), "{said}");
 
     run(&mut session, BATCH).await;
     assert_eq!(one(&mut session, count).await, "300");
@@ -113,6 +116,7 @@ async fn in_batch_mode_streams_end_at_what_is_there() {
 
     run(&mut session, "RESET 'execution.mode'").await;
     assert!(goes_on(&mut session).await);
+    assert!(error(&mut session, sorted).await.contains("a stream has no end"));
 }
 
 #[tokio::test]

@@ -343,7 +343,7 @@ mod tests {
     fn functions_and_keywords_are_written_as_one_types() {
         check("SELECT date_| FROM orders", &["SELECT date_bin"]);
         check("SELECT 1 FROM orders WHER|", &["SELECT 1 FROM orders WHERE"]);
-        check("select 1 from orders whe|", &["select 1 from orders where"]);
+        check("select 1 from orders wher|", &["select 1 from orders where"]);
         check("SELECT 1 -- whe|", &[]);
     }
 
