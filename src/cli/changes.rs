@@ -4,7 +4,7 @@
 //! many of them as fit are drawn anew, a few times a second; a result that ends is printed whole.
 //!
 //! Not promised: that every change is seen. Who wants each of them says 'shell.result-mode' = 'changelog', or reads a
-//! pipe.
+//! pipe. A terminal that cannot take lines back (`TERM=dumb`) shows each as well.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -30,10 +30,15 @@ const OTHER_LINES: usize = 3;
 
 /// Shows changes as `mode` says, until they end.
 pub(super) async fn print(changes: Changes, mode: Option<&str>, view: View) -> Result<()> {
-    match mode == Some("changelog") || !std::io::stdout().is_terminal() {
+    match mode == Some("changelog") || !can_redraw() {
         true => output::print(changes.into_rows(), view).await,
         false => refresh(changes, view).await,
     }
+}
+
+/// Whether what was printed can be taken back.
+fn can_redraw() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 async fn refresh(mut changes: Changes, view: View) -> Result<()> {

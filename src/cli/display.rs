@@ -1,13 +1,13 @@
 //! Progress on standard error: a line per query that moves, or JSON lines.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 
-use super::ProgressMode;
+use super::{ProgressMode, output};
 use crate::query::progress::{EpochProgress, Event, Reporter};
 
 /// Shows what queries report; clones share it.
@@ -54,14 +54,10 @@ impl Display {
     fn show(&self, event: Event) {
         match self.0.as_ref() {
             Shown::Live(live) => live.lock().unwrap_or_else(PoisonError::into_inner).show(event),
-            Shown::Json => {
-                let line = serde_json::to_string(&event).unwrap_or_default();
-                // Nobody is left to tell if standard error is gone.
-                let _ = writeln!(std::io::stderr().lock(), "{line}");
-            }
+            Shown::Json => output::tell(&serde_json::to_string(&event).unwrap_or_default()),
             Shown::Errors => {
                 if let Event::Failed { query, error } = event {
-                    eprintln!("error: query {query}: {error}");
+                    output::tell(&format!("error: query {query}: {error}"));
                 }
             }
         }
@@ -109,7 +105,7 @@ impl Live {
                 let text = format!("error: query {query}: {error}");
                 match self.queries.get(&query) {
                     Some(line) => line.bar.abandon_with_message(text),
-                    None => eprintln!("{text}"),
+                    None => output::tell(&text),
                 }
             }
         }

@@ -3,20 +3,24 @@
 //! The idea: at the prompt an INSERT starts a task and gives the prompt back. What is known of a query is what its events
 //! said, so to ask costs no I/O and disturbs nothing.
 //!
-//! Guarantee: a query is stopped behind an epoch, by STOP QUERY, at leaving and at SIGTERM alike. Not promised: that it
-//! outlives the shell. Started again it goes on from its checkpoint.
+//! Guarantee: a query is stopped behind an epoch, by STOP QUERY, at leaving, at SIGTERM and when the terminal goes away
+//! alike. Not promised: that it outlives the shell. Started again it goes on from its checkpoint.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::DateTime;
 use indicatif::{HumanBytes, HumanCount};
+use rustyline::error::ReadlineError;
+use rustyline::{Behavior, Config, DefaultEditor};
 use tokio::signal::ctrl_c;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinError;
 
+use super::{output, stop_on_signals};
 use crate::catalog::TableDefinition;
 use crate::connector::{Guarantee, Partition};
 use crate::error::{Error, Kind, Result};
@@ -82,6 +86,8 @@ struct Heard {
     /// By table and partition, the next offset and the end, as an epoch that read it found them.
     offsets: BTreeMap<(String, Partition), (u64, u64)>,
     newest: Option<Box<EpochProgress>>,
+    /// Rows read per second between the newest epoch and the one before it.
+    rows_per_second: f64,
     error: Option<String>,
 }
 
@@ -94,7 +100,7 @@ impl fmt::Debug for Jobs {
 impl Default for Jobs {
     /// Tells on standard error.
     fn default() -> Self {
-        Self::telling(|line| eprintln!("{line}"))
+        Self::telling(|line| output::tell(&line))
     }
 }
 
@@ -204,7 +210,7 @@ impl Jobs {
     }
 
     /// Whether the shell may be left now: while queries run it asks what to do with them, and waits for their ends.
-    /// `ask` has no answer when the user presses Ctrl-D or Ctrl-C, which stops them.
+    /// `ask` has no answer when the user presses Ctrl-D, which stops them.
     pub async fn may_leave(&self, mut ask: impl FnMut(&str) -> Option<String>) -> bool {
         loop {
             let running = self.jobs().values().filter(|job| job.is_alive()).count();
@@ -226,26 +232,26 @@ impl Jobs {
             }
         }
         tokio::select! {
-            () = self.all_over() => return true,
-            Ok(()) = ctrl_c() => {
-                eprintln!("stopping after this epoch; once more to leave at once");
-                self.stop_all();
-            }
+            () = self.all_over() => {}
+            () = stop_on_signals(|| self.stop_all()) => {}
         }
-        tokio::select! {
-            () = self.all_over() => true,
-            Ok(()) = ctrl_c() => std::process::exit(130),
-        }
+        true
     }
 
-    /// From now on SIGTERM stops all queries after their epochs, and then ends the process.
-    pub fn stop_at_sigterm(&self) -> Result<()> {
-        let (mut terminate, jobs) = (signal(SignalKind::terminate())?, self.clone());
+    /// From now on SIGTERM, or a terminal that goes away, stops all queries after their epochs, and ends the process.
+    pub fn end_on_signals(&self) -> Result<()> {
+        let (mut terminate, mut hangup) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+        let jobs = self.clone();
         tokio::spawn(async move {
-            terminate.recv().await;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
             jobs.stop_all();
             jobs.all_over().await;
             crate::connector::shutdown().await;
+            // A line may be half typed, and the editor cannot be told to give the terminal back as it was.
+            let _ = Command::new("stty").arg("sane").stderr(Stdio::null()).status();
             std::process::exit(0);
         });
         Ok(())
@@ -262,6 +268,11 @@ impl Jobs {
         for heard in all {
             over(heard).await;
         }
+    }
+
+    /// The names of all queries that were started.
+    pub fn names(&self) -> Vec<String> {
+        self.jobs().keys().cloned().collect()
     }
 
     /// Looks at a query; a name that none has is refused with the nearest known one.
@@ -299,7 +310,7 @@ impl Job {
     fn row(&self, name: &str) -> Vec<Option<String>> {
         let heard = self.heard.borrow();
         let newest = heard.newest.as_deref();
-        let rate = newest.filter(|_| !heard.state.is_over()).map(|epoch| format!("{:.0}", epoch.rows_per_second));
+        let rate = newest.filter(|_| !heard.state.is_over()).map(|_| format!("{:.0}", heard.rows_per_second));
         let lag = newest.map(|epoch| epoch.sources.values().map(|source| source.lag).sum::<u64>().to_string());
         vec![
             Some(name.to_owned()),
@@ -355,6 +366,12 @@ impl Heard {
                 (self.state, self.epoch) = (State::Running, epoch.epoch);
                 self.rows_in += epoch.rows_in;
                 self.rows_out += epoch.rows_out;
+                // Of the first epoch nothing but its own duration is known, in which a trigger does not wait.
+                let since_ms = self.newest.as_deref().map_or(0, |before| epoch.batch_time_ms - before.batch_time_ms);
+                self.rows_per_second = match since_ms {
+                    1.. => epoch.rows_in as f64 * 1e3 / since_ms as f64,
+                    _ => epoch.rows_per_second,
+                };
                 for (table, source) in &epoch.sources {
                     let read = source.partitions.iter();
                     let read = read.map(|(name, read)| ((table.clone(), name.clone()), (read.to, read.latest)));
@@ -418,11 +435,15 @@ impl Heard {
     }
 }
 
-/// Asks on the terminal; none, when nothing was answered.
+/// Asks on the terminal; Ctrl-C cancels, and Ctrl-D gives no answer.
 pub fn ask(question: &str) -> Option<String> {
-    let mut editor = rustyline::DefaultEditor::new().ok()?;
-    let answer = tokio::task::block_in_place(|| editor.readline(question)).ok()?;
-    Some(answer.trim().to_ascii_lowercase())
+    let config = Config::builder().behavior(Behavior::PreferTerm).build();
+    let mut editor = DefaultEditor::with_config(config).ok()?;
+    match tokio::task::block_in_place(|| editor.readline(question)) {
+        Ok(answer) => Some(answer.trim().to_ascii_lowercase()),
+        Err(ReadlineError::Interrupted) => Some("cancel".to_owned()),
+        Err(_) => None,
+    }
 }
 
 /// Waits for the end of a query.
@@ -554,6 +575,17 @@ mod tests {
         let line = "error: query q failed: bad row".to_owned();
         assert_eq!(ended(Err(Error::data("bad row")), false), ("failed".into(), 7, Some(line)));
         assert_eq!(ended(Err(Error::fenced("run 3 goes on")), true).0, "fenced");
+    }
+
+    #[test]
+    fn the_rate_is_that_from_one_epoch_to_the_next() {
+        let at = |ms| {
+            let Event::Epoch(mut epoch) = epoch(8, 0, 5) else { panic!("no epoch") };
+            epoch.batch_time_ms = ms;
+            Event::Epoch(epoch)
+        };
+        assert_eq!(heard([started(), at(1_000)]).rows_per_second, 1234.5);
+        assert_eq!(heard([started(), at(1_000), at(3_000)]).rows_per_second, 5.0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::error::{Error, Kind, Result};
@@ -17,6 +18,9 @@ mod replay;
 mod shell;
 mod state;
 mod submit;
+
+/// What Ctrl-C leaves with, where it finishes nothing.
+const INTERRUPTED: u8 = 130;
 
 /// Streaming SQL over RocketMQ and Kafka topics, into Parquet or back into a topic.
 #[derive(Debug, Parser)]
@@ -152,28 +156,31 @@ pub fn start_logging() {
     let _ = subscriber.try_init();
 }
 
-/// Reads a file of SQL.
+/// Reads a file of SQL, without the mark that some editors begin it with.
 pub(crate) fn read(path: &std::path::Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::usage(format!("{} cannot be read", path.display())).caused_by(e))
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::usage(format!("{} cannot be read", path.display())).caused_by(e))?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// Becomes true at the first Ctrl-C or SIGTERM; a second one leaves at once.
-pub(crate) fn stop_on_signals() -> Result<tokio::sync::watch::Receiver<bool>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (sender, receiver) = tokio::sync::watch::channel(false);
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::spawn(async move {
-        for is_first in [true, false] {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if !is_first {
-                std::process::exit(130);
-            }
-            eprintln!("stopping after this epoch; once more to leave at once");
-            sender.send_replace(true);
-        }
-    });
-    Ok(receiver)
+/// Waits for the next Ctrl-C or SIGTERM.
+pub(crate) async fn signalled() {
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else {
+        // Without a handler there is nothing to wait for.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Stops queries at the first Ctrl-C or SIGTERM, and leaves at once at the second; so it never returns.
+pub(crate) async fn stop_on_signals(stop: impl Fn()) {
+    signalled().await;
+    output::tell("stopping after this epoch; once more to leave at once");
+    stop();
+    signalled().await;
+    std::process::exit(INTERRUPTED.into())
 }

@@ -9,7 +9,7 @@
 //!
 //! Not promised: that columns of a stream stay as wide as they began.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 use super::pager;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::session::Rows;
 
 const TIMESTAMP: &str = "%Y-%m-%d %H:%M:%S%.f";
@@ -93,7 +93,26 @@ pub(super) struct View {
 
 /// Prints a text; a reader that has gone is an error, not a panic.
 pub(super) fn say(text: &str) -> Result<()> {
-    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+    writeln!(std::io::stdout().lock(), "{text}").map_err(unprinted)
+}
+
+/// Tells a line on standard error. Whoever closed it wants to know nothing, and what runs goes on.
+pub(super) fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// A reader that has gone (`… | head`) does not come back.
+fn unprinted(error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe => Error::refused("nobody reads the output any more").caused_by(error),
+        _ => error.into(),
+    }
+}
+
+/// Whether an error says no more than that nobody reads the output any more.
+pub(super) fn is_unread(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    error.kind() == Kind::Refused && cause.is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe)
 }
 
 /// Prints a text, through the pager where it is taller than the screen.
@@ -117,7 +136,10 @@ pub(super) async fn print(mut rows: Rows, view: View) -> Result<()> {
     let mut printer = Printer::new(rows.schema, view);
     if !rows.is_unbounded && matches!(view.format, Format::Table | Format::Expanded) {
         let batches = collect(rows.stream).await?;
-        return show(printer.whole(&batches)?.trim_end_matches('\n'), &view);
+        let text = printer.whole(&batches)?;
+        // That took a while: a Ctrl-C of meanwhile comes first.
+        tokio::task::yield_now().await;
+        return show(text.trim_end_matches('\n'), &view);
     }
     while let Some(batch) = rows.stream.next().await {
         write(&printer.batch(&batch?)?)?;
@@ -127,8 +149,7 @@ pub(super) async fn print(mut rows: Rows, view: View) -> Result<()> {
 
 fn write(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(unprinted)
 }
 
 /// All batches; on a terminal a line says how far it is, if that takes long.
@@ -193,12 +214,14 @@ impl Printer {
             return Ok(String::new());
         }
         self.rows += batch.num_rows();
-        match self.view.format {
-            Format::Table | Format::Expanded => Ok(self.aligned(&cells(batch)?)),
-            Format::Csv => self.csv(batch),
-            Format::Json => json(batch),
-            Format::Markdown => self.markdown(&cells(batch)?),
-        }
+        let text = match self.view.format {
+            Format::Table | Format::Expanded => self.aligned(&cells(batch)?),
+            Format::Csv => self.csv(batch)?,
+            Format::Json => json(batch)?,
+            Format::Markdown => self.markdown(&cells(batch)?)?,
+        };
+        // Programs get CSV and JSON as they are.
+        Ok(if self.view.screen.is_some() { visible(text) } else { text })
     }
 
     /// What comes behind all rows; of a result without rows also what comes before.
@@ -289,7 +312,7 @@ fn json(batch: &RecordBatch) -> Result<String> {
 /// The batch with its nested columns as texts: CSV has no place for them.
 fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
     let (mut fields, mut arrays): (Vec<Field>, Vec<ArrayRef>) = (vec![], vec![]);
-    let options = FormatOptions::new().with_timestamp_format(Some(TIMESTAMP));
+    let options = FormatOptions::new().with_null("NULL").with_timestamp_format(Some(TIMESTAMP));
     for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
         if !field.data_type().is_nested() {
             fields.push(field.as_ref().clone());
@@ -398,24 +421,38 @@ impl Layout {
     }
 }
 
-/// The lines of a cell, none of them wider than the limit.
+/// The lines of a cell, none of them wider than the limit, broken between words where that is possible.
 fn broken(cell: &str, limit: usize) -> Vec<&str> {
     let mut lines = vec![];
-    for line in cell.split('\n') {
-        let (mut start, mut width) = (0, 0);
-        if limit < line.len() {
-            for (at, c) in line.char_indices() {
-                let wide = measure_text_width(c.encode_utf8(&mut [0; 4]));
-                if width + wide > limit && at > start {
-                    lines.push(&line[start..at]);
-                    (start, width) = (at, 0);
-                }
-                width += wide;
-            }
+    for mut line in cell.split('\n') {
+        while let Some(end) = overflow(line, limit) {
+            let (fits, rest) = line.split_at(end);
+            let space = fits.rfind(' ').filter(|space| !fits[..*space].trim().is_empty());
+            // The space where a line is broken is not shown.
+            let (shown, next) = match (rest.strip_prefix(' '), space) {
+                (Some(rest), _) => (fits, rest),
+                (None, Some(space)) => (&line[..space], &line[space + 1..]),
+                (None, None) => (fits, rest),
+            };
+            lines.push(shown);
+            line = next;
         }
-        lines.push(&line[start..]);
+        lines.push(line);
     }
     lines
+}
+
+/// Where a line gets wider than the limit, behind its first letter at least.
+fn overflow(line: &str, limit: usize) -> Option<usize> {
+    if line.len() <= limit {
+        return None;
+    }
+    let mut width = 0;
+    let too_wide = line.char_indices().find(|(at, c)| {
+        width += measure_text_width(c.encode_utf8(&mut [0; 4]));
+        width > limit && *at > 0
+    });
+    too_wide.map(|(at, _)| at)
 }
 
 fn padded(text: &str, width: usize, is_right: bool) -> String {
@@ -528,6 +565,26 @@ mod tests {
     fn nothing_in_a_cell_controls_the_terminal() {
         let (shown, _) = whole_and_streamed(Format::Table, None, &[batch(&[None], &[Some("\u{1b}[2J\tx")])]);
         assert!(shown.contains("| NULL | \\u{1b}[2J\\tx |"), "{shown}");
+        let bell = [batch(&[Some(1)], &[Some("\u{7}")])];
+        assert_eq!(whole_and_streamed(Format::Csv, on(80), &bell).1, "n,item\n1,\\u{7}\n");
+        assert_eq!(whole_and_streamed(Format::Csv, None, &bell).1, "n,item\n1,\u{7}\n");
+    }
+
+    #[test]
+    fn cells_are_broken_between_words() {
+        assert_eq!(broken("a cell of words", 8), ["a cell", "of words"]);
+        assert_eq!(broken("a cell, of letters", 9), ["a cell,", "of", "letters"]);
+        assert_eq!(broken("unbreakable x", 8), ["unbreaka", "ble x"]);
+        assert_eq!(broken("  indented", 8), ["  indent", "ed"]);
+        assert_eq!(broken("日本語日本語", 8), ["日本語日", "本語"]);
+        assert_eq!(broken("a\n\nb", 8), ["a", "", "b"]);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_other_error() {
+        assert!(is_unread(&unprinted(ErrorKind::BrokenPipe.into())));
+        assert!(!is_unread(&unprinted(ErrorKind::StorageFull.into())));
+        assert!(!is_unread(&Error::from(io::Error::from(ErrorKind::BrokenPipe))), "it may be another pipe");
     }
 
     #[test]
@@ -545,10 +602,10 @@ mod tests {
 
     #[test]
     fn nested_values_are_texts_in_csv() {
-        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), Some(2)]), None]);
+        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
         let batch = RecordBatch::try_from_iter_with_nullable([("l", Arc::new(lists) as ArrayRef, true)]).unwrap();
         let (_, streamed) = whole_and_streamed(Format::Csv, None, &[batch]);
-        assert_eq!(streamed, "l\n\"[1, 2]\"\n\"\"\n");
+        assert_eq!(streamed, "l\n\"[1, NULL]\"\n\"\"\n");
     }
 
     #[test]

@@ -26,11 +26,14 @@ pub(super) async fn run(arguments: Submit) -> Result<u8> {
             arguments.file.display()
         )));
     }
-    let stop = stop_on_signals()?;
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(stop_on_signals(move || {
+        stop.send_replace(true);
+    }));
     let display = Display::new(arguments.progress);
     let mut queries = JoinSet::new();
     for spec in specs {
-        queries.spawn(run_query(spec, display.reporter(), stop.clone()));
+        queries.spawn(run_query(spec, display.reporter(), stopped.clone()));
     }
     let mut code = 0;
     while let Some(ended) = queries.join_next().await {

@@ -51,7 +51,7 @@ use datafusion::sql::sqlparser::ast;
 use crate::catalog::{TableDefinition, ViewDefinition};
 use crate::clock::Clock;
 use crate::connector::cluster::Cluster;
-use crate::connector::{Connectors, Environment};
+use crate::connector::{Connector, Connectors, Environment};
 use crate::error::{Error, Kind, Location, Result};
 use crate::plan::ask::ExecutionMode;
 use crate::plan::concat::InOrder;
@@ -185,6 +185,11 @@ impl Session {
     /// DataFusion's context: for functions and tables of one's own.
     pub fn context(&self) -> &SessionContext {
         &self.context
+    }
+
+    /// Puts a connector beside those there are, or in the place of the one of its name.
+    pub fn put_connector(&mut self, connector: Arc<dyn Connector>) {
+        self.connectors = self.connectors.clone().with(connector);
     }
 
     /// The tables made by `CREATE TABLE`, by name.

@@ -71,7 +71,7 @@ impl Session {
     pub(super) async fn continuous_select(&self, query: ast::Query) -> Result<Outcome> {
         let (sender, rows) = mpsc::channel(WAITING);
         let mut session = self.clone();
-        session.connectors = self.connectors.clone().with(Arc::new(ResultConnector::new(sender)));
+        session.put_connector(Arc::new(ResultConnector::new(sender)));
         session.settings.remove(settings::LATE_ROWS);
         let table = TableDefinition {
             name: RESULT.into(),

@@ -1,6 +1,6 @@
 //! The binary, as people run it: files, exit codes, messages, the shell from a pipe. No broker is needed here.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -210,7 +210,8 @@ fn the_first_error_ends_a_script_and_is_marked_in_its_file() {
     assert!(said.contains("Time: ") && said.contains(&format!("error: {name}: line 4, column 10: ")), "{said}");
     assert!(said.contains("\n    SELECT nothing FROM (SELECT 1 AS n) AS t;\n           ^\n"), "{said}");
 
-    std::fs::write(&inner, "SELECT 3 AS three;").unwrap();
+    // Some editors begin a file with a mark.
+    std::fs::write(&inner, "\u{feff}SELECT 3 AS three;").unwrap();
     std::fs::write(&file, format!("\\i {}\n\\q\nSELECT 4 AS four;", inner.display())).unwrap();
     let (code, output, said) = asked(&["-f", &name, "-e", "SELECT 5 AS five"]);
     assert_eq!(code, Some(0), "{said}");
@@ -229,6 +230,58 @@ fn the_first_error_ends_a_script_and_is_marked_in_its_file() {
         assert_eq!((code, output.as_str()), (Some(1), ""), "{wrong}: {said}");
         assert!(said.contains(expected) && !said.contains('^'), "{wrong}: {said}");
     }
+}
+
+#[test]
+fn a_query_that_fails_or_is_stopped_ends_its_script() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = format!(
+        "SET 'checkpoint.location' = '{}/ck';
+         CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '1000',
+           'fields.n.kind' = 'sequence', 'fields.n.start' = '1');
+         CREATE TABLE small (n TINYINT) WITH ('connector' = 'blackhole');
+         CREATE TABLE lines (n BIGINT) WITH ('connector' = 'print');",
+        dir.path().display()
+    );
+    let fails = "INSERT INTO small SELECT CAST(CAST(n AS STRING) || 'x' AS TINYINT) FROM numbers; SELECT 2 AS two;";
+    let (code, output, said) = asked(&["-e", &format!("{tables} {fails}"), "-e", "SELECT 3 AS three"]);
+    assert_eq!((code, output.as_str()), (Some(1), ""), "{said}");
+
+    let endless = format!("{tables} INSERT INTO lines SELECT n FROM numbers; SELECT 2 AS two;");
+    let mut running = millstream()
+        .args(["shell", "-e", &endless])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut shown, mut line, mut rest) =
+        (BufReader::new(running.stdout.take().unwrap()), String::new(), String::new());
+    shown.read_line(&mut line).unwrap();
+    assert_eq!(line, "+I[1]\n");
+    assert!(Command::new("kill").args(["-TERM", &running.id().to_string()]).status().unwrap().success());
+    shown.read_to_string(&mut rest).unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(130));
+    assert!(!rest.contains("two"), "{rest}");
+}
+
+#[test]
+fn who_stops_reading_ends_a_script_without_a_word() {
+    let start = |arguments: &[&str]| {
+        let mut shell = millstream();
+        shell.arg("shell").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        shell.spawn().unwrap()
+    };
+    let mut running = start(&["-e", "\\o csv", "-e", "SELECT 1 AS one", "-e", "\\x"]);
+    drop(running.stdout.take());
+    let output = running.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(141), "shell.output is csv\n"));
+    // Who does not want to hear notices gets the rows.
+    let mut running = start(&["-e", "\\timing on", "-e", "SELECT 1 AS one"]);
+    drop(running.stderr.take());
+    let output = running.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("|   1 |"));
 }
 
 #[test]

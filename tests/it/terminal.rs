@@ -30,10 +30,13 @@ struct Terminal {
 impl Terminal {
     /// One whose history is kept in this directory, at its first prompt.
     fn new(home: &Path, variables: &[(&str, &str)]) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_millstream")).arg("shell").env("TERM", "xterm-256color");
+        Self::running(command.env("XDG_STATE_HOME", home).envs(variables.iter().copied()))
+    }
+
+    fn running(command: Command) -> Self {
         let (pty, pts) = open().unwrap();
         pty.resize(Size::new(24, 80)).unwrap();
-        let command = Command::new(env!("CARGO_BIN_EXE_millstream")).arg("shell").env("TERM", "xterm-256color");
-        let command = command.env("XDG_STATE_HOME", home).envs(variables.iter().copied());
         let shell = command.spawn(pts).unwrap();
         let (pty, written) = (Arc::new(pty), Arc::new(Mutex::new(vec![])));
         let (source, sink) = (Arc::clone(&pty), Arc::clone(&written));
@@ -149,6 +152,63 @@ fn ctrl_c_clears_a_line_or_ends_a_query_and_never_the_shell() {
     terminal.expect("stopped");
     terminal.expect(PROMPT);
     terminal.ask("SELECT 1 AS one;", "|   1 |");
+    terminal.expect(PROMPT);
+    assert!(terminal.leave().success());
+}
+
+#[test]
+fn ctrl_c_ends_what_always_has_rows_and_leaving() {
+    let home = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::plain(home.path());
+    terminal.type_in("SELECT count(*) AS c FROM generate_series(1, 1000000000000);\r");
+    terminal.expect("\n");
+    // It runs, or will in a moment: before that the key clears the line.
+    sleep(Duration::from_millis(500));
+    terminal.type_in(CTRL_C);
+    terminal.expect("stopped");
+    terminal.expect(PROMPT);
+    terminal.ask(NUMBERS, "table numbers created");
+    let set = format!("SET 'checkpoint.location' = '{}/ck';", home.path().display());
+    terminal.ask(&set, "checkpoint.location set");
+    terminal.ask("CREATE TABLE lines (n BIGINT) WITH ('connector' = 'print');", "table lines created");
+    terminal.expect(PROMPT);
+    terminal.ask("INSERT INTO lines SELECT n FROM numbers;", "query shell/lines started");
+    // Its lines are above the prompt, which comes back behind them.
+    terminal.expect("+I[3]\n");
+    terminal.expect(PROMPT);
+    terminal.type_in(CTRL_D);
+    terminal.expect("or (c)ancel leaving? ");
+    terminal.type_in(CTRL_C);
+    terminal.expect(PROMPT);
+    terminal.ask("STOP QUERY 'shell/lines';", "query shell/lines stopped after epoch");
+    terminal.expect(PROMPT);
+    assert!(terminal.leave().success());
+}
+
+#[test]
+fn the_prompt_is_no_part_of_the_output() {
+    let home = tempfile::tempdir().unwrap();
+    let rows = home.path().join("rows");
+    let command = Command::new(env!("CARGO_BIN_EXE_millstream")).arg("shell").env("TERM", "xterm-256color");
+    let command = command.env("XDG_STATE_HOME", home.path()).env("NO_COLOR", "1");
+    let mut terminal = Terminal::running(command.stdout(std::fs::File::create(&rows).unwrap()));
+    terminal.ask("\\o csv", "shell.output is csv");
+    terminal.ask("\\timing", "shell.timing is true");
+    terminal.ask("SELECT 1 AS one;", "Time: ");
+    terminal.expect(PROMPT);
+    assert!(terminal.leave().success());
+    assert_eq!(std::fs::read_to_string(&rows).unwrap(), "one\n1\n");
+}
+
+#[test]
+fn a_terminal_that_can_do_little_shows_changes_a_line_each() {
+    let home = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::new(home.path(), &[("TERM", "dumb"), ("NO_COLOR", "1")]);
+    terminal.ask(NUMBERS, "table numbers created");
+    terminal.expect(PROMPT);
+    terminal.ask("SELECT count(*) AS c FROM numbers;", "| +U |");
+    terminal.type_in(CTRL_C);
+    terminal.expect("stopped");
     terminal.expect(PROMPT);
     assert!(terminal.leave().success());
 }

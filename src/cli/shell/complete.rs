@@ -96,6 +96,7 @@ impl Context<'_> {
     fn texts(&self) -> (Vec<String>, &'static str) {
         let keys = |words: BTreeMap<String, Vec<String>>| words.into_keys().collect();
         match self.before {
+            [.., query] if query.is("QUERY") => (self.names.queries(), "'"),
             [set] if set.is("SET") => (keys(self.names.settings()), "' = '"),
             [reset] if reset.is("RESET") => (keys(self.names.settings()), "'"),
             [set, key, equals] if set.is("SET") && (equals.is("=") || equals.is("TO")) => {
@@ -150,6 +151,7 @@ impl Context<'_> {
                 }
                 names(catalogs)
             }
+            [.., last] if last.is("QUERY") => names(self.names.queries()),
             [.., last] if last.is("TOPIC") => names(self.names.catalogs()),
             [describe, last] if describe.is("DESCRIBE") && last.is("GROUP") => names(self.names.catalogs()),
             [.., last] if BEFORE_RELATIONS.iter().any(|word| last.is(word)) => {
@@ -306,6 +308,10 @@ mod tests {
             assert_eq!(catalog, "k");
             texts(&["orders", "my.returns"])
         }
+
+        fn queries(&self) -> Vec<String> {
+            texts(&["shell/out", "copied"])
+        }
     }
 
     /// Completes at `|`: the text up to there with each offer in place.
@@ -352,6 +358,14 @@ mod tests {
         check("sel|", &["select"]);
         check("SHOW TAB|", &["SHOW TABLES"]);
         check("drop vi|", &["drop view"]);
+    }
+
+    #[test]
+    fn queries_that_were_started_have_names() {
+        check("STOP QUERY |", &["STOP QUERY copied", "STOP QUERY `shell/out`"]);
+        check("describe query sh|", &["describe query `shell/out`"]);
+        check("RESTART QUERY 'sh|", &["RESTART QUERY 'shell/out'"]);
+        check("RESTART QUERY 'shell/|'", &["RESTART QUERY 'shell/out"]);
     }
 
     #[test]

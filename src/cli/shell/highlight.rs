@@ -49,6 +49,11 @@ fn paint(text: &str, color: &str) -> String {
     format!("\u{1b}[{color}m{text}\u{1b}[0m")
 }
 
+/// What is said beside what is typed.
+pub(super) fn hint(text: &str) -> String {
+    paint(text, GREY)
+}
+
 /// A prompt in colour.
 pub(super) fn prompt(text: &str) -> String {
     paint(text, "1")

@@ -6,19 +6,21 @@
 //! end, and the first error ends it.
 //!
 //! Guaranteed: standard output has the rows and texts that were asked for, and nothing else. Notices, errors, times and
-//! progress go to standard error.
+//! progress go to standard error, the prompt and what is typed to the terminal.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Read};
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustyline::completion::{Completer, FilenameCompleter};
 use rustyline::config::CompletionType;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::{CmdKind, Highlighter};
+use rustyline::hint::{Hint, Hinter};
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Config, Context, Editor, ExternalPrinter, Helper, Hinter, history::FileHistory};
+use rustyline::{Behavior, Config, Context, Editor, ExternalPrinter, Helper, history::FileHistory};
 use tokio::sync::watch;
 
 use self::lexer::{Kind, pieces};
@@ -29,8 +31,9 @@ use super::display::Display;
 use super::jobs::{Jobs, ask};
 use super::output::{self, Format, Screen, View};
 use super::submit::run_query;
-use super::{ProgressMode, Shell, exit_code, read};
+use super::{INTERRUPTED, ProgressMode, Shell, exit_code, read, signalled, stop_on_signals};
 use crate::clock::Clock;
+use crate::connector::console::PrintConnector;
 use crate::error::{Error, Result};
 use crate::query::QuerySpec;
 use crate::session::{Outcome, RESULT_MODE, Session};
@@ -42,8 +45,8 @@ mod lexer;
 mod meta;
 mod names;
 
-/// What Ctrl-C leaves with, where there is no prompt to go back to.
-const INTERRUPTED: u8 = 130;
+/// What is left with where nobody reads standard output any more: as programs that SIGPIPE ends.
+const UNREAD: u8 = 141;
 
 /// How deep files may execute files.
 const MAX_DEPTH: usize = 16;
@@ -55,7 +58,6 @@ pub(super) async fn run(arguments: Shell) -> Result<u8> {
         variables: arguments.var.into_iter().collect(),
         clock: Clock::system(),
         background: None,
-        code: 0,
     };
     for (key, value) in &arguments.set {
         shell.session.set(key, value)?;
@@ -63,11 +65,11 @@ pub(super) async fn run(arguments: Shell) -> Result<u8> {
     if let Some(location) = &arguments.catalog {
         shell.session.set("catalog.location", location)?;
     }
-    let is_terminal = std::io::stdin().is_terminal();
+    let is_terminal = io::stdin().is_terminal();
     let mut rest = arguments.execute;
     if !is_terminal && rest.is_empty() && arguments.file.is_none() {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
+        io::stdin().read_to_string(&mut text)?;
         rest.push(text);
     }
     if let Some(file) = &arguments.file {
@@ -83,9 +85,8 @@ pub(super) async fn run(arguments: Shell) -> Result<u8> {
     }
     if is_terminal && rest.is_empty() {
         shell.prompt().await?;
-        return Ok(0);
     }
-    Ok(shell.code)
+    Ok(0)
 }
 
 /// What comes after a statement or a command.
@@ -105,8 +106,6 @@ struct Running {
     clock: Clock,
     /// At the prompt, the queries in the background.
     background: Option<Jobs>,
-    /// The highest exit code of the queries that ran.
-    code: u8,
 }
 
 impl Running {
@@ -150,14 +149,17 @@ impl Running {
 
     /// Says what is wrong, and where.
     fn failed(&self, error: &Error, text: &str, file: Option<&Path>) -> After {
+        if output::is_unread(error) {
+            return After::Failed(UNREAD);
+        }
         let file = file.map(|file| format!("{}: ", file.display())).unwrap_or_default();
         let is_colored = console::colors_enabled_stderr();
-        eprintln!("{} {file}{}", highlight::error(is_colored), error.chain());
+        output::tell(&format!("{} {file}{}", highlight::error(is_colored), error.chain()));
         let is_read = self.is_prompt() || !file.is_empty();
         if let Some(place) = error.location().filter(|_| is_read)
             && let Some(marked) = highlight::underlined(text, place)
         {
-            eprintln!("{marked}");
+            output::tell(&marked);
         }
         After::Failed(exit_code(error))
     }
@@ -172,51 +174,45 @@ impl Running {
         };
         let outcome = tokio::select! {
             outcome = executed => outcome?,
-            () = interrupted() => return Ok(stopped()),
+            () = signalled() => return Ok(stopped()),
         };
         let view = self.view();
         match outcome {
-            Outcome::Done(text) => eprintln!("{text}"),
+            Outcome::Done(text) => output::tell(&text),
             Outcome::Text(text) => output::show(&text, &view)?,
             Outcome::Rows(rows) => tokio::select! {
                 printed = output::print(rows, view) => printed?,
-                () = interrupted() => return Ok(stopped()),
+                () = signalled() => return Ok(stopped()),
             },
             Outcome::Changes(result) => tokio::select! {
                 shown = changes::print(result, self.session.setting(RESULT_MODE), view) => shown?,
-                () = interrupted() => return Ok(stopped()),
+                () = signalled() => return Ok(stopped()),
             },
-            Outcome::Query(spec) => self.query(*spec).await,
+            Outcome::Query(spec) => match self.query(*spec).await {
+                0 => {}
+                code => return Ok(After::Failed(code)),
+            },
         }
         if self.session.setting("shell.timing") == Some("true") {
             let took_us = self.clock.monotonic_us() - began_us;
-            eprintln!("Time: {}", duration(took_us));
+            output::tell(&format!("Time: {}", duration(took_us)));
         }
         Ok(After::GoOn)
     }
 
-    /// Runs a continuous query until it ends or Ctrl-C ends it.
-    async fn query(&mut self, spec: QuerySpec) {
+    /// Runs a continuous query of a script until it ends, or Ctrl-C or SIGTERM stop it; the exit code.
+    async fn query(&mut self, spec: QuerySpec) -> u8 {
         self.session.forget_query(&spec.name);
         let display = Display::new(ProgressMode::Auto);
         let (stop, stopped) = watch::channel(false);
-        let running = tokio::spawn(run_query(spec, display.reporter(), stopped));
-        let interrupted = async {
-            // Without a handler there is no Ctrl-C to wait for.
-            if tokio::signal::ctrl_c().await.is_ok() {
-                eprintln!("stopping after this epoch; once more to leave at once");
-                stop.send_replace(true);
-            }
-            if tokio::signal::ctrl_c().await.is_ok() {
-                std::process::exit(INTERRUPTED.into());
-            }
-            std::future::pending::<()>().await;
+        let running = tokio::spawn(run_query(spec, display.reporter(), stopped.clone()));
+        let code = tokio::select! {
+            ended = running => ended.unwrap_or(1),
+            () = stop_on_signals(|| { stop.send_replace(true); }) => INTERRUPTED,
         };
-        tokio::select! {
-            ended = running => self.code = self.code.max(ended.unwrap_or(1)),
-            () = interrupted => {}
-        }
         display.finish();
+        let was_stopped = *stopped.borrow();
+        if code == 0 && was_stopped { INTERRUPTED } else { code }
     }
 
     /// Carries out a command.
@@ -228,7 +224,7 @@ impl Running {
                 let is_usual = self.session.setting(key).is_none_or(|value| value == usual);
                 let value = value.unwrap_or(if is_usual { other } else { usual });
                 self.session.set(key, value)?;
-                eprintln!("{key} is {value}");
+                output::tell(&format!("{key} is {value}"));
             }
             Command::Include(_) if depth >= MAX_DEPTH => {
                 return Err(Error::usage(format!("files execute files more than {MAX_DEPTH} deep")));
@@ -237,7 +233,7 @@ impl Running {
                 let text = read(&file)?;
                 return Ok(self.script(&text, Some(&file), depth + 1).await);
             }
-            Command::Quit => return Ok(After::Leave(self.code)),
+            Command::Quit => return Ok(After::Leave(0)),
         }
         Ok(After::GoOn)
     }
@@ -256,6 +252,7 @@ impl Running {
     async fn prompt(&mut self) -> Result<()> {
         let unusable = |e: ReadlineError| Error::usage("the terminal cannot be used; pipe the SQL in").caused_by(e);
         let config = Config::builder().completion_type(CompletionType::List).history_ignore_space(true);
+        let config = config.behavior(Behavior::PreferTerm);
         let config = config.max_history_size(10_000).map_err(unusable)?.build();
         let mut editor = Editor::<Prompt, FileHistory>::with_config(config).map_err(unusable)?;
         let mut jobs = Jobs::default();
@@ -263,7 +260,14 @@ impl Running {
             // A terminal that has gone shows nothing more.
             jobs = Jobs::telling(move |line| drop(printer.print(format!("{line}\n"))));
         }
-        jobs.stop_at_sigterm()?;
+        if io::stdout().is_terminal()
+            && let (Ok(output), Ok(error)) = (editor.create_external_printer(), editor.create_external_printer())
+        {
+            // Who prints while a line ends waits for the next, so the lines of an epoch come at once, if they are few.
+            let above = |printer| Box::new(BufWriter::with_capacity(1 << 20, Above(printer)));
+            self.session.put_connector(Arc::new(PrintConnector::writing_to(above(output), above(error))));
+        }
+        jobs.end_on_signals()?;
         self.background = Some(jobs.clone());
         let history = history_file();
         if let Some(history) = &history {
@@ -273,12 +277,17 @@ impl Running {
         // From here on Ctrl-C ends what runs: without a handler it would end the shell.
         let _interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         let topics = Topics::default();
-        eprintln!("Millstream {}. Statements end with ;  \\? is for help, Ctrl-D leaves.", env!("CARGO_PKG_VERSION"));
+        let version = env!("CARGO_PKG_VERSION");
+        output::tell(&format!("Millstream {version}. Statements end with ;  \\? is for help, Ctrl-D leaves."));
         loop {
-            let names = Known { session: self.session.clone(), topics: topics.clone() };
+            let names = Known { session: self.session.clone(), topics: topics.clone(), queries: jobs.names() };
             editor.set_helper(Some(Prompt { names: Box::new(names) }));
             let mut is_leaving = false;
-            match tokio::task::block_in_place(|| editor.readline("millstream> ")) {
+            let typed = tokio::task::block_in_place(|| editor.readline("millstream> "));
+            // Tokio takes the budget from what blocks. Without a new one an operator that always has rows would never
+            // yield, and Ctrl-C would not be seen.
+            tokio::task::yield_now().await;
+            match typed {
                 Ok(text) => {
                     // A secret that was typed is not kept on disk.
                     if !sql::options::is_secret(&text) {
@@ -288,11 +297,15 @@ impl Running {
                 }
                 Err(ReadlineError::Interrupted) => {}
                 Err(ReadlineError::Eof) => is_leaving = true,
-                Err(error) => return Err(unusable(error)),
+                Err(error) => {
+                    // The terminal has gone; what runs ends as it should.
+                    jobs.may_leave(|_| None).await;
+                    return Err(unusable(error));
+                }
             }
             if let Some(history) = &history {
-                // A history that cannot be kept is no reason to stop.
-                let _ = editor.save_history(history);
+                // A history that cannot be kept is no reason to stop. Other shells may write to the same.
+                let _ = editor.append_history(history);
             }
             if is_leaving && jobs.may_leave(ask).await {
                 return Ok(());
@@ -301,16 +314,23 @@ impl Running {
     }
 }
 
-async fn interrupted() {
-    // Without a handler there is no Ctrl-C to wait for.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
+fn stopped() -> After {
+    output::tell("stopped");
+    After::Failed(INTERRUPTED)
 }
 
-fn stopped() -> After {
-    eprintln!("stopped");
-    After::Failed(INTERRUPTED)
+/// Lines above the prompt, whether or not something is being typed.
+struct Above<P>(P);
+
+impl<P: ExternalPrinter> Write for Above<P> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let printed = self.0.print(String::from_utf8_lossy(bytes).into_owned());
+        printed.map(|()| bytes.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Microseconds, as a reader wants them.
@@ -366,9 +386,30 @@ fn history_file() -> Option<PathBuf> {
 }
 
 /// What the editor asks while a text is typed.
-#[derive(Helper, Hinter)]
+#[derive(Helper)]
 struct Prompt {
     names: Box<dyn Names>,
+}
+
+/// What is said on a line that is begun while a statement has not ended.
+struct Unfinished;
+
+impl Hint for Unfinished {
+    fn display(&self) -> &str {
+        "-- a statement ends with ;"
+    }
+
+    fn completion(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Hinter for Prompt {
+    type Hint = Unfinished;
+
+    fn hint(&self, text: &str, cursor: usize, _: &Context<'_>) -> Option<Unfinished> {
+        (text.ends_with('\n') && cursor == text.len()).then_some(Unfinished)
+    }
 }
 
 impl Completer for Prompt {
@@ -390,6 +431,10 @@ impl Highlighter for Prompt {
 
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {
         Cow::Owned(highlight::prompt(prompt))
+    }
+
+    fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
+        Cow::Owned(highlight::hint(hint))
     }
 
     fn highlight_char(&self, _: &str, _: usize, kind: CmdKind) -> bool {

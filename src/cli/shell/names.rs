@@ -29,6 +29,8 @@ pub(super) trait Names {
     fn catalogs(&self) -> Vec<String>;
     /// Topics of a catalog, as far as they are known.
     fn topics(&self, catalog: &str) -> Vec<String>;
+    /// Queries that were started.
+    fn queries(&self) -> Vec<String>;
 }
 
 /// Topics by catalog, as clusters last answered; clones share them.
@@ -45,6 +47,7 @@ impl Topics {
 pub(super) struct Known {
     pub session: Session,
     pub topics: Topics,
+    pub queries: Vec<String>,
 }
 
 impl Names for Known {
@@ -83,6 +86,10 @@ impl Names for Known {
         });
         within_patience(asked);
         self.topics.known().get(catalog).cloned().unwrap_or_default()
+    }
+
+    fn queries(&self) -> Vec<String> {
+        self.queries.clone()
     }
 }
 
