@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execution_plan::Boundedness;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -27,9 +29,10 @@ use tokio::sync::OnceCell;
 
 use super::narrowing::Narrowing;
 use super::scan::ScanExec;
+use super::stream_of;
 use crate::catalog::TableDefinition;
 use crate::connector::{Offsets, Partition, ReadReport, Source, Span};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How long a scan that has read everything waits before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -42,6 +45,33 @@ pub enum ExecutionMode {
     Streaming,
     /// They end at what is there when the question is asked.
     Batch,
+}
+
+/// Refuses what would take the changes of a changelog for rows: outside of a query a row is shown as each of its changes
+/// left it, so there are as many of it as it had changes.
+pub fn refuse_changes(plan: &LogicalPlan) -> Result<()> {
+    let (mut changelog, mut what) = (None, None);
+    plan.apply_with_subqueries(|node| {
+        changelog = changelog.take().or_else(|| {
+            let stream = stream_of(node).filter(|stream| stream.is_changelog())?;
+            Some(stream.definition().name.clone())
+        });
+        what = what.or(match node {
+            LogicalPlan::Aggregate(_) => Some("GROUP BY and aggregates"),
+            LogicalPlan::Distinct(_) => Some("DISTINCT"),
+            LogicalPlan::Window(_) => Some("OVER"),
+            LogicalPlan::Join(_) => Some("JOIN"),
+            _ => None,
+        });
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    match (changelog, what) {
+        (Some(table), Some(what)) => Err(Error::usage(format!(
+            "{table} is a changelog, of whose rows a SELECT sees every change, so {what} would take one row for many; read the \
+             same topic in another format, such as json or raw, or write its rows to a table first"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// What a scan asks that is bound to no spans.

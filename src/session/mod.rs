@@ -53,7 +53,7 @@ use crate::clock::Clock;
 use crate::connector::cluster::Cluster;
 use crate::connector::{Connector, Connectors, Environment};
 use crate::error::{Error, Kind, Location, Result};
-use crate::plan::ask::ExecutionMode;
+use crate::plan::ask::{ExecutionMode, refuse_changes};
 use crate::plan::concat::InOrder;
 use crate::query::QuerySpec;
 use crate::sql::{self, Parsed, Statement};
@@ -457,7 +457,9 @@ impl Session {
     }
 
     async fn select(&self, query: ast::Query) -> Result<Outcome> {
-        let frame = self.question(self.plan_select(query.clone()).await?);
+        let plan = self.plan_select(query.clone()).await?;
+        refuse_changes(&plan)?;
+        let frame = self.question(plan);
         let task = Arc::new(frame.task_ctx());
         match frame.create_physical_plan().await {
             Err(error) if needs_end(&error) => {

@@ -5,7 +5,12 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
+use datafusion::common::DFSchema;
+use datafusion::error::Result;
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawFieldAccessExpr};
+use datafusion::logical_expr::{Expr, ExprSchemable, GetFieldAccess};
 use datafusion::prelude::SessionConfig;
 
 use super::types::{MillstreamTypePlanner, ZONE};
@@ -21,13 +26,43 @@ pub fn configure(mut config: SessionConfig) -> SessionConfig {
 }
 
 /// The planners that our SQL relies on; functions are registered elsewhere.
-pub fn register(builder: SessionStateBuilder) -> SessionStateBuilder {
+pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
+    // Before the planner that makes a call of the access.
+    builder.expr_planners().get_or_insert_default().insert(0, Arc::new(MapAccess));
     builder.with_type_planner(Arc::new(MillstreamTypePlanner))
+}
+
+/// `m['key']` and `m[1]`: DataFusion compares keys only with a literal of exactly their type, so it becomes one.
+#[derive(Debug)]
+struct MapAccess;
+
+impl ExprPlanner for MapAccess {
+    fn plan_field_access(
+        &self,
+        mut access: RawFieldAccessExpr,
+        schema: &DFSchema,
+    ) -> Result<PlannerResult<RawFieldAccessExpr>> {
+        if let Ok(DataType::Map(entries, _)) = access.expr.get_type(schema)
+            && let DataType::Struct(fields) = entries.data_type()
+            && let Some(key) = fields.first()
+        {
+            match &mut access.field_access {
+                GetFieldAccess::NamedStructField { name } => *name = name.cast_to(key.data_type())?,
+                GetFieldAccess::ListIndex { key: index } => {
+                    if let Expr::Literal(value, _) = index.as_mut() {
+                        *value = value.cast_to(key.data_type())?;
+                    }
+                }
+                GetFieldAccess::ListRange { .. } => {}
+            }
+        }
+        Ok(PlannerResult::Original(access))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::{DataType, TimeUnit};
+    use arrow::datatypes::TimeUnit;
     use datafusion::prelude::SessionContext;
     use datafusion::sql::parser::Statement as DFStatement;
 

@@ -1,8 +1,9 @@
 //! `${name}` in a script, replaced before it is parsed.
 //!
 //! Text replaces text, also within quotes: what a variable holds may be a name, a value or a whole clause, and is not
-//! looked at again. Comments are left alone, so an example in a comment needs no variable. `${env:NAME}` stays as it is:
-//! options resolve it when a connection is opened, and until then nothing holds its value.
+//! looked at again. Comments are left alone, so an example in a comment needs no variable; a hint, `/*+ … */`, is no
+//! comment. `${env:NAME}` stays as it is: options resolve it when a connection is opened, and until then nothing holds its
+//! value.
 //!
 //! It does not read backslashes (`E'\''`) nor `$$` quotes: beside these, a `--` may be taken for a comment.
 
@@ -35,6 +36,7 @@ pub fn substitute(text: &str, variables: &BTreeMap<String, String>) -> Result<St
                 continue;
             }
             Inside::Sql if rest.starts_with("--") => step(&mut inside, Inside::LineComment, 2),
+            Inside::Sql if rest.starts_with("/*+") => 3,
             Inside::Sql if rest.starts_with("/*") => step(&mut inside, Inside::BlockComment(1), 2),
             Inside::Sql if matches!(next, '\'' | '"' | '`') => step(&mut inside, Inside::Quotes(next), 1),
             Inside::Quotes(quote) if next == quote => step(&mut inside, Inside::Sql, 1),
@@ -102,6 +104,7 @@ mod tests {
             ("'it''s ${n}' -- it's ${x}\n${n}", "'it''s 5' -- it's ${x}\n5"),
             ("/* ${x} /* ${x} */ ${x} */ ${n}", "/* ${x} /* ${x} */ ${x} */ 5"),
             ("'--' ${n} '/*' ${n}", "'--' 5 '/*' 5"),
+            ("t /*+ OPTIONS('k' = '${n}') */ /* ${x} */ ${n}", "t /*+ OPTIONS('k' = '5') */ /* ${x} */ 5"),
             ("'${env:PASSWORD}'", "'${env:PASSWORD}'"),
             ("${nested}", "${n}"),
             ("$ { $1 é${n}é", "$ { $1 é5é"),

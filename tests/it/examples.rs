@@ -1,7 +1,10 @@
 //! The queries of `queries/` that need no broker, but for the plain filter of the quickstart, give DataFusion's batch answer over
 //! the rows that they read, however these are cut into epochs, whatever the parallelism, and wherever they are stopped.
+//! All of them run in the shell.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -20,6 +23,7 @@ use millstream::storage::Stores;
 use millstream::storage::faults::{Gate, Moment};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::brokers::Broker;
 use crate::harness::gated;
 
 /// A query's script with its places and its pace changed.
@@ -157,4 +161,83 @@ async fn the_examples_give_the_batch_answer() {
     // All that arrive a day late, and nothing else, are late.
     check("sessions", "user_sessions", "user_id, begins, ends, clicks", "clicks", "WHERE ts = arrived").await;
     check("enrich", "named_orders", "order_id, item, amount, ts", "orders", "").await;
+}
+
+/// Each file of `queries/` in an order in which they can be run, a directory that it writes, or reads, and how many rows
+/// this holds then. What `replay` sends again, `dead-letters` reads when it is run once more.
+const RUNS: [(&str, &str, usize); 13] = [
+    ("quickstart", "quickstart/big_orders", 300_530),
+    ("quickstart-read", "quickstart/big_orders", 300_530),
+    ("enrich", "enrich/named_orders", 100_000),
+    ("hot-items", "hot-items/hot_items", 66),
+    ("hourly-totals", "hourly-totals/hourly_totals", 224),
+    ("deduplicated-orders", "deduplicated-orders/orders", 18_355),
+    ("sessions", "sessions/user_sessions", 3_546),
+    ("fan-out", "fan-out/all_orders", 100_000),
+    ("topics", "topics/all_orders", 60),
+    ("backfill", "backfill/hourly_totals", 3),
+    ("dead-letters", "dead-letters/good_orders", 2),
+    ("replay", "dead-letters/good_orders", 2),
+    ("dead-letters", "dead-letters/good_orders", 4),
+];
+
+/// A topic of a name of its own that holds these messages, and nothing that is still on its way.
+fn filled(broker: Broker, what: &str, payloads: &[String]) -> String {
+    let topic = broker.topic(what);
+    let mut feeder = broker.feeder(&topic, &[]);
+    payloads.iter().enumerate().for_each(|(i, payload)| feeder.send_payload(i % 4, payload));
+    feeder.finish();
+    while broker.run(&["consume", &topic]).lines().count() < payloads.len() {}
+    topic
+}
+
+/// Orders of amounts 3, 6, 9, …, in three hours.
+fn orders(count: usize) -> Vec<String> {
+    let order = |i: usize| {
+        let (amount, hour) = (i * 3, i % 3);
+        format!("{{\"order_id\":{i},\"item\":\"tea\",\"amount\":{amount},\"ts\":\"2026-01-01 0{hour}:30:00.000\"}}")
+    };
+    (1..=count).map(order).collect()
+}
+
+#[test]
+fn all_examples_run_in_the_shell() {
+    let folder = format!("{}/queries", env!("CARGO_MANIFEST_DIR"));
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let there: BTreeSet<String> = files.filter_map(|file| Some(file.strip_suffix(".sql")?.to_owned())).collect();
+    assert_eq!(there, RUNS.iter().map(|(name, ..)| name.to_string()).collect());
+
+    let shop = ["9.50", "\"n/a\"", "4.20", "\"n/a\"", "nonsense"];
+    let shop = shop.map(|amount| format!("{{\"order_id\":1,\"amount\":{amount}}}"));
+    let large = Broker::Rocketmq.topic("LargeOrders");
+    let kafka_orders = filled(Broker::Kafka, "orders", &orders(40));
+    let places = [
+        ("127.0.0.1:9092", Broker::Kafka.address()),
+        ("127.0.0.1:9876", Broker::Rocketmq.address()),
+        ("'orders'", format!("'{kafka_orders}'")),
+        ("'orders(-.*)?'", format!("'{kafka_orders}(-.*)?'")),
+        ("'OrderTopic'", format!("'{}'", filled(Broker::Rocketmq, "OrderTopic", &orders(20)))),
+        ("'LargeOrders'", format!("'{large}'")),
+        ("'shop-orders'", format!("'{}'", filled(Broker::Kafka, "shop-orders", &shop))),
+        ("'bad-orders'", format!("'{}'", Broker::Kafka.topic("bad-orders"))),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for (name, location, rows) in RUNS {
+        let text = std::fs::read_to_string(format!("{folder}/{name}.sql")).unwrap();
+        let text = places.iter().fold(text, |text, (from, to)| text.replace(from, to));
+        let file = dir.path().join(format!("{name}.sql"));
+        std::fs::write(&file, text).unwrap();
+        let location = dir.path().join(location);
+        let output = Command::new(env!("CARGO_BIN_EXE_millstream"))
+            .args(["shell", "--set", "epoch.trigger=available-now", "-f"])
+            .arg(file)
+            .args(["--var", &format!("out={}", location.parent().unwrap().display())])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let found: usize = written(&location).iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(found, rows, "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(Broker::Rocketmq.run(&["consume", &large]).lines().count(), 10, "orders above 90");
 }

@@ -26,6 +26,7 @@ mod pace;
 mod query;
 mod records;
 mod rocketmq;
+mod slt;
 mod sources;
 mod streams;
 mod terminal;
