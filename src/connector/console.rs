@@ -19,7 +19,9 @@ use datafusion::execution::SendableRecordBatchStream;
 
 use super::messages::{check_metadata, refuse_layout};
 use super::spool::{Spooled, Waiting};
-use super::{Connector, Delivery, Environment, Guarantee, Owner, Pin, Published, Role, Sink, Source, Staged};
+use super::{
+    Connector, Delivery, Environment, Guarantee, OptionEntry, Owner, Pin, Published, Role, Sink, Source, Staged,
+};
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
 use crate::plan::changes::{RowKind, is_updating};
@@ -56,6 +58,17 @@ impl Debug for PrintConnector {
     }
 }
 
+/// What the options of a table say.
+const OPTIONS: &[OptionEntry] = &[
+    OptionEntry::writing("print-identifier", "a text", "", "`name> ` before each line"),
+    OptionEntry::writing(
+        "standard-error",
+        "`true`, `false`",
+        "`false`",
+        "`true`: standard error instead of standard output",
+    ),
+];
+
 /// What a table's options say.
 struct Options {
     identifier: Option<String>,
@@ -80,6 +93,10 @@ fn no_source(table: &TableDefinition) -> Error {
 impl Connector for PrintConnector {
     fn name(&self) -> &'static str {
         "print"
+    }
+
+    fn options(&self) -> Vec<OptionEntry> {
+        OPTIONS.to_vec()
     }
 
     fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {
@@ -234,6 +251,8 @@ mod tests {
 
     use super::*;
     use crate::connector::contract::{self, SinkCase, fixture};
+    use crate::connector::entry::assert_described;
+    use crate::sql::options::asked_for;
 
     /// A writer that can be looked into.
     #[derive(Clone, Default)]
@@ -290,6 +309,13 @@ mod tests {
         let expected = "late> +I[1, a, b, 1970-01-01T00:00:00.001]\nlate> +I[2, null, null]\n";
         assert_eq!((output.text().as_str(), error.text().as_str()), ("", expected));
         assert_eq!((published.rows, published.bytes), (2, expected.len() as u64));
+    }
+
+    #[test]
+    fn all_options_are_described() {
+        let table = fixture::table_of("t", &rows().schema(), &[("connector", "print")]);
+        let asked = asked_for(|| PrintConnector::default().check(&table, Role::Sink).unwrap());
+        assert_described(&PrintConnector::default().options(), &asked);
     }
 
     #[test]

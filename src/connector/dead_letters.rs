@@ -215,7 +215,7 @@ mod tests {
     use crate::connector::contract::fixture;
 
     fn offered() -> Vec<MetadataKey> {
-        let key = |key, data_type| MetadataKey { key, data_type, writable: false };
+        let key = |key, data_type| MetadataKey { key, data_type, writable: false, meaning: "" };
         vec![key("offset", DataType::Int64), key("born-timestamp", DataType::Int64)]
     }
 

@@ -26,6 +26,7 @@ use crate::sql::options::parse_duration;
 use crate::storage::Stores;
 use cluster::Cluster;
 
+pub use entry::OptionEntry;
 pub use report::{Fingerprint, PartitionReport, ReadReport, SkippedSample};
 pub use scan::{OnDataLoss, ScanOptions};
 
@@ -36,6 +37,7 @@ pub mod console;
 pub mod contract;
 pub mod datagen;
 pub mod dead_letters;
+pub mod entry;
 pub mod files;
 pub mod kafka;
 pub mod memory;
@@ -374,6 +376,8 @@ pub struct MetadataKey {
     pub data_type: DataType,
     /// Whether a sink writes it.
     pub writable: bool,
+    /// What it says, where its name and type do not; Markdown.
+    pub meaning: &'static str,
 }
 
 impl MetadataKey {
@@ -452,6 +456,11 @@ pub struct Owner {
 pub trait Connector: Debug + Send + Sync {
     /// The value of the option `connector`.
     fn name(&self) -> &'static str;
+
+    /// The options of its tables, but `connector` and those of a format's own.
+    fn options(&self) -> Vec<OptionEntry> {
+        Vec::new()
+    }
 
     /// The metadata columns it offers.
     fn metadata(&self) -> Vec<MetadataKey> {
@@ -578,6 +587,11 @@ impl Connectors {
     /// The connector of this name.
     pub fn named(&self, name: &str) -> Option<&Arc<dyn Connector>> {
         self.0.get(name)
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Connector>> {
+        self.0.values()
     }
 
     /// Their names, ascending.

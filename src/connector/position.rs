@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
-use super::{Bounds, Extent, Offsets, Partition};
+use super::{Bounds, Extent, Offsets, OptionEntry, Partition};
 use crate::error::{Error, Result};
 use crate::sql::options::OptionReader;
 
@@ -67,6 +67,49 @@ impl Side {
             Side::Bounded => "scan.bounded",
         }
     }
+}
+
+/// What the options of both sides say, where `offsets` is how a list of offsets is written.
+pub fn options(offsets: &'static str) -> Vec<OptionEntry> {
+    let modes = "`earliest-offset`, `latest-offset`, `group-offsets`, `timestamp`, `specific-offsets`";
+    let ends = "`earliest-offset`, `latest-offset`";
+    vec![
+        OptionEntry::reading(
+            "scan.startup.mode",
+            modes,
+            "`earliest-offset`",
+            "where a new query starts: at the first message, behind the last, where the consumer group stands, at a \
+             time, or at offsets that are listed. **Flink's default is another one**",
+        ),
+        OptionEntry::reading(
+            "scan.startup.timestamp-millis",
+            "ms since 1970",
+            "",
+            "with `timestamp`: at the first message that is not before this time; behind the last, if there is none",
+        ),
+        OptionEntry::reading("scan.startup.specific-offsets", offsets, "", "with `specific-offsets`: these"),
+        OptionEntry::reading(
+            "scan.startup.default",
+            ends,
+            "`earliest-offset`",
+            "with `group-offsets` and `specific-offsets`: for partitions that have no such offset",
+        ),
+        OptionEntry::reading(
+            "scan.bounded.mode",
+            "`unbounded`, `earliest-offset`, `latest-offset`, `group-offsets`, `timestamp`, `specific-offsets`",
+            "`unbounded`",
+            "where the stream ends: at what these say when the query begins. An offset that is not there yet is \
+             waited for",
+        ),
+        OptionEntry::reading("scan.bounded.timestamp-millis", "ms since 1970", "", "as for `scan.startup`"),
+        OptionEntry::reading(
+            "scan.bounded.specific-offsets",
+            offsets,
+            "",
+            "as for `scan.startup`: the first offsets that are not read",
+        ),
+        OptionEntry::reading("scan.bounded.default", ends, "`earliest-offset`", "as for `scan.startup`"),
+    ]
 }
 
 impl Position {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::entry::OptionEntry;
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
 use crate::sql::options::{OptionReader, parse_bytes};
@@ -45,6 +46,56 @@ impl ScanOptions {
         "scan.min-rows-max-wait",
         "scan.watermark.idle-timeout",
         "scan.on-data-loss",
+    ];
+
+    /// What they say.
+    pub const OPTIONS: &'static [OptionEntry] = &[
+        OptionEntry::reading(
+            "scan.max-rows-per-epoch",
+            "a number, at least 1",
+            "2000000",
+            "[offsets](sql.md#epoch-size) that an epoch takes from the table at most, shared out among its partitions \
+             by backlog",
+        ),
+        OptionEntry::reading(
+            "scan.max-bytes-per-epoch",
+            "a size such as `64 mb`, more than 0",
+            "`256 mb`",
+            "[bytes](sql.md#epoch-size) that an epoch should take from it at most",
+        ),
+        OptionEntry::reading(
+            "scan.max-rows-per-second-per-partition",
+            "a number, at least 1",
+            "",
+            "[offsets](sql.md#epoch-size) that are taken from each partition in a second at most, so that a backlog \
+             is read steadily",
+        ),
+        OptionEntry::reading(
+            "scan.min-rows-per-epoch",
+            "a number, at least 1",
+            "1",
+            "no epoch begins before there are so many [offsets](sql.md#epoch-size) to take",
+        ),
+        OptionEntry::reading(
+            "scan.min-rows-max-wait",
+            "a duration",
+            "`10 s`",
+            "or before the oldest of them have waited so long; only with `scan.min-rows-per-epoch`",
+        ),
+        OptionEntry::reading(
+            "scan.watermark.idle-timeout",
+            "a duration",
+            "`1 min`",
+            "a partition that had nothing to read for so long does not hold the [watermark](time.md#idle-partitions) \
+             back",
+        ),
+        OptionEntry::reading(
+            "scan.on-data-loss",
+            "`fail`, `continue`",
+            "`fail`",
+            "when messages are [gone](sql.md#continuous-queries) before they were read: end, or go on at the first \
+             offset that is there and count what is skipped, which is for topics",
+        ),
     ];
 
     /// Takes them.

@@ -26,9 +26,41 @@ use serde::de::IgnoredAny;
 use super::changelog::{ChangelogEncoder, Changes, Envelopes, Places, at, present, structs};
 use super::json::{JsonOptions, Objects};
 use super::{BadPayload, Decoded, Decoder};
+use crate::connector::OptionEntry;
 use crate::error::{Error, Result};
 use crate::plan::changes::RowKind;
 use crate::sql::options::OptionReader;
+
+/// What its options say.
+pub(super) const OPTIONS: &[OptionEntry] = &[
+    OptionEntry::reading(
+        "canal-json.database.include",
+        "a regular expression",
+        "all",
+        "must match the whole name of the database; other messages give no rows",
+    ),
+    OptionEntry::reading("canal-json.table.include", "a regular expression", "all", "the same for the table"),
+    OptionEntry::new(
+        "canal-json.timestamp-format.standard",
+        "`SQL`, `ISO-8601`",
+        "`SQL`",
+        "how timestamps are written: `2026-01-01 00:00:00.123`, or with a `T`. Both are read",
+    ),
+    OptionEntry::writing(
+        "canal-json.encode.decimal-as-plain-number",
+        "`true`",
+        "`true`",
+        "how a DECIMAL is written. **Flink's default is another one**",
+    ),
+    OptionEntry::reading(
+        "canal-json.ignore-parse-errors",
+        "`false`",
+        "`false`",
+        "`true` is refused: say `'format.on-error' = 'skip'`",
+    ),
+    OptionEntry::refused("canal-json.map-null-key.mode", "a MAP has no NULL keys"),
+    OptionEntry::refused("canal-json.map-null-key.literal", "a MAP has no NULL keys"),
+];
 
 /// The options `canal-json.*`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,9 +24,50 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::{BadPayload, Decoded, Decoder, Encoder, NO_PAYLOAD, SKIP, Wanted, joined, nullable, text};
+use crate::connector::OptionEntry;
 use crate::error::{Error, Result};
 use crate::sql::options::OptionReader;
 use crate::sql::types::sql_type;
+
+/// What its options say.
+pub(super) const OPTIONS: &[OptionEntry] = &[
+    OptionEntry::new("csv.field-delimiter", "an ASCII character", "`,`", "what is between fields; `\\t` is a tab"),
+    OptionEntry::new(
+        "csv.quote-character",
+        "an ASCII character",
+        "`\"`",
+        "what is around a field that holds a delimiter, a quote or the end of a line; within it a quote is doubled",
+    ),
+    OptionEntry::new("csv.disable-quote-character", "`true`, `false`", "`false`", "`true`: there are no quotes"),
+    OptionEntry::new(
+        "csv.escape-character",
+        "an ASCII character",
+        "",
+        "takes its meaning from the character behind it; behind it `n`, `r`, `t` and `0` are the end of a line, a \
+         carriage return, a tab and NUL",
+    ),
+    OptionEntry::new("csv.null-literal", "a text", "", "the text that is NULL"),
+    OptionEntry::new(
+        "csv.allow-comments",
+        "`true`, `false`",
+        "`false`",
+        "`true`: a payload that begins with `#` is a comment, which is no row and not counted as skipped; written \
+         fields with a `#` have quotes",
+    ),
+    OptionEntry::writing(
+        "csv.write-bigdecimal-in-scientific-notation",
+        "`false`",
+        "`false`",
+        "how a DECIMAL is written. **Flink's default is another one**",
+    ),
+    OptionEntry::reading(
+        "csv.ignore-parse-errors",
+        "`false`",
+        "`false`",
+        "`true` is refused: say `'format.on-error' = 'skip'`",
+    ),
+    OptionEntry::refused("csv.array-element-delimiter", "csv has no ARRAY"),
+];
 
 /// The options `csv.*`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,12 +19,43 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use super::changelog::{ChangelogEncoder, Changes, Envelopes, Places, present, structs};
 use super::json::JsonOptions;
 use super::{Decoded, Decoder};
+use crate::connector::OptionEntry;
 use crate::error::{Error, Result};
 use crate::plan::changes::RowKind;
 use crate::sql::options::OptionReader;
 
 /// Whether messages come with their schema.
 pub(super) const SCHEMA_INCLUDE: &str = "debezium-json.schema-include";
+
+/// What its options say.
+pub(super) const OPTIONS: &[OptionEntry] = &[
+    OptionEntry::reading(
+        SCHEMA_INCLUDE,
+        "`true`, `false`",
+        "`false`",
+        "`true`: messages are `{\"schema\": …, \"payload\": …}`, as Kafka Connect writes them by default",
+    ),
+    OptionEntry::new(
+        "debezium-json.timestamp-format.standard",
+        "`SQL`, `ISO-8601`",
+        "`SQL`",
+        "how timestamps are written: `2026-01-01 00:00:00.123`, or with a `T`. Both are read",
+    ),
+    OptionEntry::writing(
+        "debezium-json.encode.decimal-as-plain-number",
+        "`true`",
+        "`true`",
+        "how a DECIMAL is written. **Flink's default is another one**",
+    ),
+    OptionEntry::reading(
+        "debezium-json.ignore-parse-errors",
+        "`false`",
+        "`false`",
+        "`true` is refused: say `'format.on-error' = 'skip'`",
+    ),
+    OptionEntry::refused("debezium-json.map-null-key.mode", "a MAP has no NULL keys"),
+    OptionEntry::refused("debezium-json.map-null-key.literal", "a MAP has no NULL keys"),
+];
 
 /// The options `debezium-json.*`.
 #[derive(Debug, Clone, PartialEq, Eq)]

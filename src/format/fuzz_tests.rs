@@ -280,7 +280,7 @@ fn run(format: &str, columns: &[&str], on_error: &str, first: u64, payloads: &[O
     table.columns.push(Column { kind, ..Column::physical("at", DataType::Int64) });
 
     let offset = Schema::new(vec![Field::new("offset", DataType::Int64, true)]);
-    let known = [MetadataKey { key: "offset", data_type: DataType::Int64, writable: false }];
+    let known = [MetadataKey { key: "offset", data_type: DataType::Int64, writable: false, meaning: "" }];
     let letters = Arc::new(DeadLetters::try_new(&fixture::table_of("dead", &offset, &[]), &table, &known)?);
     let report = ReadReport::with_dead_letters(Arc::clone(&letters));
     let format = FormatOptions::take(&mut OptionReader::new(&table))?;

@@ -27,6 +27,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::de::IgnoredAny;
 
 use super::{BadPayload, Decoded, Decoder, Encoder, NO_PAYLOAD, SKIP, joined, nullable, text};
+use crate::connector::OptionEntry;
 use crate::error::{Error, Result};
 use crate::sql::options::OptionReader;
 
@@ -35,6 +36,42 @@ const CHUNK: usize = 8192;
 
 /// How deep values may lie in each other, as with Jackson: arrow-json shows one that it does not expect by recursion.
 const DEPTH: usize = 1000;
+
+/// What its options say.
+pub(super) const OPTIONS: &[OptionEntry] = &[
+    OptionEntry::new(
+        "json.timestamp-format.standard",
+        "`SQL`, `ISO-8601`",
+        "`SQL`",
+        "how timestamps are written: `2026-01-01 00:00:00.123`, or with a `T`. Both are read",
+    ),
+    OptionEntry::writing(
+        "json.encode.ignore-null-fields",
+        "`true`, `false`",
+        "`false`",
+        "`true`: NULL is left out instead of written as `null`",
+    ),
+    OptionEntry::reading(
+        "json.fail-on-missing-field",
+        "`true`, `false`",
+        "`false`",
+        "`true`: a message that has no key for a column that the query uses cannot be read. `null` is not missing",
+    ),
+    OptionEntry::writing(
+        "json.encode.decimal-as-plain-number",
+        "`true`",
+        "`true`",
+        "how a DECIMAL is written. **Flink's default is another one**",
+    ),
+    OptionEntry::reading(
+        "json.ignore-parse-errors",
+        "`false`",
+        "`false`",
+        "`true` is refused: say `'format.on-error' = 'skip'`",
+    ),
+    OptionEntry::refused("json.map-null-key.mode", "a MAP has no NULL keys"),
+    OptionEntry::refused("json.map-null-key.literal", "a MAP has no NULL keys"),
+];
 
 /// The options `json.*`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::connector::dead_letters;
+use crate::connector::entry::{OptionEntry, REQUIRED};
 use crate::error::{Error, Result};
 use crate::sql::options::{OptionReader, did_you_mean};
 
@@ -152,6 +153,42 @@ pub const FORMATS: [&str; 5] = ["json", "csv", "raw", "debezium-json", "canal-js
 /// Those of them whose payloads say what happened to rows.
 pub const CHANGELOGS: [&str; 2] = ["debezium-json", "canal-json"];
 
+/// What the option `format` says, of messages.
+pub const OPTION: OptionEntry = OptionEntry::new(
+    "format",
+    "`json`, `csv`, `raw`, `debezium-json`, `canal-json`",
+    REQUIRED,
+    "how messages are read and written. The format's [own options](#formats) begin with its name",
+);
+/// What the options say that are about trouble with reading.
+pub const TROUBLE: &[OptionEntry] = &[
+    OptionEntry::reading(
+        "format.on-error",
+        "`fail`, `skip`, `dead-letter`",
+        "`fail`",
+        "a message that cannot be read ends the query; is left out and counted; or goes to the table of the next \
+         option, which says so by itself",
+    ),
+    OptionEntry::reading(
+        dead_letters::OPTION,
+        "a table",
+        "",
+        "the table that gets [what cannot be read](sql.md#dead-letters)",
+    ),
+];
+
+/// What the options say that only this format has; nothing of an unknown one.
+pub fn options(format: &str) -> &'static [OptionEntry] {
+    match format {
+        "json" => json::OPTIONS,
+        "csv" => csv::OPTIONS,
+        "raw" => raw::OPTIONS,
+        "debezium-json" => debezium::OPTIONS,
+        "canal-json" => canal::OPTIONS,
+        _ => &[],
+    }
+}
+
 impl FormatOptions {
     /// Options that say what to do with trouble: changes to them apply at once.
     pub const OPERATIONAL: [&str; 2] = ["format.on-error", dead_letters::OPTION];
@@ -255,6 +292,8 @@ mod tests {
 
     use super::*;
     use crate::connector::contract::fixture;
+    use crate::connector::entry::{REFUSED, assert_described};
+    use crate::sql::options::asked_for;
 
     /// A table with these options, taken to the last one.
     fn take(options: &[(&str, &str)]) -> Result<FormatOptions> {
@@ -273,6 +312,18 @@ mod tests {
         assert_eq!(error, "table t: there is no format 'debezium' for messages; did you mean 'debezium-json'?");
         let error = take(&[("format", "protobuf")]).unwrap_err().to_string();
         assert!(error.ends_with("known are json, csv, raw, debezium-json, canal-json"), "{error}");
+    }
+
+    #[test]
+    fn all_options_are_described() {
+        for format in FORMATS {
+            let asked = asked_for(|| drop(take(&[("format", format)]).unwrap()));
+            assert_described(&[&[OPTION], TROUBLE, options(format)].concat(), &asked);
+            for refused in options(format).iter().filter(|entry| entry.default == REFUSED) {
+                let error = take(&[("format", format), (refused.key, "x")]).unwrap_err().to_string();
+                assert!(error.contains(&format!("'{}' is not supported", refused.key)), "{error}");
+            }
+        }
     }
 
     #[test]

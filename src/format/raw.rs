@@ -15,6 +15,7 @@ use arrow::datatypes::{
 };
 
 use super::{BadPayload, Decoded, Decoder, Encoder, Wanted, joined, nullable};
+use crate::connector::OptionEntry;
 use crate::error::{Error, Result};
 use crate::sql::options::OptionReader;
 use crate::sql::types::sql_type;
@@ -42,6 +43,12 @@ impl Order {
         bytes
     }
 }
+
+/// What its options say.
+pub(super) const OPTIONS: &[OptionEntry] = &[
+    OptionEntry::new("raw.endianness", "`big-endian`, `little-endian`", "`big-endian`", "how numbers are laid out"),
+    OptionEntry::new("raw.charset", "`UTF-8`", "`UTF-8`", "what texts are"),
+];
 
 impl RawOptions {
     /// Takes `raw.endianness` (big-endian, little-endian) and `raw.charset` (UTF-8).

@@ -59,6 +59,8 @@ use crate::query::QuerySpec;
 use crate::sql::{self, Parsed, Statement};
 use crate::storage::Stores;
 
+pub mod reference;
+
 mod clusters;
 mod continuous;
 mod hints;

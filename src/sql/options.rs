@@ -218,6 +218,7 @@ impl<'a> OptionReader<'a> {
 
     /// A flag that can only be `value`; `instead` completes the sentence "… is not supported: …".
     pub fn only(&mut self, key: &str, value: bool, instead: &str) -> Result<()> {
+        self.suggest(key, [if value { "true" } else { "false" }]);
         match self.flag(key)? {
             Some(given) if given != value => {
                 Err(self.blame(Error::usage(format!("'{key}' = '{given}' is not supported: {instead}"))))

@@ -288,7 +288,7 @@ fn who_stops_reading_ends_a_script_without_a_word() {
 fn help_needs_no_prompt() {
     let (code, output, _) = asked(&["-e", "\\?", "-e", "\\h show tables", "-e", "\\h 'scan.startup.mode'"]);
     assert_eq!(code, Some(0));
-    for part in ["\\timing [on|off]", "SHOW TABLES", "'scan.startup.mode' (kafka): "] {
+    for part in ["\\timing [on|off]", "SHOW TABLES", "'scan.startup.mode' (kafka, rocketmq; reading)"] {
         assert!(output.contains(part), "{part} in {output}");
     }
     assert!(text(&shell("help;\nexit;\nSELECT 1;").stdout).contains("Tab completes"));

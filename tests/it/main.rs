@@ -30,3 +30,4 @@ mod slt;
 mod sources;
 mod streams;
 mod terminal;
+mod tour;

@@ -13,13 +13,14 @@ use pty_process::blocking::{Command, Pty, open};
 const UP: &str = "\u{1b}[A";
 const CTRL_C: &str = "\u{3}";
 const CTRL_D: &str = "\u{4}";
-const PROMPT: &str = "millstream> ";
+/// What the shell asks with.
+pub const PROMPT: &str = "millstream> ";
 
 const NUMBERS: &str = "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '100', \
                        'fields.n.kind' = 'sequence', 'fields.n.start' = '1');";
 
-/// A shell in a terminal of 24 lines of 80 characters.
-struct Terminal {
+/// A shell in a terminal.
+pub struct Terminal {
     pty: Arc<Pty>,
     shell: Child,
     written: Arc<Mutex<Vec<u8>>>,
@@ -28,15 +29,20 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// One whose history is kept in this directory, at its first prompt.
+    /// One of 24 lines of 80 characters in this directory, which has its history, at its first prompt.
     fn new(home: &Path, variables: &[(&str, &str)]) -> Self {
-        let command = Command::new(env!("CARGO_BIN_EXE_millstream")).arg("shell").env("TERM", "xterm-256color");
-        Self::running(command.env("XDG_STATE_HOME", home).envs(variables.iter().copied()))
+        Self::sized(home, variables, Size::new(24, 80))
     }
 
-    fn running(command: Command) -> Self {
+    fn sized(home: &Path, variables: &[(&str, &str)], size: Size) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_millstream")).arg("shell").env("TERM", "xterm-256color");
+        let command = command.current_dir(home).env("XDG_STATE_HOME", home).envs(variables.iter().copied());
+        Self::running(command, size)
+    }
+
+    fn running(command: Command, size: Size) -> Self {
         let (pty, pts) = open().unwrap();
-        pty.resize(Size::new(24, 80)).unwrap();
+        pty.resize(size).unwrap();
         let shell = command.spawn(pts).unwrap();
         let (pty, written) = (Arc::new(pty), Arc::new(Mutex::new(vec![])));
         let (source, sink) = (Arc::clone(&pty), Arc::clone(&written));
@@ -53,6 +59,37 @@ impl Terminal {
 
     fn plain(home: &Path) -> Self {
         Self::new(home, &[("NO_COLOR", "1"), ("PAGER", "cat")])
+    }
+
+    /// One without colours, in which every answer has its place.
+    pub fn large(home: &Path) -> Self {
+        Self::sized(home, &[("NO_COLOR", "1"), ("PAGER", "cat")], Size::new(200, 130))
+    }
+
+    /// Types a statement, and gives what is shown between it and the next prompt: as soon as that is what is expected,
+    /// or what it is at last.
+    pub fn answer(&mut self, typed: &str, expected: Option<&str>) -> String {
+        self.type_in(&typed.replace('\n', "\r"));
+        self.type_in("\r");
+        let last_line = format!("{}\n", typed.lines().next_back().unwrap_or_default());
+        let (mut newest, mut unchanged) = (String::new(), 0);
+        for _ in 0..3000 {
+            sleep(Duration::from_millis(20));
+            let shown = plain(&self.written.lock().unwrap());
+            let rest = String::from_utf8_lossy(&shown[self.seen..]);
+            let Some(said) = rest.split_once(&last_line).and_then(|(_, said)| said.strip_suffix(PROMPT)) else {
+                continue;
+            };
+            // What is told above a prompt takes its place.
+            let said = said.replace(PROMPT, "").trim_end_matches('\n').to_string();
+            unchanged = if said == newest { unchanged + 1 } else { 0 };
+            newest = said;
+            if expected == Some(newest.as_str()) || (expected.is_none() && unchanged > 100) {
+                self.seen = shown.len();
+                break;
+            }
+        }
+        newest
     }
 
     fn type_in(&mut self, keys: &str) {
@@ -80,7 +117,7 @@ impl Terminal {
         panic!("no {expected:?} behind\n{}", String::from_utf8_lossy(&shown[self.seen..]));
     }
 
-    fn leave(mut self) -> ExitStatus {
+    pub fn leave(mut self) -> ExitStatus {
         self.type_in(CTRL_D);
         self.shell.wait().unwrap()
     }
@@ -191,7 +228,7 @@ fn the_prompt_is_no_part_of_the_output() {
     let rows = home.path().join("rows");
     let command = Command::new(env!("CARGO_BIN_EXE_millstream")).arg("shell").env("TERM", "xterm-256color");
     let command = command.env("XDG_STATE_HOME", home.path()).env("NO_COLOR", "1");
-    let mut terminal = Terminal::running(command.stdout(std::fs::File::create(&rows).unwrap()));
+    let mut terminal = Terminal::running(command.stdout(std::fs::File::create(&rows).unwrap()), Size::new(24, 80));
     terminal.ask("\\o csv", "shell.output is csv");
     terminal.ask("\\timing", "shell.timing is true");
     terminal.ask("SELECT 1 AS one;", "Time: ");

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::session::OUTPUTS;
+use crate::session::reference::options;
 use crate::sql::options::did_you_mean;
 use crate::sql::reference::{Entry, STATEMENTS};
 use crate::sql::types::quote;
@@ -186,7 +187,7 @@ fn help() -> String {
 /// Help without a network: on all statements, on those that these words name, or on a quoted option or setting.
 fn reference(words: &str) -> Result<String> {
     if let Some(key) = words.strip_prefix('\'') {
-        return option(key.trim_end_matches('\''));
+        return options(key.trim_end_matches('\''));
     }
     if words.is_empty() {
         let lines = STATEMENTS.iter().map(|entry| format!("  {}", entry.name)).collect::<Vec<_>>().join("\n");
@@ -206,27 +207,6 @@ fn reference(words: &str) -> Result<String> {
             Err(Error::usage(format!("there is no statement {wanted}{hint}; \\h lists them")))
         }
         false => Ok(found.iter().map(shown).collect::<Vec<_>>().join("\n\n")),
-    }
-}
-
-/// What the reference says of an option or setting: the rows of its tables that begin with the key.
-fn option(key: &str) -> Result<String> {
-    let (mut section, mut found) = ("", vec![]);
-    for line in include_str!("../../../docs/sql.md").lines() {
-        if let Some(title) = line.strip_prefix('#') {
-            section = title.trim_start_matches('#').trim();
-        }
-        let mut cells = line.trim_matches('|').split(" | ").map(str::trim);
-        if line.starts_with('|') && cells.next().is_some_and(|keys| keys.contains(&format!("`{key}`"))) {
-            found.push(format!(
-                "'{key}' ({section}): {}",
-                cells.filter(|cell| !cell.is_empty()).collect::<Vec<_>>().join("; ")
-            ));
-        }
-    }
-    match found.is_empty() {
-        true => Err(Error::usage(format!("the reference has no option and no setting '{key}'; Tab completes them"))),
-        false => Ok(found.join("\n")),
     }
 }
 
@@ -302,8 +282,9 @@ mod tests {
             let shown = said(&format!("\\h {}", entry.name.to_ascii_lowercase()));
             assert!(shown.contains(entry.syntax) && shown.contains(entry.example), "{}", entry.name);
         }
-        assert_eq!(said("\\h 'print-identifier'"), "'print-identifier' (print): none; `name> ` before each line");
-        assert!(said("\\h 'parallelism'").starts_with("'parallelism' (Settings): the machine's cores; "));
+        let expected = "'print-identifier' (print; writing)\n  `name> ` before each line\n  takes: a text";
+        assert_eq!(said("\\h 'print-identifier'"), expected);
+        assert!(said("\\h 'parallelism'").ends_with("\n  default: the machine's cores"));
         assert!(parse("\\h 'no.such.option'").is_err());
     }
 }

@@ -26,8 +26,8 @@ use self::pace::Pace;
 use self::values::Column;
 use super::messages::{check_metadata, refuse_layout};
 use super::{
-    Bounds, Connector, Environment, Extent, Fingerprint, Guarantee, Offsets, Owner, Partition, PartitionReport,
-    ReadReport, Role, ScanOptions, Sink, Source, Span,
+    Bounds, Connector, Environment, Extent, Fingerprint, Guarantee, Offsets, OptionEntry, Owner, Partition,
+    PartitionReport, ReadReport, Role, ScanOptions, Sink, Source, Span,
 };
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
@@ -54,6 +54,10 @@ fn no_sink(table: &TableDefinition) -> Error {
 impl Connector for DatagenConnector {
     fn name(&self) -> &'static str {
         "datagen"
+    }
+
+    fn options(&self) -> Vec<OptionEntry> {
+        options::described()
     }
 
     fn check(&self, table: &TableDefinition, role: Role) -> Result<()> {

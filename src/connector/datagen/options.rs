@@ -1,20 +1,5 @@
 //! What the options of a datagen table say, checked against the types of its columns.
 //!
-//! | option | default | |
-//! |---|---|---|
-//! | `rows-per-second` | 10000 | how fast rows fall due |
-//! | `number-of-rows` | none | the stream ends after so many |
-//! | `seed` | 1 | other seeds, other rows |
-//! | `fields.x.kind` | random | or `sequence` |
-//! | `fields.x.min`, `.max` | the type's own; for dates and timestamps the year 2026 | bounds of random values, inclusive |
-//! | `fields.x.max-past` | none | dates and timestamps, instead of `min`: so long before `max` at most |
-//! | `fields.x.start` | 0, or 2026-01-01 | where a sequence begins |
-//! | `fields.x.step` | 1, one second, one day | by how much it rises |
-//! | `fields.x.end` | the type's own | its last value: the stream ends with the shortest sequence |
-//! | `fields.x.length` | 100 | letters of a text, bytes of a byte string |
-//! | `fields.x.values` | none | choose among these texts, `a,b,c`, instead |
-//! | `fields.x.null-rate` | 0 | how many values are NULL, between 0 and 1 |
-//!
 //! An option that makes no sense for a column's type and kind is refused as unknown.
 
 use std::fmt::Display;
@@ -24,7 +9,7 @@ use datafusion::common::ScalarValue;
 
 use super::values::{Column, Values};
 use crate::catalog::{self, TableDefinition};
-use crate::connector::ScanOptions;
+use crate::connector::{OptionEntry, ScanOptions};
 use crate::error::{Error, Result};
 use crate::sql::options::{OptionReader, parse_duration};
 
@@ -36,6 +21,58 @@ const LAST_DAY: i128 = 20_818;
 
 /// The longest text and byte string.
 const MAX_LENGTH: usize = 1 << 20;
+
+/// What the options say that are about rows; for `*` there is the name of a column.
+const OPTIONS: &[OptionEntry] = &[
+    OptionEntry::reading("rows-per-second", "a number above 0", "10000", "how fast rows fall due"),
+    OptionEntry::reading("number-of-rows", "a number", "", "the stream ends after so many"),
+    OptionEntry::reading("seed", "a whole number from 0", "1", "other seeds, other rows"),
+    OptionEntry::reading("fields.*.kind", "`random`, `sequence`", "`random`", "how the values of a column are made"),
+    OptionEntry::reading(
+        "fields.*.min",
+        "a value of the type",
+        "the type's own; of dates and timestamps the year 2026",
+        "the least random value",
+    ),
+    OptionEntry::reading("fields.*.max", "a value of the type", "as for `min`", "the greatest"),
+    OptionEntry::reading(
+        "fields.*.max-past",
+        "a duration",
+        "",
+        "of dates and timestamps, in the place of `min`: so long before `max` at most",
+    ),
+    OptionEntry::reading("fields.*.start", "a value of the type", "0, or 2026-01-01", "where a sequence begins"),
+    OptionEntry::reading(
+        "fields.*.step",
+        "a number above 0; of dates and timestamps a duration",
+        "1; one second; one day",
+        "by how much it rises",
+    ),
+    OptionEntry::reading(
+        "fields.*.end",
+        "a value of the type",
+        "the type's own",
+        "its last value: the stream ends with the shortest sequence",
+    ),
+    OptionEntry::reading(
+        "fields.*.length",
+        "a number up to 1048576",
+        "100",
+        "letters of a random text, bytes of a byte string",
+    ),
+    OptionEntry::reading("fields.*.values", "texts, `a,b,c`", "", "those that a random text is chosen from"),
+    OptionEntry::reading(
+        "fields.*.null-rate",
+        "a number between 0 and 1",
+        "0",
+        "how many values are NULL; not with NOT NULL",
+    ),
+];
+
+/// What all options say.
+pub(super) fn described() -> Vec<OptionEntry> {
+    [OPTIONS, ScanOptions::OPTIONS].concat()
+}
 
 /// All options of a table.
 #[derive(Debug)]

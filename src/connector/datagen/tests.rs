@@ -9,11 +9,32 @@ use super::*;
 use crate::clock::Clock;
 use crate::connector::contract::fixture::{environment, table_of};
 use crate::connector::contract::{self, SourceCase, lines};
+use crate::connector::entry::assert_described;
 use crate::error::Kind;
+use crate::sql::options::{Words, asked_for};
 
 /// A table with one column of this type, and these options.
 fn one(data_type: DataType, options: &[(&str, &str)]) -> Arc<TableDefinition> {
     table_of("t", &Schema::new(vec![Field::new("x", data_type, true)]), options)
+}
+
+/// Whatever the type and the kind of a column; that of `*` has the names that are described.
+#[test]
+fn all_options_are_described() {
+    let mut asked = Words::new();
+    for data_type in all_types() {
+        for kind in ["random", "sequence"] {
+            let schema = Schema::new(vec![Field::new("*", data_type.clone(), true)]);
+            let table = table_of("t", &schema, &[("fields.*.kind", kind)]);
+            for (key, words) in asked_for(|| drop(DatagenConnector.check(&table, Role::Source))) {
+                let known = asked.entry(key).or_default();
+                if words.len() > known.len() {
+                    *known = words;
+                }
+            }
+        }
+    }
+    assert_described(&DatagenConnector.options(), &asked);
 }
 
 async fn open(table: &Arc<TableDefinition>) -> Arc<dyn Source> {

@@ -9,13 +9,15 @@ use arrow::datatypes::{DataType, TimeUnit};
 use async_trait::async_trait;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 
+use super::entry::REQUIRED;
 use super::messages::check_metadata;
 use super::{
-    Connector, Delivery, Environment, Guarantee, Journal, MetadataKey, Owner, Role, ScanOptions, Sink, Source,
+    Connector, Delivery, Environment, Guarantee, Journal, MetadataKey, OptionEntry, Owner, Role, ScanOptions, Sink,
+    Source,
 };
 use crate::catalog::{ColumnKind, TableDefinition};
 use crate::error::{Error, Result};
-use crate::format::FormatOptions;
+use crate::format::{self, FormatOptions};
 use crate::sql::options::{OptionReader, did_you_mean};
 
 pub mod partitions;
@@ -27,6 +29,32 @@ mod tests;
 
 /// The formats of files.
 const FORMATS: [&str; 2] = ["parquet", "json"];
+
+/// What the options say that only files have.
+const OPTIONS: &[OptionEntry] = &[
+    OptionEntry::new("path", "a path, `file://…` or `s3://bucket/prefix`", REQUIRED, "the directory"),
+    OptionEntry::new(
+        "format",
+        "`parquet`, `json`",
+        REQUIRED,
+        "what files are. `json` is only for reading, one object a line, and has [options](#json) of its own",
+    ),
+    OptionEntry::writing(
+        "parquet.compression",
+        "`zstd`, `snappy`, `gzip`, `lz4`, `none`",
+        "`zstd`",
+        "how columns are compressed",
+    ),
+    OptionEntry::writing("parquet.row-group.rows", "a number, at least 1", "1048576", "rows in a row group at most"),
+    OptionEntry::writing("sink.rolling-policy.rows", "a number, at least 1", "", "rows in a file at most"),
+    OptionEntry::writing(
+        "sink.rolling-policy.file-size",
+        "a size such as `128 mb`",
+        "`1 gb`",
+        "a file ends near this size, counted in Arrow's bytes, before compression",
+    ),
+    OptionEntry::reading("source.monitor-interval", "a duration", "`1 s`", "how often it looks for new files"),
+];
 
 /// What a table's files are.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,13 +127,19 @@ impl Connector for FilesConnector {
         "filesystem"
     }
 
+    /// An offset is a file.
+    fn options(&self) -> Vec<OptionEntry> {
+        [OPTIONS, format::TROUBLE, ScanOptions::OPTIONS].concat()
+    }
+
     fn metadata(&self) -> Vec<MetadataKey> {
-        let key = |key, data_type| MetadataKey { key, data_type, writable: false };
+        let key = |key, data_type, meaning| MetadataKey { key, data_type, writable: false, meaning };
+        let time = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
         vec![
-            key("file.path", DataType::Utf8),
-            key("file.name", DataType::Utf8),
-            key("file.size", DataType::Int64),
-            key("file.modification-time", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))),
+            key("file.path", DataType::Utf8, "within the bucket or from the root, without a leading `/`"),
+            key("file.name", DataType::Utf8, ""),
+            key("file.size", DataType::Int64, "bytes"),
+            key("file.modification-time", time, ""),
         ]
     }
 

@@ -13,8 +13,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::*;
 use crate::connector::contract::fixture::{environment, owner, stream, stream_of, table_of};
 use crate::connector::contract::{self, SinkCase, SourceCase, lines};
+use crate::connector::entry::assert_described;
 use crate::connector::{Partition, Pin, ReadReport, Span};
 use crate::error::Kind;
+use crate::sql::options::{Words, asked_for};
 use crate::storage::Location;
 
 fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
@@ -244,4 +246,13 @@ async fn what_a_put_left_is_swept_when_it_is_old() {
     left.sort();
     let expected = ["id-1-0-1.parquet", "id-2-0-0.parquet", "other-1-0-0.parquet"];
     assert_eq!(left.iter().map(|name| name.split(".0000").next().unwrap()).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn all_options_are_described() {
+    let mut asked = Words::new();
+    for format in FORMATS {
+        asked.extend(asked_for(|| FilesConnector.check(&table("/t", format, &[]), Role::Source).unwrap()));
+    }
+    assert_described(&[&FilesConnector.options()[..], format::options("json")].concat(), &asked);
 }

@@ -44,17 +44,27 @@ impl Column {
 
     /// Its name, type, and whether a sink writes it.
     pub(super) fn describe(self) -> MetadataKey {
-        let (key, data_type, writable) = match self {
-            Column::Topic => ("topic", DataType::Utf8, true),
-            Column::Partition => ("partition", DataType::Int32, true),
-            Column::Offset => ("offset", DataType::Int64, false),
-            Column::Timestamp => ("timestamp", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), true),
-            Column::TimestampType => ("timestamp-type", DataType::Utf8, false),
-            Column::LeaderEpoch => ("leader-epoch", DataType::Int32, false),
-            Column::Headers => ("headers", headers_type(), true),
-            Column::Key => ("key", DataType::Binary, true),
+        let time = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
+        let (key, data_type, writable, meaning) = match self {
+            Column::Topic => ("topic", DataType::Utf8, true, "written: the row goes there; NULL is the table's"),
+            Column::Partition => (
+                "partition",
+                DataType::Int32,
+                true,
+                "written: the row goes there, and it must exist; NULL is what `sink.partitioner` says",
+            ),
+            Column::Offset => ("offset", DataType::Int64, false, ""),
+            Column::Timestamp => ("timestamp", time, true, "without it, the time of sending"),
+            Column::TimestampType => {
+                ("timestamp-type", DataType::Utf8, false, "`CreateTime`, `LogAppendTime` or `NoTimestampType`")
+            }
+            Column::LeaderEpoch => ("leader-epoch", DataType::Int32, false, ""),
+            Column::Headers => ("headers", headers_type(), true, ""),
+            Column::Key => {
+                ("key", DataType::Binary, true, "as it is; without `key.fields`, and instead of the PRIMARY KEY")
+            }
         };
-        MetadataKey { key, data_type, writable }
+        MetadataKey { key, data_type, writable, meaning }
     }
 
     /// Its values for these messages of `partition`.

@@ -25,8 +25,8 @@ use super::cluster::Cluster;
 use super::messages::{Decoding, check_metadata};
 use super::upserts::Key;
 use super::{
-    Connector, Delivery, Environment, Guarantee, Meaning, MetadataKey, Owner, Published, Role, ScanOptions, Sink,
-    Source, Staged,
+    Connector, Delivery, Environment, Guarantee, Meaning, MetadataKey, OptionEntry, Owner, Published, Role,
+    ScanOptions, Sink, Source, Staged,
 };
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
@@ -66,6 +66,10 @@ pub struct KafkaConnector;
 impl Connector for KafkaConnector {
     fn name(&self) -> &'static str {
         "kafka"
+    }
+
+    fn options(&self) -> Vec<OptionEntry> {
+        options::described()
     }
 
     fn metadata(&self) -> Vec<MetadataKey> {

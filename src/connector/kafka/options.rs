@@ -13,12 +13,13 @@ use regex::Regex;
 
 use super::properties::Properties;
 use crate::catalog::{Column, ColumnKind, TableDefinition};
+use crate::connector::entry::{OptionEntry, REQUIRED};
 use crate::connector::messages::KeyColumns;
-use crate::connector::position::{Position, Side};
+use crate::connector::position::{self, Position, Side};
 use crate::connector::upserts::Key;
 use crate::connector::{Delivery, Offsets, Partition, ScanOptions};
 use crate::error::{Error, Result};
-use crate::format::{FORMATS, FormatOptions, KeyFormat};
+use crate::format::{self, FORMATS, FormatOptions, KeyFormat};
 use crate::sql::options::{OptionReader, did_you_mean};
 
 /// How often new topics and partitions are looked for, unless the table says otherwise.
@@ -26,6 +27,108 @@ pub(super) const DISCOVERY: Duration = Duration::from_secs(5);
 
 /// The option that says how often they are.
 pub(super) const DISCOVERY_OPTION: &str = "scan.topic-partition-discovery.interval";
+
+/// What the options say that only Kafka has.
+const OPTIONS: &[OptionEntry] = &[
+    OptionEntry::new(
+        "topic",
+        "a name; for reading also several, `a;b`",
+        "this or the next",
+        "the topics, which must exist",
+    ),
+    OptionEntry::reading(
+        "topic-pattern",
+        "a [regular expression](https://docs.rs/regex/#syntax)",
+        "",
+        "in the place of `topic`: those whose whole name it matches, also those that come later. Never meant are \
+         names that begin with `__`, and the progress topic",
+    ),
+    OptionEntry::new("properties.bootstrap.servers", "`host:9092,…`", REQUIRED, "the brokers to begin with"),
+    OptionEntry::reading(
+        "properties.group.id",
+        "a name",
+        "",
+        "the consumer group that `group-offsets` means, and that Kafka's tools show the query's [lag](sql.md#kafka) \
+         for",
+    ),
+    OptionEntry::new(
+        "properties.*",
+        "",
+        "",
+        "[librdkafka's properties](https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md), such as \
+         `security.protocol`, `sasl.*`, `ssl.*`; see [which are not yours to set](sql.md#kafka)",
+    ),
+    OptionEntry::reading(
+        DISCOVERY_OPTION,
+        "a duration",
+        "`5 s`",
+        "how often new topics and partitions are looked for at most; `0 s`: never. Partitions that cannot be reached \
+         are looked for every 5 s at least, less often where that takes long",
+    ),
+    OptionEntry::new(
+        "value.format",
+        "`json`, `csv`, `raw`, `debezium-json`, `canal-json`",
+        "",
+        "in the place of `format`, as Flink has it beside `key.format`. Options of the format then begin with \
+         `value.` too, as `value.json.*`",
+    ),
+    OptionEntry::new(
+        "value.fields-include",
+        "`ALL`, `EXCEPT_KEY`",
+        "`ALL`",
+        "whether payloads have the columns of the key: if they do, what is read is theirs, as in Flink",
+    ),
+    OptionEntry::new(
+        "key.fields",
+        "columns, `a;b`",
+        "the PRIMARY KEY",
+        "columns of the message's key; with a PRIMARY KEY its own, in any order. They are written to keys, and read \
+         from them under `EXCEPT_KEY`, where `key.format` is given as well",
+    ),
+    OptionEntry::new(
+        "key.format",
+        "`json`, `raw`",
+        "writing: `json`",
+        "how they make the key: an object of them, or the bytes of the only one, a STRING or BYTES",
+    ),
+    OptionEntry::new(
+        "key.fields-prefix",
+        "a text",
+        "",
+        "what the names of these columns begin with, and the fields of the key do not: with `k_` the column `k_id` is \
+         the key's `id`. Only with `EXCEPT_KEY`",
+    ),
+    OptionEntry::writing(
+        "sink.partitioner",
+        "`default`, `fixed`, `round-robin`",
+        "`default`",
+        "where a row goes that names no partition: where the hash of its key says, as with Java's client, or anywhere \
+         without a key; all of a task to one partition, task modulo partitions; to one after the other. With a \
+         PRIMARY KEY only the first",
+    ),
+    OptionEntry::writing(
+        "sink.delivery-guarantee",
+        "`exactly-once`, `at-least-once`, `none`",
+        "`exactly-once`",
+        "how often a row can be seen; see [writing](sql.md#kafka)",
+    ),
+    OptionEntry::writing(
+        "sink.progress-topic",
+        "a name",
+        "`millstream-progress`",
+        "exactly-once: the topic that keeps which epochs are written",
+    ),
+    OptionEntry::refused("sink.transactional-id-prefix", "the id is made of the query's and the topic"),
+];
+
+/// How a list of offsets is written.
+const OFFSETS: &str =
+    "a list, `partition:0,offset:42;…`; unless there is just one topic, each with `topic:orders,` before it";
+
+/// What all options say.
+pub(super) fn described() -> Vec<OptionEntry> {
+    [OPTIONS, &[format::OPTION], format::TROUBLE, &position::options(OFFSETS)[..], ScanOptions::OPTIONS].concat()
+}
 
 /// The topics of a table.
 #[derive(Debug, Clone)]
@@ -102,6 +205,10 @@ impl KafkaOptions {
         let table = with_plain_format(table)?;
         let mut reader = OptionReader::new(&table);
         let topics = topics(&mut reader)?;
+        // Of all properties these are asked for by name.
+        ["properties.bootstrap.servers", "properties.group.id"].iter().for_each(|key| reader.suggest(key, []));
+        reader.suggest("value.format", FORMATS);
+        reader.refuse("sink.transactional-id-prefix", "the id is made of the query's and the topic; leave it out")?;
         let only = topics.only();
         let form = match only {
             Some(_) => "a list such as 'partition:0,offset:42;partition:1,offset:300'",
@@ -109,7 +216,6 @@ impl KafkaOptions {
         };
         let format = FormatOptions::take(&mut reader)?;
         let given = Given {
-            transactional_id: reader.text("sink.transactional-id-prefix")?,
             startup: Position::take(&mut reader, Side::Startup, form, |text| offsets(text, only))?,
             bounded: Position::take(&mut reader, Side::Bounded, form, |text| offsets(text, only))?,
             discovery: reader.duration(DISCOVERY_OPTION)?,
@@ -118,7 +224,7 @@ impl KafkaOptions {
             key_prefix: reader.text("key.fields-prefix")?,
             is_key_in_payload: reader.choice("value.fields-include", &[("ALL", true), ("EXCEPT_KEY", false)])?,
             partitioner: reader.choice("sink.partitioner", &PARTITIONERS)?,
-            guarantee: reader.text("sink.delivery-guarantee")?,
+            delivery: reader.choice("sink.delivery-guarantee", &DELIVERIES)?,
             progress_topic: reader.text("sink.progress-topic")?,
             properties: reader.prefixed("properties.")?,
         };
@@ -165,12 +271,14 @@ pub(super) fn with_plain_format(table: &TableDefinition) -> Result<Cow<'_, Table
     Ok(Cow::Owned(TableDefinition { options, ..table.clone() }))
 }
 
+const DELIVERIES: [(&str, Delivery); 3] =
+    [("exactly-once", Delivery::ExactlyOnce), ("at-least-once", Delivery::AtLeastOnce), ("none", Delivery::None)];
+
 const PARTITIONERS: [(&str, Partitioner); 3] =
     [("default", Partitioner::Hash), ("fixed", Partitioner::Fixed), ("round-robin", Partitioner::RoundRobin)];
 
 /// What was written, before it is judged.
 struct Given {
-    transactional_id: Option<String>,
     startup: Option<Position>,
     bounded: Option<Position>,
     discovery: Option<Duration>,
@@ -179,19 +287,13 @@ struct Given {
     key_prefix: Option<String>,
     is_key_in_payload: Option<bool>,
     partitioner: Option<Partitioner>,
-    guarantee: Option<String>,
+    delivery: Option<Delivery>,
     progress_topic: Option<String>,
     properties: BTreeMap<String, String>,
 }
 
 impl Given {
     fn judge(self, table: &TableDefinition, topics: Topics, format: FormatOptions) -> Result<KafkaOptions> {
-        if self.transactional_id.is_some() {
-            return Err(Error::usage(
-                "option 'sink.transactional-id-prefix' is not yours to set: the id is made of the query's and the topic; leave \
-                 it out",
-            ));
-        }
         let progress_topic = progress_topic(self.progress_topic, &topics)?;
         let properties = Properties::try_new(self.properties)?;
         check_group(&properties, [("scan.startup.mode", &self.startup), ("scan.bounded.mode", &self.bounded)])?;
@@ -210,7 +312,7 @@ impl Given {
         });
         Ok(KafkaOptions {
             topics,
-            delivery: delivery(self.guarantee.as_deref())?,
+            delivery: self.delivery.unwrap_or(Delivery::ExactlyOnce),
             progress_topic,
             properties,
             format,
@@ -293,19 +395,6 @@ fn partitioner(given: Option<Partitioner>, table: &TableDefinition) -> Result<Pa
 pub(super) fn is_legal(topic: &str) -> bool {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !topic.is_empty() && topic.len() <= 249 && topic.chars().all(legal) && !matches!(topic, "." | "..")
-}
-
-fn delivery(given: Option<&str>) -> Result<Delivery> {
-    let key = "sink.delivery-guarantee";
-    match given {
-        None | Some("exactly-once") => Ok(Delivery::ExactlyOnce),
-        Some("at-least-once") => Ok(Delivery::AtLeastOnce),
-        Some("none") => Ok(Delivery::None),
-        Some(word) => {
-            let hint = did_you_mean(word, ["exactly-once", "at-least-once", "none"].into_iter());
-            Err(Error::usage(format!("option '{key}': '{word}' is no choice{hint}")))
-        }
-    }
 }
 
 /// `partition:0,offset:42;…`, each partition once, and so each word of an entry; with `topic:orders` as well where the

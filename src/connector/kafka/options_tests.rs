@@ -1,7 +1,9 @@
 use super::*;
+use crate::connector::entry::assert_described;
 use crate::connector::kafka::KafkaConnector;
 use crate::connector::position::End;
 use crate::connector::{Connector, Role};
+use crate::sql::options::asked_for;
 
 fn take(options: &[(&str, &str)]) -> Result<KafkaOptions> {
     take_keyed(&[], options)
@@ -221,6 +223,14 @@ fn rows_are_spread_where_no_key_must_stay_together() {
     let error = take_keyed(&["id"], &round_robin).unwrap_err().to_string();
     assert!(error.contains("the same PRIMARY KEY must be in one partition"), "{error}");
     assert!(refusal(&[("sink.partitioner", "com.example.Mine")]).contains("is no choice"));
+}
+
+#[test]
+fn all_options_are_described() {
+    let asked = asked_for(|| drop(take(&[]).unwrap()));
+    assert_described(&[&described()[..], format::options("json")].concat(), &asked);
+    let error = refusal(&[("sink.transactional-id-prefix", "x")]);
+    assert!(error.contains("'sink.transactional-id-prefix' is not supported: the id is made of"), "{error}");
 }
 
 #[test]

@@ -13,7 +13,8 @@ use async_trait::async_trait;
 use super::KafkaConnector;
 use super::options::with_plain_format;
 use crate::catalog::TableDefinition;
-use crate::connector::{Connector, Environment, Guarantee, MetadataKey, Owner, Role, Sink, Source};
+use crate::connector::entry::REQUIRED;
+use crate::connector::{Connector, Environment, Guarantee, MetadataKey, OptionEntry, Owner, Role, Sink, Source};
 use crate::error::{Error, Result};
 use crate::format::CHANGELOGS;
 
@@ -56,6 +57,32 @@ fn as_kafka(table: &TableDefinition) -> Result<TableDefinition> {
 impl Connector for UpsertKafkaConnector {
     fn name(&self) -> &'static str {
         "upsert-kafka"
+    }
+
+    /// Those of `kafka` that are for writing, but what is refused.
+    fn options(&self) -> Vec<OptionEntry> {
+        let is_refused = |key: &str| key.starts_with("scan.") || REFUSED.iter().any(|(option, _)| *option == key);
+        let mut options = KafkaConnector.options();
+        options.retain(|entry| entry.role != Some(Role::Source) && !is_refused(entry.key));
+        let writing = |entry: OptionEntry| match entry {
+            OptionEntry { key: "topic", .. } => {
+                OptionEntry { takes: "a name", default: REQUIRED, meaning: "the topic, which must exist", ..entry }
+            }
+            OptionEntry { key: "value.format", .. } => OptionEntry {
+                takes: "`json`, `csv`, `raw`",
+                default: REQUIRED,
+                meaning: "the format of payloads. Its own options begin with `value.`, as `value.json.*`",
+                ..entry
+            },
+            OptionEntry { key: "key.format", .. } => OptionEntry {
+                default: "`json`",
+                meaning: "how the PRIMARY KEY makes the key. **Flink requires it**",
+                ..entry
+            },
+            entry => entry,
+        };
+        let refused = REFUSED.map(|(key, instead)| OptionEntry::refused(key, instead));
+        options.into_iter().map(writing).chain(refused).collect()
     }
 
     fn metadata(&self) -> Vec<MetadataKey> {
@@ -119,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::catalog::Column;
-    use crate::connector::Delivery;
+    use crate::connector::{Delivery, entry};
 
     fn table(options: &[(&str, &str)]) -> TableDefinition {
         let base = [("connector", "upsert-kafka"), ("topic", "t"), ("properties.bootstrap.servers", "a:1")];
@@ -154,6 +181,19 @@ mod tests {
         assert_eq!(UpsertKafkaConnector.identity(&table).unwrap(), "kafka topic t");
         assert_eq!(UpsertKafkaConnector.guarantee(&table).unwrap().delivery, Delivery::ExactlyOnce);
         assert!(UpsertKafkaConnector.takes_updates(&table));
+    }
+
+    #[test]
+    fn what_is_described_is_what_is_not_refused() {
+        let described = UpsertKafkaConnector.options();
+        let is_known = |entry: &OptionEntry| entry.default != entry::REFUSED;
+        for OptionEntry { key, role, .. } in KafkaConnector.options().into_iter().filter(is_known) {
+            let is_refused = refusal(&table(&[("value.format", "nothing"), (key, "nothing")]), Role::Sink)
+                .contains(&format!("has no option '{key}'"));
+            let is_offered = described.iter().any(|entry| entry.key == key && is_known(entry));
+            assert!(!is_offered || !is_refused, "{key} is refused");
+            assert!(is_offered || is_refused || role == Some(Role::Source), "{key} is not described");
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Connector for MemoryConnector {
     }
 
     fn metadata(&self) -> Vec<MetadataKey> {
-        let read = |key, data_type| MetadataKey { key, data_type, writable: false };
+        let read = |key, data_type| MetadataKey { key, data_type, writable: false, meaning: "" };
         vec![read(PARTITION, DataType::Int32), read(OFFSET, DataType::Int64)]
     }
 

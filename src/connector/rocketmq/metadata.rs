@@ -43,25 +43,28 @@ pub(super) const MARK: &str = "millstream";
 
 /// Every metadata column of a RocketMQ table.
 pub(super) fn offered() -> Vec<MetadataKey> {
-    let read = |key, data_type| MetadataKey { key, data_type, writable: false };
-    let written = |key, data_type| MetadataKey { key, data_type, writable: true };
+    let read = |key, data_type, meaning| MetadataKey { key, data_type, writable: false, meaning };
+    let written = |key, data_type, meaning| MetadataKey { key, data_type, writable: true, meaning };
+    let one_property = "one property, as `property.region`; NULL, if the message has none of that name. None that \
+                        RocketMQ or Millstream keep for themselves, such as `TAGS`; not written beside the same in \
+                        `properties`";
     vec![
-        read("topic", DataType::Utf8),
-        read("broker", DataType::Utf8),
-        read(QUEUE, DataType::Int32),
-        read(OFFSET, DataType::Int64),
-        read("born-timestamp", time_type()),
-        read(STORE_TIMESTAMP, time_type()),
-        read("born-host", DataType::Utf8),
-        read("store-host", DataType::Utf8),
-        read("reconsume-times", DataType::Int32),
-        written(TAGS, DataType::Utf8),
-        written(KEYS, DataType::Utf8),
-        read("message-id", DataType::Utf8),
-        written(PROPERTIES, properties_type()),
-        written(PROPERTY, DataType::Utf8),
-        written(DELAY_LEVEL, DataType::Int32),
-        written(DELIVERY_TIME, time_type()),
+        read("topic", DataType::Utf8, ""),
+        read("broker", DataType::Utf8, ""),
+        read(QUEUE, DataType::Int32, ""),
+        read(OFFSET, DataType::Int64, ""),
+        read("born-timestamp", time_type(), "the producer's clock"),
+        read(STORE_TIMESTAMP, time_type(), "the broker's clock"),
+        read("born-host", DataType::Utf8, "`host:port`"),
+        read("store-host", DataType::Utf8, "`host:port`"),
+        read("reconsume-times", DataType::Int32, ""),
+        written(TAGS, DataType::Utf8, ""),
+        written(KEYS, DataType::Utf8, "several divided by blanks; written instead of the PRIMARY KEY"),
+        read("message-id", DataType::Utf8, ""),
+        written(PROPERTIES, properties_type(), "the user's own"),
+        written(PROPERTY, DataType::Utf8, one_property),
+        written(DELAY_LEVEL, DataType::Int32, "see [delays](sql.md#rocketmq)"),
+        written(DELIVERY_TIME, time_type(), "see [delays](sql.md#rocketmq)"),
     ]
 }
 

@@ -21,7 +21,8 @@ use async_trait::async_trait;
 use super::cluster::Cluster;
 use super::messages::check_metadata;
 use super::{
-    Connector, Delivery, Environment, Guarantee, Meaning, MetadataKey, Owner, Role, ScanOptions, Sink, Source,
+    Connector, Delivery, Environment, Guarantee, Meaning, MetadataKey, OptionEntry, Owner, Role, ScanOptions, Sink,
+    Source,
 };
 use crate::catalog::TableDefinition;
 use crate::error::{Error, Result};
@@ -68,6 +69,10 @@ pub struct RocketmqConnector;
 impl Connector for RocketmqConnector {
     fn name(&self) -> &'static str {
         "rocketmq"
+    }
+
+    fn options(&self) -> Vec<OptionEntry> {
+        options::described()
     }
 
     fn metadata(&self) -> Vec<MetadataKey> {

@@ -12,10 +12,11 @@ use super::filter::Filter;
 use super::settle::QUIET;
 use super::topics::{self, Topics};
 use crate::catalog::TableDefinition;
-use crate::connector::position::{Position, Side};
+use crate::connector::entry::{OptionEntry, REQUIRED};
+use crate::connector::position::{self, Position, Side};
 use crate::connector::{Delivery, Offsets, Partition, ScanOptions};
 use crate::error::{Error, Result};
-use crate::format::FormatOptions;
+use crate::format::{self, FormatOptions};
 use crate::sql::options::OptionReader;
 
 /// Options whose change applies at once: how to connect, and what to do with trouble.
@@ -23,6 +24,74 @@ pub(super) const OPERATIONAL: &[&str] =
     &["name-server", "access-key", "secret-key", "group", DISCOVERY, "sink.quiet-period"];
 
 const DISCOVERY: &str = "scan.topic-partition-discovery.interval";
+
+/// What the options say that only RocketMQ has.
+const OPTIONS: &[OptionEntry] = &[
+    OptionEntry::new("name-server", "`host:9876`, several divided by `;` or `,`", REQUIRED, "the name servers"),
+    OptionEntry::new(
+        "topic",
+        "1 to 127 letters, digits, `_`, `-`, `%`, `|`; for reading also several, divided by `;`",
+        "this or the next",
+        "the topics, which must exist",
+    ),
+    OptionEntry::reading(
+        "topic-pattern",
+        "a [regular expression](https://docs.rs/regex/#syntax)",
+        "",
+        "in the place of `topic`: those whose whole name it matches, also those that are created later, and none of \
+         RocketMQ's own",
+    ),
+    OptionEntry::new("access-key", "a text", "", "ACL user; only with `secret-key`"),
+    OptionEntry::new("secret-key", "a text", "", "its secret; only with `access-key`"),
+    OptionEntry::reading(
+        "group",
+        "a name",
+        "",
+        "the consumer group that `group-offsets` means, and that \
+         [RocketMQ's tools](sql.md#progress-in-rocketmqs-tools) show the query's progress for",
+    ),
+    OptionEntry::reading(
+        DISCOVERY,
+        "a duration",
+        "`5 s`",
+        "how often the name server is asked for new queues and topics; `0 s`: never. While a broker cannot be \
+         reached, at least every 5 s",
+    ),
+    OptionEntry::reading(
+        "filter.tag",
+        "tags such as `new || paid`, or `*`",
+        "",
+        "messages with one of these tags; see [filters](sql.md#filters-of-rocketmq)",
+    ),
+    OptionEntry::reading(
+        "filter.sql",
+        "a condition",
+        "",
+        "messages whose properties fit it; see [filters](sql.md#filters-of-rocketmq)",
+    ),
+    OptionEntry::writing(
+        GUARANTEE,
+        "`at-least-once`, `effectively-once`",
+        "`at-least-once`",
+        "how often a row can be seen; see [effectively once](sql.md#effectively-once-into-rocketmq)",
+    ),
+    OptionEntry::writing(
+        "sink.quiet-period",
+        "a duration",
+        "`15 s`",
+        "effectively-once: how long after a send without an answer its messages may still be stored",
+    ),
+];
+
+/// What all options say.
+pub(super) fn described() -> Vec<OptionEntry> {
+    let offsets =
+        "a list, `broker:broker-a,queue:0,offset:42;…`; of several topics each with `topic:orders,` before it";
+    [OPTIONS, &[format::OPTION], format::TROUBLE, &position::options(offsets)[..], ScanOptions::OPTIONS].concat()
+}
+
+const GUARANTEE: &str = "sink.delivery-guarantee";
+const GUARANTEES: [&str; 2] = ["at-least-once", "effectively-once"];
 
 /// Lists of offsets, for an error.
 const OFFSETS: &str = "a list such as 'broker:broker-a,queue:0,offset:42;broker:broker-a,queue:1,offset:7'";
@@ -99,7 +168,8 @@ impl RocketmqOptions {
         let discovery_interval = reader.duration(DISCOVERY)?.unwrap_or(Duration::from_secs(5));
         ScanOptions::take(&mut reader)?;
         let filter = Filter::take(&mut reader)?;
-        let delivery = reader.text("sink.delivery-guarantee")?;
+        reader.suggest(GUARANTEE, GUARANTEES);
+        let delivery = reader.text(GUARANTEE)?;
         let delivery = delivery_of(delivery.as_deref()).map_err(|e| reader.blame(e))?;
         let quiet_period = reader.duration("sink.quiet-period")?.unwrap_or(QUIET);
         let format = FormatOptions::take(&mut reader)?;
@@ -170,7 +240,7 @@ fn delivery_of(guarantee: Option<&str>) -> Result<Delivery> {
              'at-least-once'",
         )),
         Some(other) => {
-            let hint = crate::sql::options::did_you_mean(other, ["at-least-once", "effectively-once"].into_iter());
+            let hint = crate::sql::options::did_you_mean(other, GUARANTEES.into_iter());
             Err(Error::usage(format!("option 'sink.delivery-guarantee': '{other}' is no choice{hint}")))
         }
     }
@@ -207,6 +277,8 @@ pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
 mod tests {
     use super::*;
     use crate::connector::contract::fixture;
+    use crate::connector::entry::assert_described;
+    use crate::sql::options::asked_for;
 
     #[test]
     fn offsets_name_broker_queue_and_offset() {
@@ -234,6 +306,13 @@ mod tests {
         assert!(check_name("option 'topic'", "Order_Topic-1").is_ok());
         assert!(check_name("option 'topic'", "orders.eu").is_err());
         assert!(check_name("option 'topic'", "").is_err());
+    }
+
+    #[test]
+    fn all_options_are_described() {
+        let table = fixture::with_options(&[("name-server", "a:9876"), ("topic", "t"), ("format", "json")]);
+        let asked = asked_for(|| drop(RocketmqOptions::take(&table).unwrap()));
+        assert_described(&[&described()[..], format::options("json")].concat(), &asked);
     }
 
     #[test]
