@@ -80,6 +80,7 @@ bench: ## measure
 	benches/topics.sh
 	benches/pull.sh
 	benches/calm.sh
+	benches/shell.sh
 	benches/latency.sh
 	benches/state.sh
 	cargo bench --locked --bench micro
