@@ -6,7 +6,7 @@
 //!     bids forward BROKERS TOPIC TARGET           W3, likewise
 //!     bids forward-rocketmq BROKERS TOPIC NAME-SERVER TARGET
 //!                                                 the same into a RocketMQ topic of four queues
-//!     bids drain NAME-SERVER TOPIC COUNT          reads so many messages of a RocketMQ topic, and does nothing with them
+//!     bids drain NAME-SERVER TOPIC          reads so many messages of a RocketMQ topic, and does nothing with them
 //!     bids count BROKERS TOPIC EXPECTED           how many committed messages there are; waits for as many as expected
 //!     bids latency BROKERS SOURCE TARGET RATE WARM-UP SECONDS
 //!                                                 sends bids that say when they were sent, at this rate a second, and
@@ -79,8 +79,8 @@ fn main() {
             });
             println!("forward: {read} read, {kept} kept, {:.2} s", began.elapsed().as_secs_f64());
         }
-        ["drain", name_server, topic, count] => {
-            let read = rocketmq::drain(name_server, topic, count.parse().unwrap());
+        ["drain", name_server, topic] => {
+            let read = rocketmq::drain(name_server, topic);
             println!("drain: {read} read, {:.2} s", began.elapsed().as_secs_f64());
         }
         ["count", brokers, topic, expected] => println!("{}", committed(brokers, topic, expected.parse().unwrap())),
@@ -100,7 +100,7 @@ fn main() {
             eprintln!(
                 "usage: bids produce BROKERS TOPIC COUNT | bids filter|tumble BROKERS TOPIC DIRECTORY\n\
                  | bids forward BROKERS TOPIC TARGET | bids forward-rocketmq BROKERS TOPIC NAME-SERVER TARGET\n\
-                 | bids drain NAME-SERVER TOPIC COUNT | bids count BROKERS TOPIC EXPECTED\n\
+                 | bids drain NAME-SERVER TOPIC | bids count BROKERS TOPIC EXPECTED\n\
                  | bids latency BROKERS SOURCE TARGET RATE WARM-UP SECONDS"
             );
             std::process::exit(2);

@@ -19,7 +19,7 @@ echo "what wall_s cpu_s peak_mb"
 for ((round = 0; round <= rounds; round++)); do
     # The first round warms up.
     mark=$([[ $round -gt 0 ]] && echo "" || echo "warm-up-")
-    measure "${mark}client" "$bids" drain "$MILLSTREAM_TEST_ROCKETMQ" bids "$count"
+    measure "${mark}client" "$bids" drain "$MILLSTREAM_TEST_ROCKETMQ" bids
     for work in pull filter; do
         measure "$mark$work" "$millstream" submit "benches/$work.sql" --trigger available-now --var out="$dir/$work$round" \
             --var source="$(at_rocketmq)" --var topic=bids --var rows=2000000

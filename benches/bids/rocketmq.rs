@@ -84,9 +84,9 @@ impl MessageQueueListener for Indifferent {
     fn message_queue_changed(&self, _: &str, _: &HashSet<MessageQueue>, _: &HashSet<MessageQueue>) {}
 }
 
-/// How many messages a topic has, counted by reading `count` of them.
+/// How many messages a topic has, counted by reading all of them.
 #[allow(deprecated)]
-pub fn drain(name_server: &str, topic: &str, count: u64) -> u64 {
+pub fn drain(name_server: &str, topic: &str) -> u64 {
     let (threads, clients) = (threads(), Runtime::shared().unwrap());
     let client = DefaultMQPullConsumer::builder(clients.clients())
         .client_options(ClientOptions::from(config(name_server)))
@@ -99,13 +99,13 @@ pub fn drain(name_server: &str, topic: &str, count: u64) -> u64 {
         client.fetch_subscribe_message_queues(topic).await.unwrap();
     });
     let client = Arc::new(client);
-    let share = count / QUEUES as u64;
     let pulling: Vec<_> = (0..QUEUES)
         .map(|number| {
             let (client, from) = (Arc::clone(&client), queue(topic, number));
             threads.spawn(async move {
+                let end = client.max_offset(&from).await.unwrap();
                 let (mut at, mut read) = (0, 0);
-                while read < share {
+                while at < end {
                     let selector = MessageSelector::by_tag("*");
                     let options = PullOptions::new(from.clone(), selector, at, PULL).unwrap();
                     let pulled = Box::pin(client.pull_with_options(options)).await.unwrap();

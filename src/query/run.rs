@@ -20,7 +20,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How long an idle query waits before it asks its sources again: doubling from the first to the last.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LONGEST_LOOK: Duration = Duration::from_millis(100);
+const LONGEST_LOOK: Duration = Duration::from_millis(150);
 
 impl Query {
     /// Opens a query and runs it to its end; a stop while it is being opened ends it where it is.

@@ -102,7 +102,7 @@ impl Properties {
             ("fetch.wait.max.ms", "10"),
             ("fetch.queue.backoff.ms", "5"),
             ("max.partition.fetch.bytes", "2097152"),
-            ("queued.min.messages", "10000"),
+            ("queued.min.messages", "7000"),
             ("queued.max.messages.kbytes", "16384"),
         ];
         let owned = [
