@@ -6,7 +6,7 @@
 //!     bids forward BROKERS TOPIC TARGET           W3, likewise
 //!     bids forward-rocketmq BROKERS TOPIC NAME-SERVER TARGET
 //!                                                 the same into a RocketMQ topic of four queues
-//!     bids drain NAME-SERVER TOPIC          reads so many messages of a RocketMQ topic, and does nothing with them
+//!     bids drain NAME-SERVER TOPIC          reads all messages of a RocketMQ topic, and does nothing with them
 //!     bids count BROKERS TOPIC EXPECTED           how many committed messages there are; waits for as many as expected
 //!     bids latency BROKERS SOURCE TARGET RATE WARM-UP SECONDS
 //!                                                 sends bids that say when they were sent, at this rate a second, and

@@ -1,5 +1,5 @@
-# What run.sh, topics.sh, latency.sh and profile.sh begin with: an optimised millstream, the loops of bids.rs, and real
-# servers in a directory of their own, which is gone at the end. They source this in the root of the checkout.
+# What run.sh, topics.sh, latency.sh, shell.sh and profile.sh begin with: an optimised millstream, the loops of bids.rs,
+# and real servers in a directory of their own, which is gone at the end. They source this in the root of the checkout.
 # shellcheck shell=bash
 
 scripts/setup.sh test

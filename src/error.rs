@@ -127,6 +127,11 @@ impl Error {
         self.kind
     }
 
+    /// What is wrong, without its place and its causes.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Where in the SQL it is, if that is known.
     pub fn location(&self) -> Option<Location> {
         self.location

@@ -3,8 +3,9 @@
 //! The idea: changes are folded into the rows that are there, in the order of what tells them apart. On a terminal as
 //! many of them as fit are drawn anew, a few times a second; a result that ends is printed whole.
 //!
-//! Not promised: that every change is seen. Who wants each of them says 'shell.result-mode' = 'changelog', or reads a
-//! pipe. A terminal that cannot take lines back (`TERM=dumb`) shows each as well.
+//! Not promised: that every change is seen. Who wants each of them says 'shell.result-mode' = 'changelog', reads a
+//! pipe, or has results shown otherwise than as tables. A terminal that cannot take lines back (`TERM=dumb`) shows each
+//! as well.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -18,7 +19,7 @@ use console::{Term, truncate_str};
 use futures::StreamExt;
 use tokio::time::MissedTickBehavior;
 
-use super::output::{self, View};
+use super::output::{self, Format, View};
 use crate::error::Result;
 use crate::plan::changes::parted;
 use crate::session::{Changes, Rows, listing};
@@ -30,9 +31,9 @@ const OTHER_LINES: usize = 3;
 
 /// Shows changes as `mode` says, until they end.
 pub(super) async fn print(changes: Changes, mode: Option<&str>, view: View) -> Result<()> {
-    match mode == Some("changelog") || !can_redraw() {
-        true => output::print(changes.into_rows(), view).await,
-        false => refresh(changes, view).await,
+    match mode != Some("changelog") && view.format == Format::Table && can_redraw() {
+        true => refresh(changes, view).await,
+        false => output::print(changes.into_rows(), view).await,
     }
 }
 

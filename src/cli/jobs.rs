@@ -122,7 +122,7 @@ impl Jobs {
         match &parsed.statement {
             Statement::ShowQueries => Ok(Outcome::Rows(listing(&COLUMNS, self.rows())?)),
             Statement::DescribeQuery { name } => {
-                let lines = self.job(name, |job| job.describe(name))?;
+                let lines = self.job(name, Job::describe)?;
                 let rows = lines.into_iter().map(|(item, value)| vec![Some(item), Some(value)]).collect();
                 Ok(Outcome::Rows(listing(&["item", "value"], rows)?))
             }
@@ -178,9 +178,9 @@ impl Jobs {
 
     /// Stops a query and waits until it has; what came of it.
     async fn stop(&self, name: &str) -> Result<String> {
-        let heard = self.job(name, |job| {
+        let (name, heard) = self.job(name, |job, name| {
             job.stop.send_replace(true);
-            job.heard.clone()
+            (name.to_owned(), job.heard.clone())
         })?;
         tokio::select! {
             () = over(heard.clone()) => {
@@ -193,19 +193,20 @@ impl Jobs {
 
     /// Starts a query again, from its checkpoint, with the definitions of now.
     async fn restart(&self, session: &mut Session, name: &str) -> Result<String> {
-        let (insert, checkpoint) = self.job(name, |job| (job.insert.clone(), job.checkpoint.clone()))?;
+        let known = |job: &Job, name: &str| (name.to_owned(), job.insert.clone(), job.checkpoint.clone());
+        let (name, insert, checkpoint) = self.job(name, known)?;
         // Planned before it is stopped: definitions that are wrong stop nothing.
         let Outcome::Query(spec) = session.execute(insert.clone()).await? else {
             return Err(Error::internal(format!("query {name} is none any more")));
         };
         session.forget_query(&spec.name);
-        let stopped = self.stop(name).await?;
-        if self.job(name, Job::is_alive)? {
+        let stopped = self.stop(&name).await?;
+        if self.job(&name, |job, _| job.is_alive())? {
             return Ok(stopped);
         }
         // It stays the same query, whatever names and places are set now.
         let spec = *spec;
-        self.start(QuerySpec { name: name.to_owned(), checkpoint, ..spec }, insert)?;
+        self.start(QuerySpec { name: name.clone(), checkpoint, ..spec }, insert)?;
         Ok(format!("query {name} started again"))
     }
 
@@ -275,19 +276,20 @@ impl Jobs {
         self.jobs().keys().cloned().collect()
     }
 
-    /// Looks at a query; a name that none has is refused with the nearest known one.
-    fn job<T>(&self, name: &str, look: impl FnOnce(&Job) -> T) -> Result<T> {
+    /// Looks at a query and its whole name, of which the last part will do where no other ends so; a name that none has
+    /// is refused with the nearest known one.
+    fn job<T>(&self, name: &str, look: impl FnOnce(&Job, &str) -> T) -> Result<T> {
         let jobs = self.jobs();
-        match jobs.get(name) {
-            Some(job) => Ok(look(job)),
-            None if jobs.is_empty() => {
-                Err(Error::usage(format!("there is no query {name}; INSERT INTO … SELECT starts one")))
-            }
-            None => {
-                let hint = did_you_mean(name, jobs.keys().map(String::as_str));
-                Err(Error::usage(format!("there is no query {name}{hint}")))
-            }
+        if let Some(job) = jobs.get(name) {
+            return Ok(look(job, name));
         }
+        let mut meant = jobs.iter().filter(|(known, _)| known.rsplit('/').next() == Some(name));
+        Err(Error::usage(match (meant.next(), meant.next()) {
+            (Some((known, job)), None) => return Ok(look(job, known)),
+            (Some((one, _)), Some((other, _))) => format!("{name} may be the query '{one}' or '{other}'; say which"),
+            _ if jobs.is_empty() => format!("there is no query {name}; INSERT INTO … SELECT starts one"),
+            _ => format!("there is no query {name}{}", did_you_mean(name, jobs.keys().map(String::as_str))),
+        }))
     }
 
     /// What SHOW QUERIES says.

@@ -45,9 +45,10 @@ pub fn check(plan: &LogicalPlan) -> Result<()> {
         // Whether these can keep their state is seen in the physical plan.
         P::Aggregate(_) | P::Distinct(_) | P::Window(_) => None,
         P::Sort(_) => Some(("ORDER BY".to_string(), "leave it out: a stream has no last row to sort")),
-        P::Limit(_) => {
-            Some(("LIMIT".to_string(), "leave it out here; in the shell, SELECT … LIMIT n shows the first n rows"))
-        }
+        P::Limit(_) => Some((
+            "LIMIT".to_string(),
+            "leave it out; in the shell, a SELECT that need not remember anything may have it",
+        )),
         other => {
             Some((other.display().to_string(), "only SELECT, WHERE, UNNEST, UNION ALL and joins with static tables"))
         }

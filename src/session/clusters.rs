@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::listing::listing;
+use super::listing::{Row, listing};
 use super::show::is_meant;
 use super::{Outcome, Session};
 use crate::connector::Partition;
@@ -18,10 +18,7 @@ use crate::sql::ResetGroup;
 use crate::sql::options::{did_you_mean, display_options};
 
 /// Names that no catalog can have: the session's own, and DataFusion's.
-const RESERVED: [&str; 4] = ["datafusion", "default", "information_schema", "public"];
-
-/// A row of a listing.
-type Row = Vec<Option<String>>;
+pub(super) const RESERVED: [&str; 4] = ["datafusion", "default", "information_schema", "public"];
 
 impl Session {
     /// `CREATE CATALOG`.
@@ -208,7 +205,7 @@ impl Session {
         self.clusters.get(catalog).ok_or_else(|| self.no_catalog(catalog))
     }
 
-    fn no_catalog(&self, name: &str) -> Error {
+    pub(super) fn no_catalog(&self, name: &str) -> Error {
         let hint = match self.clusters.is_empty() {
             true => format!("; say CREATE CATALOG {name} WITH ('type' = 'kafka', …) first"),
             false => did_you_mean(name, self.clusters.keys().map(String::as_str)),

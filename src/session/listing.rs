@@ -10,8 +10,11 @@ use futures::stream;
 use super::Rows;
 use crate::error::Result;
 
-/// These rows, under these names of columns; a cell that is absent is NULL.
-pub(crate) fn listing(columns: &[&str], rows: Vec<Vec<Option<String>>>) -> Result<Rows> {
+/// A row of texts; a cell that is absent is NULL.
+pub(super) type Row = Vec<Option<String>>;
+
+/// These rows, under these names of columns.
+pub(crate) fn listing(columns: &[&str], rows: Vec<Row>) -> Result<Rows> {
     let fields: Vec<Field> = columns.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
     let schema = Arc::new(Schema::new(fields));
     let column = |index: usize| -> ArrayRef {

@@ -227,7 +227,7 @@ impl Session {
             Ok(()) => Box::pin(self.execute_statement(statement, &text)).await,
             Err(error) => Err(error),
         };
-        let outcome = outcome.map_err(|error| self.blame_catalog(error, &text));
+        let outcome = outcome.map_err(|error| self.blame_catalog(self.missing(error), &text));
         outcome.map_err(|error| if error.kind() == Kind::Usage { error.at(line) } else { error })
     }
 
@@ -275,10 +275,11 @@ impl Session {
                 if self.is_view(&name) {
                     return Err(Error::usage(format!("{name} is a view; say DROP VIEW {name}")));
                 }
-                if !self.drop_relation(&name).await? && !if_exists {
-                    return Err(self.no_table(&name));
+                match self.drop_relation(&name).await? {
+                    true => done(format!("table {name} dropped")),
+                    false if if_exists => done(format!("there is no table {name}")),
+                    false => Err(self.no_table(&name)),
                 }
-                done(format!("table {name} dropped"))
             }
             Statement::AlterTable { name, changes } => self.alter_table(&name, changes).await,
             Statement::CreateView { view, or_replace, if_not_exists, temporary } => {
@@ -296,13 +297,11 @@ impl Session {
                 self.put_view(view, self.is_kept(temporary)).await?;
                 done(format!("view {name} created"))
             }
-            Statement::DropView { name, if_exists } => {
-                let is_dropped = self.is_view(&name) && self.drop_relation(&name).await?;
-                if !is_dropped && !if_exists {
-                    return Err(Error::usage(format!("there is no view {name}")));
-                }
-                done(format!("view {name} dropped"))
-            }
+            Statement::DropView { name, if_exists } => match self.is_view(&name) && self.drop_relation(&name).await? {
+                true => done(format!("view {name} dropped")),
+                false if if_exists => done(format!("there is no view {name}")),
+                false => Err(Error::usage(format!("there is no view {name}"))),
+            },
             Statement::Set { key, value } => {
                 self.set(&key, &value)?;
                 done(format!("{key} set"))
@@ -333,6 +332,7 @@ impl Session {
             Statement::ShowCreateTable { name } => self.show_create_table(&name),
             Statement::ShowCreateView { name } => self.show_create_view(&name),
             Statement::Describe { name } => self.describe(&name).await,
+            Statement::DescribeIn { catalog, name } => self.describe_in(&catalog, &name).await,
             Statement::Insert(insert) => match self.insert_once(&insert).await? {
                 Some(written) => done(written),
                 None => Ok(Outcome::Query(Box::new(self.insert(insert).await?))),
@@ -430,6 +430,22 @@ impl Session {
     fn no_table(&self, name: &str) -> Error {
         let hint = sql::options::did_you_mean(name, self.table_names().iter().map(String::as_str));
         Error::usage(format!("there is no table {name}{hint}"))
+    }
+
+    /// An error of a statement; of a table that a plan lacks, in our words.
+    fn missing(&self, error: Error) -> Error {
+        let name = error.message().strip_prefix("table 'datafusion.").and_then(|rest| rest.strip_suffix("' not found"));
+        let ours = match name.and_then(|name| name.split_once('.')) {
+            Some(("public", table)) if self.kept_statement(table).is_none() => self.no_table(table),
+            Some((catalog, _)) if !self.has_catalog(catalog) && !clusters::RESERVED.contains(&catalog) => {
+                self.no_catalog(catalog)
+            }
+            _ => return error,
+        };
+        match error.location() {
+            Some(place) => ours.at(place),
+            None => ours,
+        }
     }
 
     fn static_names(&self) -> Vec<String> {

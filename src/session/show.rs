@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use arrow::datatypes::Schema;
 use datafusion::common::TableReference;
 use datafusion::logical_expr::Documentation;
 
-use super::listing::listing;
+use super::listing::{Row, listing};
 use super::{Outcome, Session};
 use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::error::{Error, Result};
+use crate::plan::scan::StreamTable;
 use crate::sql::options::printable;
 use crate::sql::types::sql_type;
 use crate::sql::{self, Statement};
@@ -85,26 +87,53 @@ impl Session {
 
     /// `DESCRIBE`: a row for each column, and behind them one for each option.
     pub(super) async fn describe(&self, name: &str) -> Result<Outcome> {
-        let mut rows = vec![];
         if let Some(table) = self.definition(name)? {
-            rows.extend(table.columns.iter().map(|column| described(&table, column)));
-            rows.extend(table.options.iter().map(|(key, value)| {
-                row([&format!("WITH '{key}'"), "", "", "", &format!("'{}'", printable(key, value))])
-            }));
-        } else if self.is_taken(name).await? {
-            let frame = self.context.table(TableReference::bare(name)).await?;
-            let null = |is_nullable| if is_nullable { "YES" } else { "NO" };
-            let fields = frame.schema().fields().iter();
-            rows.extend(fields.map(|f| row([f.name(), &sql_type(f.data_type()), null(f.is_nullable()), "", ""])));
-        } else {
+            return shown(table_rows(&table));
+        }
+        if !self.is_taken(name).await? {
             return Err(self.no_table(name));
         }
-        Ok(Outcome::Rows(listing(&["name", "type", "null", "key", "extras"], rows)?))
+        let frame = self.context.table(TableReference::bare(name)).await?;
+        shown(schema_rows(frame.schema().as_arrow()))
+    }
+
+    /// `DESCRIBE k.orders`: the same of a topic of a catalog, as a SELECT finds it; of another schema the columns.
+    pub(super) async fn describe_in(&self, catalog: &str, name: &str) -> Result<Outcome> {
+        let table = TableReference::partial(catalog, name);
+        if !self.clusters.contains_key(catalog) && !self.context.table_exist(table.clone()).unwrap_or(false) {
+            return Err(self.no_catalog(catalog));
+        }
+        let provider = self.context.table_provider(table).await?;
+        shown(match provider.downcast_ref::<StreamTable>() {
+            Some(stream) => table_rows(stream.definition()),
+            None => schema_rows(&provider.schema()),
+        })
     }
 }
 
+/// The columns and options of a table.
+fn table_rows(table: &TableDefinition) -> Vec<Row> {
+    let columns = table.columns.iter().map(|column| described(table, column));
+    let options = table
+        .options
+        .iter()
+        .map(|(key, value)| row([&format!("WITH '{key}'"), "", "", "", &format!("'{}'", printable(key, value))]));
+    columns.chain(options).collect()
+}
+
+/// The columns of what has no options.
+fn schema_rows(schema: &Schema) -> Vec<Row> {
+    let null = |is_nullable| if is_nullable { "YES" } else { "NO" };
+    let fields = schema.fields().iter();
+    fields.map(|f| row([f.name(), &sql_type(f.data_type()), null(f.is_nullable()), "", ""])).collect()
+}
+
+fn shown(rows: Vec<Row>) -> Result<Outcome> {
+    Ok(Outcome::Rows(listing(&["name", "type", "null", "key", "extras"], rows)?))
+}
+
 /// A column of a table: `key` says whether it is in the primary key, or in PARTITIONED BY; `extras` what else is declared.
-fn described(table: &TableDefinition, column: &Column) -> Vec<Option<String>> {
+fn described(table: &TableDefinition, column: &Column) -> Row {
     let mut extras = match &column.kind {
         ColumnKind::Physical => vec![],
         ColumnKind::Metadata { key, is_virtual } => {
@@ -121,7 +150,7 @@ fn described(table: &TableDefinition, column: &Column) -> Vec<Option<String>> {
     row([&column.name, &sql_type(&column.data_type), null, &key, &extras.join(", ")])
 }
 
-fn row(cells: [&str; 5]) -> Vec<Option<String>> {
+fn row(cells: [&str; 5]) -> Row {
     cells.map(|cell| Some(cell.to_owned())).to_vec()
 }
 

@@ -702,6 +702,12 @@ mod tests {
         refused(&mut other, ORDERS, "orders exists already, in the catalog; say IF NOT EXISTS").await;
         refused(&mut other, "DROP TABLE orders", "orders is read by the view big; DROP VIEW big first").await;
         check(&mut other, "DROP VIEW v; DROP VIEW big; DROP TABLE orders", &["table orders dropped"]).await;
+        let again = "DROP VIEW IF EXISTS v; DROP TABLE IF EXISTS orders";
+        check(&mut other, again, &["there is no view v", "there is no table orders"]).await;
+        refused(&mut other, "SELECT * FROM orders", "line 1, column 15: there is no table orders").await;
+        refused(&mut other, "SELECT * FROM k.orders", "line 1, column 15: there is no catalog k").await;
+        refused(&mut other, "DESCRIBE k.orders", "there is no catalog k").await;
+        check(&mut other, "DESCRIBE information_schema.tables", &["| table_name    | STRING | NO "]).await;
         refused(&mut one, "DESCRIBE orders", "there is no table orders").await;
         check(&mut one, ORDERS, &["table orders created"]).await;
         check(&mut other, "DESCRIBE orders", &["AS id * 2"]).await;

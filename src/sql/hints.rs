@@ -124,7 +124,10 @@ impl Hint {
         let Some(pairs) = options(&arguments.args) else { return Ok(None) };
         let place = name.0.first().and_then(ObjectNamePart::as_ident).map(place).unwrap_or(START);
         let [ObjectNamePart::Identifier(table)] = name.0.as_slice() else {
-            return Err(Error::usage(format!("{name}: only a table of CREATE TABLE takes a hint")).at(place));
+            return Err(Error::usage(format!(
+                "{name}: only a table of CREATE TABLE takes a hint; of a topic it makes one without naming columns"
+            ))
+            .at(place));
         };
         let mut options = BTreeMap::new();
         for (key, value) in pairs {

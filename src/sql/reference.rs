@@ -132,9 +132,9 @@ pub const STATEMENTS: &[Entry] = &[
     Entry {
         theme: TABLES,
         name: "DESCRIBE",
-        syntax: "DESCRIBE | DESC [TABLE] t",
+        syntax: "DESCRIBE | DESC [TABLE] t | k.topic",
         meaning: "Shows the columns of a table or view, and of a table its watermark and its options, with secrets \
-                  hidden.",
+                  hidden; of a topic of a catalog those that a SELECT finds there.",
         example: "DESCRIBE orders",
     },
     Entry {

@@ -184,6 +184,13 @@ pub enum Statement {
         /// The table or view.
         name: String,
     },
+    /// `DESCRIBE k.orders`: a topic as the table that a SELECT reads.
+    DescribeIn {
+        /// The catalog, or a schema such as `information_schema`.
+        catalog: String,
+        /// The topic, or a table of the schema.
+        name: String,
+    },
     /// `INSERT INTO`.
     Insert(Insert),
     /// `EXECUTE STATEMENT SET BEGIN INSERT …; INSERT …; END`: one query of several targets.
@@ -538,7 +545,7 @@ fn not_shown(cursor: &Cursor) -> Error {
 }
 
 fn describe(cursor: &mut Cursor) -> Result<Statement> {
-    if *cursor.peek(2) == Token::Period {
+    if *cursor.peek(2) == Token::Period && *cursor.peek(4) == Token::Period {
         return datafusion(cursor);
     }
     cursor.skip(1);
@@ -554,6 +561,11 @@ fn describe(cursor: &mut Cursor) -> Result<Statement> {
             return queries::describe(cursor);
         }
         cursor.eat(&["TABLE"]);
+    }
+    if *cursor.peek(1) == Token::Period {
+        let catalog = cursor.name("the name of a catalog")?;
+        cursor.skip(1);
+        return Ok(Statement::DescribeIn { catalog, name: cursor.table_name("the name of a topic")? });
     }
     Ok(Statement::Describe { name: cursor.table_name("the name of a table or view")? })
 }

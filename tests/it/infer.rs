@@ -126,6 +126,11 @@ async fn topics_of_a_catalog_are_tables(broker: Broker) {
     // Each is the first message of its partition.
     let sql = format!("SELECT o.orderId, o.`user`['name'], o.`offset` FROM k.`{orders}` AS o LIMIT 3");
     assert_eq!(rows(&mut session, &sql).await.1, ["1, a, 0", "2, b, 0", "3, NULL, 0"]);
+    // DESCRIBE says the same, and how it is read.
+    let (_, described) = rows(&mut session, &format!("DESCRIBE k.`{orders}`")).await;
+    for part in ["orderId, BIGINT, YES, , ", "offset, BIGINT, ", "WITH 'format', , , , 'json'"] {
+        assert!(described.iter().any(|row| row.starts_with(part)), "{part}: {described:?}");
+    }
     assert_eq!(rows(&mut session, &format!("SELECT `value` FROM k.`{lines}` LIMIT 2")).await.1, ["a", "b,c"]);
 
     run(&mut session, &format!("DROP TOPIC k.`{lines}`")).await.unwrap();

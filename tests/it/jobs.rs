@@ -112,7 +112,8 @@ async fn a_query_is_stopped_and_goes_on_where_it_was() {
     let twice = prompt.refused("INSERT INTO out SELECT n FROM numbers").await;
     assert!(twice.contains("query shell/out runs already; STOP QUERY 'shell/out' first"), "{twice}");
 
-    let stopped = prompt.say("STOP QUERY 'shell/out'").await[0][0].clone();
+    // The last part of its name will do, while no other ends so.
+    let stopped = prompt.say("STOP QUERY out").await[0][0].clone();
     let (state, epoch) = prompt.state("shell/out").await;
     assert_eq!((state.as_str(), stopped), ("stopped", format!("query shell/out stopped after epoch {epoch}")));
 
@@ -120,7 +121,7 @@ async fn a_query_is_stopped_and_goes_on_where_it_was() {
     assert_eq!(again, [["query shell/out started again"]]);
     prompt.reaches("shell/out", "running", epoch).await;
     // One that runs is stopped first.
-    prompt.say("RESTART QUERY 'shell/out'").await;
+    prompt.say("RESTART QUERY out").await;
     let described: BTreeMap<String, String> = loop {
         let rows = prompt.say("DESCRIBE QUERY 'shell/out'").await;
         if rows.iter().any(|row| row[0] == "last epoch") {
@@ -133,6 +134,11 @@ async fn a_query_is_stopped_and_goes_on_where_it_was() {
     assert!(described["writes out"].starts_with("exactly-once: "), "{described:?}");
     assert!(described["reads numbers, datagen:0"].starts_with("next "), "{described:?}");
     prompt.say("STOP QUERY 'shell/out'").await;
+    // Under another name it is another query.
+    prompt.say("INSERT INTO out SELECT n FROM numbers WHERE n < 0").await;
+    let either = prompt.refused("STOP QUERY out").await;
+    assert!(either.contains("out may be the query 'other/shell/out' or 'shell/out'; say which"), "{either}");
+    prompt.say("STOP QUERY 'other/shell/out'").await;
     let count = format!(
         "CREATE EXTERNAL TABLE o STORED AS PARQUET LOCATION '{}/out/';
          SELECT count(*) = max(n), count(DISTINCT n) = max(n), min(n) FROM o",

@@ -198,9 +198,8 @@ fn ctrl_c_ends_what_always_has_rows_and_leaving() {
     let home = tempfile::tempdir().unwrap();
     let mut terminal = Terminal::plain(home.path());
     terminal.type_in("SELECT count(*) AS c FROM generate_series(1, 1000000000000);\r");
-    terminal.expect("\n");
-    // It runs, or will in a moment: before that the key clears the line.
-    sleep(Duration::from_millis(500));
+    // It says how far it is, so it runs: before that the key would clear the line.
+    terminal.expect("0 rows so far");
     terminal.type_in(CTRL_C);
     terminal.expect("stopped");
     terminal.expect(PROMPT);
@@ -251,6 +250,46 @@ fn a_terminal_that_can_do_little_shows_changes_a_line_each() {
 }
 
 #[test]
+fn a_result_that_changes_refreshes_in_place_and_fits_the_screen() {
+    let home = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::plain(home.path());
+    terminal.ask(NUMBERS, "table numbers created");
+    terminal.expect(PROMPT);
+    let groups = |of: &str| format!("SELECT n % 2 AS k, count(*) AS c FROM numbers {of} GROUP BY n % 2;");
+    terminal.ask(&groups(""), "| 1 | ");
+    // Three lines up, and the same again: the second time it is drawn over three that are there.
+    for _ in 0..2 {
+        terminal.expect("| k | c");
+        terminal.expect("| 1 | ");
+    }
+    let written = String::from_utf8_lossy(&terminal.written.lock().unwrap()).into_owned();
+    assert!(written.contains("\u{1b}[3A| k | c"), "{written:?}");
+    terminal.pty.resize(Size::new(24, 8)).unwrap();
+    terminal.expect("| k | c…\n");
+    terminal.pty.resize(Size::new(4, 80)).unwrap();
+    terminal.expect("… 1 more row\n");
+    terminal.pty.resize(Size::new(24, 80)).unwrap();
+    terminal.expect("| 1 | ");
+    terminal.type_in(CTRL_C);
+    terminal.expect("stopped");
+    terminal.expect(PROMPT);
+    // One that ends is printed whole.
+    terminal.ask(
+        &groups("/*+ OPTIONS('number-of-rows' = '60') */"),
+        "+---+----+\n| 0 | 30 |\n| 1 | 30 |\n+---+----+\n2 rows\n",
+    );
+    terminal.expect(PROMPT);
+    // For other programs each change is a row.
+    terminal.ask("\\o csv", "shell.output is csv");
+    terminal.ask(&groups(""), "op,k,c\n");
+    terminal.expect("+U,0,");
+    terminal.type_in(CTRL_C);
+    terminal.expect("stopped");
+    terminal.expect(PROMPT);
+    assert!(terminal.leave().success());
+}
+
+#[test]
 fn a_smaller_window_breaks_long_cells() {
     let home = tempfile::tempdir().unwrap();
     let mut terminal = Terminal::plain(home.path());
@@ -284,6 +323,19 @@ fn commands_say_how_results_are_shown() {
     terminal.expect(PROMPT);
     terminal.type_in("exit\r");
     assert!(terminal.shell.wait().unwrap().success());
+}
+
+#[test]
+fn a_file_goes_before_the_prompt() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("init.sql");
+    std::fs::write(&file, format!("{NUMBERS}\n\\o csv\n")).unwrap();
+    let command = Command::new(env!("CARGO_BIN_EXE_millstream")).args(["shell", "-f"]).arg(&file);
+    let command = command.env("TERM", "xterm-256color").env("XDG_STATE_HOME", home.path()).env("NO_COLOR", "1");
+    let mut terminal = Terminal::running(command, Size::new(24, 80));
+    terminal.ask("SELECT n FROM numbers LIMIT 2;", "n\n1\n2\n");
+    terminal.expect(PROMPT);
+    assert!(terminal.leave().success());
 }
 
 #[test]

@@ -51,6 +51,7 @@ pub(super) const COMMANDS: &[(&[&str], Argument, &str)] = &[
     (&["dt"], Argument::Pattern, "tables whose names match: * stands for any letters"),
     (&["dv"], Argument::Pattern, "views"),
     (&["df"], Argument::Pattern, "functions"),
+    (&["l"], Argument::Nothing, "catalogs"),
     (&["o", "output"], Argument::Format, "how rows are shown: table, expanded, csv, json or markdown"),
     (&["x"], Argument::Flag, "rows expanded, a column a line, or not"),
     (&["timing"], Argument::Flag, "how long each statement took, or not"),
@@ -88,10 +89,13 @@ impl Argument {
     }
 }
 
-/// Whether a line is a command, complete or not.
+/// Whether a line is a command, complete or not. One that begins with a dot is meant as one.
 pub(super) fn is_command(line: &str) -> bool {
     let line = line.trim();
-    line.starts_with('\\') || WORDS.contains(&line.trim_end_matches(';').trim_end().to_ascii_lowercase().as_str())
+    let is_dotted = line.strip_prefix('.').is_some_and(|name| name.starts_with(|c: char| c.is_ascii_alphabetic()));
+    line.starts_with('\\')
+        || is_dotted
+        || WORDS.contains(&line.trim_end_matches(';').trim_end().to_ascii_lowercase().as_str())
 }
 
 /// The command's name and what follows it, without backslash and `;`.
@@ -110,6 +114,11 @@ pub(super) fn find(name: &str) -> Option<(&'static str, Argument)> {
 /// Reads a line for which [`is_command`] holds; unknown commands are refused with the nearest known one.
 pub(super) fn parse(line: &str) -> Result<Command> {
     let (name, argument) = split(line);
+    if name.starts_with('.') {
+        return Err(Error::usage(format!(
+            "there is no command {name}: they begin with a backslash, and \\? lists them"
+        )));
+    }
     let Some((command, kind)) = find(name) else {
         let known = COMMANDS.iter().flat_map(|(names, ..)| names.iter().copied());
         return Err(Error::usage(format!("there is no command \\{name}{}", did_you_mean(name, known))));
@@ -129,6 +138,7 @@ pub(super) fn parse(line: &str) -> Result<Command> {
         "dt" => Command::Sql(listed("TABLES", argument)),
         "dv" => Command::Sql(listed("VIEWS", argument)),
         "df" => Command::Sql(listed("FUNCTIONS", argument)),
+        "l" => Command::Sql("SHOW CATALOGS".into()),
         "o" => match word {
             Some(_) => Command::Set { key: "shell.output", value: word, values: ["table", "expanded"] },
             None => return Err(Error::usage(format!("\\{name} takes a format: {}", OUTPUTS.join(", ")))),
@@ -229,6 +239,7 @@ mod tests {
             ("\\dt big*", sql("SHOW TABLES LIKE 'big%'")),
             ("\\dv it's?", sql("SHOW VIEWS LIKE 'it''s_'")),
             ("\\df date*", sql("SHOW FUNCTIONS LIKE 'date%'")),
+            ("\\l", sql("SHOW CATALOGS")),
             ("\\i 'a b.sql'", Command::Include("a b.sql".into())),
             ("\\q", Command::Quit),
             ("exit;", Command::Quit),
@@ -237,7 +248,9 @@ mod tests {
             assert!(is_command(line), "{line}");
             assert_eq!(parse(line).unwrap(), expected, "{line}");
         }
-        assert!(!is_command("SELECT 1;") && !is_command("exits") && !is_command("help me"));
+        for line in ["SELECT 1;", "exits", "help me", ".5 + 1", "."] {
+            assert!(!is_command(line), "{line}");
+        }
     }
 
     #[test]
@@ -260,6 +273,7 @@ mod tests {
     fn what_is_no_command_is_refused_with_the_nearest() {
         for (line, expected) in [
             ("\\timming", "there is no command \\timming; did you mean 'timing'?"),
+            (".tables", "there is no command .tables: they begin with a backslash, and \\? lists them"),
             ("\\o jsn", "\\o: jsn is no choice; did you mean 'json'?"),
             ("\\q now", "\\q takes nothing, and now follows it"),
             ("\\i", "\\i takes a file, such as \\i job.sql"),

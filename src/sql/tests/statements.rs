@@ -53,7 +53,13 @@ fn lists_and_descriptions() {
     for sql in ["SHOW ALL", "SHOW COLUMNS FROM t", "SHOW datafusion.execution.batch_size"] {
         assert!(matches!(one(sql), Statement::DataFusion(_)), "{sql}");
     }
-    assert!(matches!(one("DESCRIBE information_schema.tables"), Statement::DataFusion(_)));
+    let within = |catalog: &str, name: &str| Statement::DescribeIn { catalog: catalog.into(), name: name.into() };
+    check("DESCRIBE information_schema.tables", within("information_schema", "tables"));
+    check("DESC TABLE k.`my.orders`", within("k", "my.orders"));
+    check("DESCRIBE topic.orders", within("topic", "orders"));
+    assert!(matches!(one("DESCRIBE datafusion.public.t"), Statement::DataFusion(_)));
+    refused("DESCRIBE TABLE k.my.orders", "line 1, column 20: the name of a topic has one part");
+    refused("DESCRIBE k.", "line 1, column 12: expected the name of a topic, found the end of the statement");
     refused(
         "SHOW TABLES FROM k",
         "line 1, column 13: SHOW TABLES takes no FROM or IN; for topics say SHOW TOPICS FROM k",
