@@ -82,6 +82,5 @@ bench: ## measure
 	benches/calm.sh
 	benches/shell.sh
 	benches/latency.sh
-	benches/shell.sh
 	benches/state.sh
 	cargo bench --locked --bench micro

@@ -20,6 +20,7 @@ use arrow::array::{Array, BinaryArray};
 use arrow::compute::kernels::cast_utils::{Parser, string_to_datetime};
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Date32Type, Field, TimeUnit};
 use chrono::Utc;
+use indexmap::IndexMap;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -59,10 +60,10 @@ pub fn columns(table: &TableDefinition, payloads: &BinaryArray) -> Result<Inferr
     checked(found, table, payloads)
 }
 
-/// Whether most of the payloads are JSON objects.
+/// Whether the payloads are JSON objects, all of them: one that is none would end a read as json.
 pub fn are_objects(payloads: &BinaryArray) -> bool {
-    let is_object = |payload: &&[u8]| matches!(shape_of(payload), Some(Shape::Object(_)));
-    payloads.iter().flatten().filter(is_object).count() * 2 > payloads.len()
+    let is_object = |payload: &[u8]| matches!(shape_of(payload), Some(Shape::Object(_)));
+    payloads.null_count() < payloads.len() && payloads.iter().flatten().all(is_object)
 }
 
 /// The same, after the payloads were read with it.
@@ -224,7 +225,7 @@ enum Shape {
     Text,
     Array(Box<Shape>),
     /// Fields in the order in which they were met.
-    Object(Vec<(String, Shape)>),
+    Object(IndexMap<String, Shape>),
     /// What no type holds: objects or arrays here, and something else there.
     Conflict,
 }
@@ -278,7 +279,7 @@ impl Shape {
             (Self::Moment(one), Self::Moment(other)) => one.join(other).map_or(Self::Text, Self::Moment),
             (Self::Array(one), Self::Array(other)) => Self::Array(Box::new(one.join(*other))),
             (Self::Object(mut fields), Self::Object(other)) => {
-                other.into_iter().enumerate().for_each(|(place, (name, shape))| add(&mut fields, place, name, shape));
+                other.into_iter().for_each(|(name, shape)| add(&mut fields, name, shape));
                 Self::Object(fields)
             }
             (one, other) if one.is_nested() || other.is_nested() => Self::Conflict,
@@ -293,7 +294,7 @@ impl Shape {
     /// That of an object's field.
     fn get(&self, name: &str) -> Self {
         let Self::Object(fields) = self else { return Self::Null };
-        fields.iter().find(|(field, _)| field == name).map_or(Self::Null, |(_, shape)| shape.clone())
+        fields.get(name).cloned().unwrap_or_default()
     }
 
     /// That of an array's items.
@@ -323,7 +324,7 @@ impl Shape {
         match self {
             Self::Moment(moment) => found.push(moment),
             Self::Array(item) => item.moments(found),
-            Self::Object(fields) => fields.iter().for_each(|(_, shape)| shape.moments(found)),
+            Self::Object(fields) => fields.values().for_each(|shape| shape.moments(found)),
             _ => {}
         }
     }
@@ -355,7 +356,7 @@ impl Shape {
                 DataType::List(Arc::new(Field::new_list_field(item, true)))
             }
             Self::Object(fields) => {
-                let field = |(name, shape): &(String, Shape)| shape.field(name, &format!("{path}.{name}"), notes);
+                let field = |(name, shape): (&String, &Shape)| shape.field(name, &format!("{path}.{name}"), notes);
                 let fields: Vec<Field> = fields.iter().filter_map(field).collect();
                 if fields.is_empty() {
                     notes.push(format!("{path} is left out: it is an object without fields"));
@@ -374,17 +375,10 @@ impl Shape {
     }
 }
 
-/// Joins one more value of a field; objects mostly have it at the same place.
-fn add(fields: &mut Vec<(String, Shape)>, place: usize, name: String, shape: Shape) {
-    let is_it = |(known, _): &(String, Shape)| *known == name;
-    let place = if fields.get(place).is_some_and(is_it) { Some(place) } else { fields.iter().position(is_it) };
-    match place {
-        Some(place) => {
-            let known = &mut fields[place].1;
-            *known = std::mem::take(known).join(shape);
-        }
-        None => fields.push((name, shape)),
-    }
+/// Joins one more value of a field.
+fn add(fields: &mut IndexMap<String, Shape>, name: String, shape: Shape) {
+    let known = fields.entry(name).or_default();
+    *known = std::mem::take(known).join(shape);
 }
 
 impl Moment {
@@ -494,11 +488,9 @@ impl<'de> Visitor<'de> for Look {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> std::result::Result<Shape, A::Error> {
-        let mut fields = vec![];
+        let mut fields = IndexMap::new();
         while let Some(name) = entries.next_key::<String>()? {
-            let shape = entries.next_value_seed(self)?;
-            let place = fields.len();
-            add(&mut fields, place, name, shape);
+            add(&mut fields, name, entries.next_value_seed(self)?);
         }
         Ok(Shape::Object(fields))
     }

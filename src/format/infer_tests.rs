@@ -177,10 +177,23 @@ fn canal_says_what_its_texts_are() {
 }
 
 #[test]
-fn most_payloads_decide_what_a_topic_holds() {
-    let are = |payloads: &[&str]| are_objects(&BinaryArray::from_iter_values(payloads));
-    assert!(are(&["{}", "{\"a\":1}", "x"]));
-    assert!(!are(&["{}", "[]"]) && !are(&["1", "a,b", ""]) && !are(&[]));
+fn fields_stay_in_the_order_in_which_they_were_met() {
+    let message = |keys: &mut dyn Iterator<Item = u32>| {
+        let fields: Vec<String> = keys.map(|key| format!("\"k{key}\":{key}")).collect();
+        shape_of(format!("{{{}}}", fields.join(",")).as_bytes()).unwrap()
+    };
+    let all = objects([message(&mut (0..2_000)), message(&mut (1_000..3_000).rev())]);
+    let Shape::Object(fields) = all else { panic!("they are objects") };
+    let expected = (0..2_000).chain((2_000..3_000).rev()).map(|key| format!("k{key}"));
+    assert!(fields.keys().eq(&expected.collect::<Vec<_>>()));
+}
+
+#[test]
+fn a_topic_holds_objects_if_all_that_was_seen_is_one() {
+    let are = |payloads: &[Option<&[u8]>]| are_objects(&BinaryArray::from_iter(payloads));
+    assert!(are(&[Some(b"{}"), Some(b"{\"a\":1}"), None]));
+    assert!(!are(&[Some(b"{}"), Some(b"{}"), Some(b"x")]) && !are(&[Some(b"{}"), Some(b"[]")]));
+    assert!(!are(&[Some(b"1"), Some(b"a,b"), Some(b"")]) && !are(&[None]) && !are(&[]));
 }
 
 /// Any JSON value; texts are of the kinds that are told apart.

@@ -31,11 +31,13 @@ use super::narrowing::Narrowing;
 use super::scan::ScanExec;
 use super::stream_of;
 use crate::catalog::TableDefinition;
-use crate::connector::{Offsets, Partition, ReadReport, Source, Span};
+use crate::connector::{Extent, Offsets, Partition, ReadReport, Source, Span};
 use crate::error::{Error, Result};
 
 /// How long a scan that has read everything waits before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// So many looks in a row may find a partition unreachable that is waited for: half a minute, in which brokers restart.
+const UNREACHED: usize = 600;
 
 /// How SELECTs see streams that have no end of their own: an extension of DataFusion's `SessionConfig`. Without it they
 /// are streaming.
@@ -130,7 +132,7 @@ impl Ask {
         let spans = end.into_iter().map(span).filter(|span| !span.is_empty()).collect();
         let spans = self.narrowed(source, spans, false).await?;
         if table.is_bounded() {
-            wait_for(source, &spans).await?;
+            wait_for(table, source, &spans).await?;
         }
         // The times of messages that were waited for are known only now.
         self.narrowed(source, spans, true).await
@@ -145,11 +147,32 @@ impl Ask {
 }
 
 /// Waits until all of these can be read.
-async fn wait_for(source: &dyn Source, spans: &[Span]) -> Result<()> {
+///
+/// Errors: a partition is gone ([`Kind::DataLoss`](crate::error::Kind::DataLoss)), or cannot be reached for long.
+async fn wait_for(table: &TableDefinition, source: &dyn Source, spans: &[Span]) -> Result<()> {
+    let mut unreached = 0;
     loop {
-        let there = source.extent().await?.partitions;
-        if spans.iter().all(|span| there.get(&span.partition).is_some_and(|bounds| bounds.latest >= span.to)) {
-            return Ok(());
+        let Extent { partitions, unreachable, .. } = source.extent().await?;
+        let (mut is_there, mut trouble) = (true, None);
+        for Span { partition, to, .. } in spans {
+            match (partitions.get(partition), unreachable.get(partition)) {
+                (Some(bounds), _) => is_there &= bounds.latest >= *to,
+                (None, Some(reason)) => trouble = Some((partition, reason)),
+                (None, None) => {
+                    return Err(Error::data_loss(format!(
+                        "table {}: {partition} is gone, before it held all up to offset {to} that the table ends at",
+                        table.name
+                    )));
+                }
+            }
+        }
+        match trouble {
+            None if is_there => return Ok(()),
+            None => unreached = 0,
+            Some((partition, reason)) if unreached == UNREACHED => {
+                return Err(Error::transient(format!("table {}: {partition} cannot be reached: {reason}", table.name)));
+            }
+            Some(_) => unreached += 1,
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
@@ -293,8 +316,8 @@ mod tests {
     use super::super::narrowing::tests::narrowing;
     use super::*;
     use crate::connector::contract::fixture::with_options;
-    use crate::connector::{Bounds, Extent, Meaning};
-    use crate::error::Error;
+    use crate::connector::{Bounds, Meaning};
+    use crate::error::Kind;
 
     /// A message each 100 ms, of which ten more are there at each look; it ends behind the 30th.
     #[derive(Debug, Default)]
@@ -334,6 +357,15 @@ mod tests {
         let table = with_options(&[("scan.bounded.mode", "specific-offsets")]);
         let spans = Ask::new(true, 1, since, None).resolve(&table, &Growing::default()).await.unwrap();
         assert_eq!(spans, [Span::new(Partition::new("t", 0), 20, 30)]);
+    }
+
+    #[tokio::test]
+    async fn what_goes_away_is_not_waited_for() {
+        let table = with_options(&[]);
+        let spans = [Span::new(Partition::new("t", 1), 0, 30)];
+        let error = wait_for(&table, &Growing::default(), &spans).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::DataLoss);
+        assert!(error.to_string().contains("t:1 is gone, before it held all up to offset 30"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! The idea: a catalog is a [`Cluster`] under a name. Nothing of it is kept here: each statement asks the brokers, and
 //! shows their answer as rows.
 //!
-//! Guarantee: CREATE CATALOG connects to nothing. RESET GROUP without EXECUTE changes nothing. A secret is never shown.
+//! Guarantee: CREATE CATALOG connects to nothing. RESET GROUP without EXECUTE changes nothing, and with it shows what
+//! it changed. A secret is never shown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::show::is_meant;
 use super::{Outcome, Session};
 use crate::connector::Partition;
 use crate::connector::cluster::{Cluster, GroupMember, GroupOffset, OffsetChange, no_cluster, place};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::sql::ResetGroup;
 use crate::sql::options::{did_you_mean, display_options};
 
@@ -69,6 +70,11 @@ impl Session {
     pub(super) async fn drop_catalog(&mut self, name: &str, if_exists: bool) -> Result<Outcome> {
         if !self.has_catalog(name) {
             return if if_exists { done(format!("there is no catalog {name}")) } else { Err(self.no_catalog(name)) };
+        }
+        if let Some(reader) = self.reader_of(name) {
+            return Err(Error::usage(format!(
+                "catalog {name} has topics that the view {reader} reads; DROP VIEW {reader} first"
+            )));
         }
         self.drop_kept_catalog(name).await?;
         self.remove_cluster(name)?;
@@ -129,7 +135,12 @@ impl Session {
         if if_not_exists && has(&**cluster, topic).await.map_err(within(catalog))? {
             return done(format!("topic {topic} exists already"));
         }
-        cluster.create_topic(topic, options).await.map_err(within(catalog))?;
+        let created = cluster.create_topic(topic, options).await;
+        if if_not_exists && is_usage(&created) && has(&**cluster, topic).await.unwrap_or(false) {
+            // Somebody else was first.
+            return done(format!("topic {topic} exists already"));
+        }
+        created.map_err(within(catalog))?;
         self.forget_topic(catalog, topic)?;
         done(format!("topic {topic} created"))
     }
@@ -141,7 +152,12 @@ impl Session {
             return done(format!("there is no topic {topic}"));
         }
         self.forget_topic(catalog, topic)?;
-        cluster.drop_topic(topic).await.map_err(within(catalog))?;
+        let dropped = cluster.drop_topic(topic).await;
+        if if_exists && is_usage(&dropped) && !has(&**cluster, topic).await.unwrap_or(true) {
+            // Somebody else was first.
+            return done(format!("there is no topic {topic}"));
+        }
+        dropped.map_err(within(catalog))?;
         self.forget_topic(catalog, topic)?;
         done(format!("topic {topic} dropped"))
     }
@@ -179,18 +195,13 @@ impl Session {
         shown(&["kind", "topic", "partition", "committed", "end", "lag", "details"], rows)
     }
 
-    /// `RESET GROUP`: what it would do, or with EXECUTE does.
+    /// `RESET GROUP`: what it would do, or with EXECUTE did.
     pub(super) async fn reset_group(&self, reset: &ResetGroup) -> Result<Outcome> {
         let ResetGroup { catalog, group, topic, to, execute } = reset;
         let cluster = self.cluster(catalog)?;
         let changes = cluster.plan_reset(group, topic, to).await.map_err(within(catalog))?;
         if *execute {
             cluster.reset(group, &changes).await.map_err(within(catalog))?;
-            let count = changes.len();
-            return done(format!(
-                "group {group} reset in {count} partition{} of {topic}",
-                if count == 1 { "" } else { "s" }
-            ));
         }
         let row = |change: OffsetChange| -> Row {
             let from = change.from.map(|offset| offset.to_string());
@@ -218,6 +229,11 @@ async fn has(cluster: &dyn Cluster, topic: &str) -> Result<bool> {
     Ok(cluster.topics().await?.iter().any(|known| known == topic))
 }
 
+/// Whether the brokers said that what was asked for cannot be: such as a topic that is there already, or is not there.
+fn is_usage(answer: &Result<()>) -> bool {
+    answer.as_ref().is_err_and(|error| error.kind() == Kind::Usage)
+}
+
 /// Puts the catalog's name before an error.
 fn within(catalog: &str) -> impl Fn(Error) -> Error {
     move |error: Error| error.context(format_args!("catalog {catalog}"))
@@ -241,7 +257,15 @@ fn shown(columns: &[&str], rows: impl Iterator<Item = Row>) -> Result<Outcome> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use arrow::util::pretty::pretty_format_batches;
+    use async_trait::async_trait;
+    use futures::TryStreamExt;
+
     use super::*;
+    use crate::catalog::ViewDefinition;
+    use crate::connector::cluster::{GroupDescription, GroupSummary, ResetTo, TopicDescription};
 
     fn kafka(more: &[(&str, &str)]) -> BTreeMap<String, String> {
         let all = [("type", "kafka"), ("properties.bootstrap.servers", "a:1")];
@@ -278,5 +302,111 @@ mod tests {
         session.drop_catalog("k", false).await.unwrap();
         session.drop_catalog("k", true).await.unwrap();
         assert!(session.drop_catalog("k", false).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_catalog_that_a_view_reads_is_not_dropped() {
+        let mut session = Session::new("test").unwrap();
+        session.create_catalog("k".into(), kafka(&[]), false).await.unwrap();
+        for (name, query, is_reader) in [
+            ("own", "SELECT * FROM `k.orders`", false),
+            ("inner", "SELECT * FROM other.orders JOIN (SELECT * FROM k.orders) AS o ON true", true),
+        ] {
+            session.views.push(ViewDefinition { name: name.into(), query: query.into() });
+            assert_eq!(session.reader_of("k"), is_reader.then(|| name.to_string()));
+        }
+        let error = session.drop_catalog("k", true).await.err().unwrap().to_string();
+        assert_eq!(error, "catalog k has topics that the view inner reads; DROP VIEW inner first");
+        session.views.clear();
+        session.drop_catalog("k", true).await.unwrap();
+    }
+
+    /// Where somebody else creates and drops the same topic, a moment earlier.
+    #[derive(Debug, Default)]
+    struct Raced {
+        has_topic: AtomicBool,
+    }
+
+    #[async_trait]
+    impl Cluster for Raced {
+        async fn topics(&self) -> Result<Vec<String>> {
+            let topics = self.has_topic.load(Ordering::Relaxed).then(|| "t".to_string());
+            Ok(topics.into_iter().collect())
+        }
+
+        async fn create_topic(&self, _: &str, _: &BTreeMap<String, String>) -> Result<()> {
+            self.has_topic.store(true, Ordering::Relaxed);
+            Err(Error::usage("topic t exists already"))
+        }
+
+        async fn drop_topic(&self, _: &str) -> Result<()> {
+            self.has_topic.store(false, Ordering::Relaxed);
+            Err(Error::usage("there is no topic 't'"))
+        }
+
+        async fn topic(&self, _: &str) -> Result<TopicDescription> {
+            Err(Error::internal("not asked"))
+        }
+
+        async fn groups(&self) -> Result<Vec<GroupSummary>> {
+            Err(Error::internal("not asked"))
+        }
+
+        async fn group(&self, _: &str) -> Result<GroupDescription> {
+            Err(Error::internal("not asked"))
+        }
+
+        async fn plan_reset(&self, _: &str, topic: &str, _: &ResetTo) -> Result<Vec<OffsetChange>> {
+            let partition = Partition::new(topic, 0);
+            Ok(vec![OffsetChange { topic: topic.into(), partition, from: None, to: 7 }])
+        }
+
+        async fn reset(&self, _: &str, _: &[OffsetChange]) -> Result<()> {
+            Ok(())
+        }
+
+        fn table_options(&self, _: &str) -> BTreeMap<String, String> {
+            BTreeMap::new()
+        }
+    }
+
+    fn raced() -> Session {
+        let mut session = Session::new("test").unwrap();
+        session.clusters.insert("k".into(), Arc::new(Raced::default()));
+        session
+    }
+
+    /// What a statement says that it did, or what is wrong.
+    async fn said(session: &mut Session, sql: &str) -> String {
+        match session.execute_script(sql).await {
+            Ok(mut outcomes) => match outcomes.pop() {
+                Some(Outcome::Done(text)) => text,
+                _ => panic!("{sql} does nothing"),
+            },
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_second_finds_it_done() {
+        let mut session = raced();
+        assert_eq!(said(&mut session, "CREATE TOPIC IF NOT EXISTS k.t").await, "topic t exists already");
+        assert_eq!(said(&mut session, "DROP TOPIC IF EXISTS k.t").await, "there is no topic t");
+        let error = said(&mut session, "CREATE TOPIC k.t").await;
+        assert!(error.contains("catalog k: topic t exists already"), "{error}");
+        let error = said(&mut session, "DROP TOPIC k.t").await;
+        assert!(error.contains("catalog k: there is no topic 't'"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_reset_shows_what_it_does_and_what_it_did() {
+        let mut session = raced();
+        for end in ["", " EXECUTE"] {
+            let outcome = session.execute_script(&format!("RESET GROUP k.g FOR TOPIC t TO LATEST{end}")).await;
+            let Some(Outcome::Rows(rows)) = outcome.unwrap().pop() else { panic!("no rows") };
+            let batches: Vec<_> = rows.stream.try_collect().await.unwrap();
+            let shown = pretty_format_batches(&batches).unwrap().to_string();
+            assert!(shown.contains("| t     | 0         |      | 7  |"), "{shown}");
+        }
     }
 }

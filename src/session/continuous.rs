@@ -166,7 +166,8 @@ impl Session {
                      SET 'query.allow-feedback' = 'true' if that is meant"
                 )));
             }
-            let Some(source) = self.known(&name) else {
+            // A table may be called like a topic with its catalog.
+            let Some(source) = self.known(&name).filter(|known| known.options == table.options) else {
                 return Err(Error::usage(format!(
                     "{name} is a topic of a catalog, whose columns are looked for each time, and a query that lasts needs a \
                      table that stays; CREATE TABLE without columns shows one over the same topic"

@@ -99,7 +99,8 @@ fn reads(statement: &Statement) -> Reads {
         Statement::ShowTables { .. }
         | Statement::ShowViews { .. }
         | Statement::DropTable { .. }
-        | Statement::DropView { .. } => Reads::Everything,
+        | Statement::DropView { .. }
+        | Statement::DropCatalog { .. } => Reads::Everything,
         _ => Reads::Mentioned,
     }
 }
@@ -318,6 +319,21 @@ impl Session {
         })
     }
 
+    /// The views among them.
+    fn kept_views(&self) -> impl Iterator<Item = ViewDefinition> {
+        self.kept_statements().filter_map(|(_, statement)| match statement {
+            Statement::CreateView { view, .. } => Some(view),
+            _ => None,
+        })
+    }
+
+    /// A view that reads a topic of this catalog of brokers, if there is one.
+    pub(super) fn reader_of(&self, catalog: &str) -> Option<String> {
+        let is_topic = |name: &Vec<String>| name.iter().rev().nth(1).is_some_and(|schema| schema == catalog);
+        let is_reader = |view: &ViewDefinition| names(&view.query).iter().any(is_topic);
+        self.views.iter().cloned().chain(self.kept_views()).find(is_reader).map(|view| view.name)
+    }
+
     pub(super) fn is_view(&self, name: &str) -> bool {
         let kept = self.kept.as_ref().and_then(|kept| kept.read.get(&Name::table(name)));
         self.views.iter().any(|view| view.name == name) || (kept.is_some_and(Version::is_view) && !self.is_own(name))
@@ -424,10 +440,7 @@ impl Session {
             return Ok(false);
         }
         let is_own = self.is_own(name);
-        let kept = self.kept_statements().filter_map(|(_, statement)| match statement {
-            Statement::CreateView { view, .. } if !is_own => Some(view),
-            _ => None,
-        });
+        let kept = self.kept_views().filter(|_| !is_own);
         let is_reader = |view: &ViewDefinition| view.name != name && relations(&view.query).contains(name);
         let reader = self.views.iter().cloned().chain(kept).find(is_reader);
         if let Some(ViewDefinition { name: reader, .. }) = reader {
@@ -610,12 +623,17 @@ pub(super) fn refuse_secrets(what: impl Display, options: &BTreeMap<String, Stri
 
 /// The tables and views that a query names.
 fn relations(query: &str) -> BTreeSet<String> {
+    let bare = |name: Vec<String>| <[String; 1]>::try_from(name).ok();
+    names(query).into_iter().filter_map(bare).flatten().collect()
+}
+
+/// The names in a query's FROM, each in its parts.
+fn names(query: &str) -> BTreeSet<Vec<String>> {
     let mut names = BTreeSet::new();
     if let Ok(query) = sql::parse_query(query) {
         let _ = visit_relations(query.as_ref(), |relation| {
-            if let [ObjectNamePart::Identifier(name)] = relation.0.as_slice() {
-                names.insert(name.value.clone());
-            }
+            let part = |part: &ObjectNamePart| part.as_ident().map(|name| name.value.clone());
+            names.extend(relation.0.iter().map(part).collect::<Option<Vec<String>>>());
             ControlFlow::<()>::Continue(())
         });
     }

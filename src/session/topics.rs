@@ -163,6 +163,8 @@ impl SchemaProvider for Topics {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::catalog::MemorySchemaProvider;
+
     use super::*;
     use crate::connector::Connector;
     use crate::connector::kafka::KafkaConnector;
@@ -173,6 +175,25 @@ mod tests {
         append_metadata(&mut columns, &connector.metadata());
         let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
         assert_eq!(names, expected);
+    }
+
+    #[tokio::test]
+    async fn a_table_that_is_called_like_a_topic_does_not_stand_in_for_it() {
+        let mut session = Session::new("test").unwrap();
+        let script = "CREATE TABLE `k.orders` (n BIGINT) WITH ('connector' = 'datagen');
+                      CREATE TABLE counted (n BIGINT) WITH ('connector' = 'blackhole');
+                      SET 'checkpoint.location' = 'memory://m/checkpoints'";
+        session.execute_script(script).await.unwrap();
+        let mut topic = session.tables()["k.orders"].clone();
+        topic.options.insert("rows-per-second".into(), "1".into());
+        let opener = Opener::new(session.connectors.clone(), session.environment(), None);
+        let topics = MemorySchemaProvider::new();
+        let table = StreamTable::new(Arc::new(topic), Arc::new(opener));
+        topics.register_table("orders".into(), Arc::new(table)).unwrap();
+        session.schemas().unwrap().register_schema("k", Arc::new(topics)).unwrap();
+        let error = session.execute_script("INSERT INTO counted SELECT n FROM k.orders").await.err().unwrap();
+        assert!(error.to_string().contains("k.orders is a topic of a catalog"), "{error}");
+        session.execute_script("INSERT INTO counted SELECT n FROM `k.orders`").await.unwrap();
     }
 
     #[test]

@@ -2,18 +2,21 @@
 //!
 //! Names are kept as written and compared exactly: by default DataFusion lower-cases what is not quoted, and a JSON
 //! field `orderId` would then be NULL without an error. Errors of the planner carry places. There is one time zone, UTC.
+//! A comparison that DataFusion would answer wrongly is refused.
 
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion::common::DFSchema;
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawFieldAccessExpr};
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr};
 use datafusion::logical_expr::{Expr, ExprSchemable, GetFieldAccess};
 use datafusion::prelude::SessionConfig;
+use sqlparser::ast::BinaryOperator;
 
 use super::types::{MillstreamTypePlanner, ZONE};
+use crate::error::Error;
 
 /// The settings that our SQL relies on.
 pub fn configure(mut config: SessionConfig) -> SessionConfig {
@@ -29,6 +32,7 @@ pub fn configure(mut config: SessionConfig) -> SessionConfig {
 pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     // Before the planner that makes a call of the access.
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(MapAccess));
+    builder.expr_planners().get_or_insert_default().insert(0, Arc::new(Differences));
     builder.with_type_planner(Arc::new(MillstreamTypePlanner))
 }
 
@@ -60,22 +64,60 @@ impl ExprPlanner for MapAccess {
     }
 }
 
+/// `ts1 - ts2 > INTERVAL '2' DAY` is refused: intervals are compared by their months, then by their days, and a
+/// difference of timestamps has none of these, however long it is.
+#[derive(Debug)]
+struct Differences;
+
+impl ExprPlanner for Differences {
+    fn plan_binary_op(&self, binary: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        let RawBinaryExpr { op, left, right } = &binary;
+        let is_difference = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::Duration(_)));
+        let is_wrong = (has_days(left) && is_difference(right)) || (has_days(right) && is_difference(left));
+        if is_comparison(op) && is_wrong {
+            return Err(Error::usage(
+                "a difference of timestamps cannot be compared with an interval of days or months; say hours: INTERVAL \
+                 '48' HOUR for two days",
+            )
+            .into());
+        }
+        Ok(PlannerResult::Original(binary))
+    }
+}
+
+fn is_comparison(op: &BinaryOperator) -> bool {
+    use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
+    matches!(op, Eq | Gt | GtEq | Lt | LtEq | NotEq)
+}
+
+/// Whether it is an interval, written down, that has days or months.
+fn has_days(expr: &Expr) -> bool {
+    let Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _) = expr else { return false };
+    interval.months != 0 || interval.days != 0
+}
+
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::TimeUnit;
+    use datafusion::logical_expr::LogicalPlan;
     use datafusion::prelude::SessionContext;
     use datafusion::sql::parser::Statement as DFStatement;
 
     use super::*;
 
-    /// The types of the columns of a query, planned as the session plans it.
-    async fn types(sql: &str) -> Vec<DataType> {
+    /// A query, planned as the session plans it.
+    async fn planned(sql: &str) -> Result<LogicalPlan> {
         let config = configure(SessionConfig::new());
         let state = register(SessionStateBuilder::new().with_config(config).with_default_features()).build();
         let context = SessionContext::new_with_state(state);
         let query = crate::sql::parse_query(sql).unwrap();
         let statement = sqlparser::ast::Statement::Query(query);
-        let plan = context.state().statement_to_plan(DFStatement::Statement(Box::new(statement))).await.unwrap();
+        context.state().statement_to_plan(DFStatement::Statement(Box::new(statement))).await
+    }
+
+    /// The types of its columns.
+    async fn types(sql: &str) -> Vec<DataType> {
+        let plan = planned(sql).await.unwrap();
         plan.schema().fields().iter().map(|field| field.data_type().clone()).collect()
     }
 
@@ -90,5 +132,17 @@ mod tests {
         assert_eq!(crate::sql::types::sql_type(&found[2]), "ROW<`orderId` MAP<STRING, INT>>");
         assert_eq!(found[3], DataType::Decimal128(10, 0));
         assert_eq!(found[4], DataType::Timestamp(TimeUnit::Millisecond, Some(ZONE.into())));
+    }
+
+    #[tokio::test]
+    async fn a_difference_of_timestamps_is_not_compared_with_days() {
+        let times = "FROM (SELECT TIMESTAMP '2026-01-05 00:00:00' AS a, TIMESTAMP '2026-01-01 00:00:00' AS b)";
+        for wrong in ["a - b > INTERVAL '2' DAY", "INTERVAL '1' MONTH <= a - b", "(a - b) = INTERVAL '1 day 2 hours'"] {
+            let error = planned(&format!("SELECT {wrong} {times}")).await.unwrap_err().to_string();
+            assert!(error.contains("say hours: INTERVAL '48' HOUR"), "{error}");
+        }
+        for right in ["a - b > INTERVAL '48' HOUR", "a > b + INTERVAL '2' DAY", "INTERVAL '1' DAY > INTERVAL '2' DAY"] {
+            planned(&format!("SELECT {right} {times}")).await.unwrap();
+        }
     }
 }

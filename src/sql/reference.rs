@@ -214,7 +214,7 @@ pub const STATEMENTS: &[Entry] = &[
         theme: CLUSTERS,
         name: "DROP CATALOG",
         syntax: "DROP CATALOG [IF EXISTS] k",
-        meaning: "Forgets a catalog. The cluster stays as it is.",
+        meaning: "Forgets a catalog, unless a view reads one of its topics. The cluster stays as it is.",
         example: "DROP CATALOG k",
     },
     Entry {
@@ -274,8 +274,8 @@ pub const STATEMENTS: &[Entry] = &[
         syntax: "RESET GROUP k.group FOR TOPIC topic\n\
                  TO EARLIEST | LATEST | TIMESTAMP 'yyyy-MM-dd[ HH:mm:ss[.SSS][zone]]' | TIMESTAMP ms\n  \
                  | OFFSETS ('partition' = 'offset', …) [EXECUTE]",
-        meaning: "Shows how the offsets of a consumer group would change; with EXECUTE they do. A time without a zone \
-                  is in UTC, and a number is ms since 1970.",
+        meaning: "Shows how the offsets of a consumer group would change; with EXECUTE they do, and it shows how they \
+                  did. A time without a zone is in UTC, and a number is ms since 1970.",
         example: "RESET GROUP k.billing FOR TOPIC orders TO TIMESTAMP '2026-01-01 00:00:00' EXECUTE",
     },
     Entry {

@@ -18,6 +18,8 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["EXECUTE", "PLAN"], "EXECUTE PLAN is not supported; run the INSERT itself"),
     (&["COMPILE", "PLAN"], "COMPILE PLAN is not supported; EXPLAIN shows the plan of a query"),
     (&["USE"], "USE is not supported: there are no databases, and a topic is named with its catalog, as in k.orders"),
+    (&["PREPARE"], "PREPARE is not supported; write the statement itself, or a file with ${name} and --var name=value"),
+    (&["DEALLOCATE"], "DEALLOCATE is not supported: there are no prepared statements"),
     (&["ALTER", "VIEW"], "ALTER VIEW is not supported; say CREATE OR REPLACE VIEW"),
     (
         &["CREATE", "MATERIALIZED"],
@@ -127,6 +129,8 @@ mod tests {
         check("BEGIN STATEMENT SET; INSERT INTO a SELECT 1; END", "line 1, column 1: say EXECUTE STATEMENT SET BEGIN");
         check("SELECT 1;\n  use catalog k", "line 2, column 3: USE is not supported");
         check("ALTER VIEW v AS SELECT 1", "line 1, column 1: ALTER VIEW is not supported");
+        check("PREPARE p AS SELECT 1", "line 1, column 1: PREPARE is not supported");
+        check("deallocate PREPARE p", "line 1, column 1: DEALLOCATE is not supported");
     }
 
     #[test]
@@ -152,7 +156,9 @@ mod tests {
 
     #[test]
     fn columns_may_have_such_names() {
-        for sql in ["SELECT json, session, rlike, row FROM t", "SELECT row(a, b), hop(1)", "SELECT `use` FROM stop"] {
+        for sql in
+            ["SELECT json, session, rlike, row FROM t", "SELECT row(a, b), hop(1)", "SELECT `use`, prepare FROM stop"]
+        {
             assert!(crate::sql::parse(sql).is_ok(), "{sql}");
         }
     }

@@ -91,7 +91,7 @@ impl Catalog {
         stands
     }
 
-    /// What a reset shows that it would do: by partition, from and to.
+    /// What a reset shows that it would do, or did: by partition, from and to.
     async fn plan(&mut self, reset: &str) -> BTreeMap<i64, (Option<i64>, i64)> {
         let rows = self.rows(reset).await;
         rows.iter().map(|row| (number(&row[1]), (row[2].parse().ok(), row[3].parse().unwrap()))).collect()
@@ -263,12 +263,13 @@ async fn a_kafka_group_is_described_and_reset() {
     assert_eq!(told_stands(Broker::Kafka, &topic, &group), stands, "a dry run changes nothing");
 
     let one = reset("OFFSETS ('1' = '3') EXECUTE");
-    assert_eq!(catalog.done(&one).await, format!("group {group} reset in 1 partition of {topic}"));
+    assert_eq!(catalog.plan(&one).await, BTreeMap::from([(1, (Some(10), 3))]));
     let mut expected = stands.clone();
     expected.insert(1, (Some(3), 10));
     assert_eq!(told_stands(Broker::Kafka, &topic, &group), expected);
     let all = reset("EARLIEST EXECUTE");
-    assert_eq!(catalog.done(&all).await, format!("group {group} reset in 4 partitions of {topic}"));
+    let done = [(0, (Some(4), 0)), (1, (Some(3), 0)), (2, (None, 0)), (3, (None, 0))];
+    assert_eq!(catalog.plan(&all).await, BTreeMap::from(done));
     let expected: BTreeMap<_, _> = (0..4).map(|partition| (partition, (Some(0), 10))).collect();
     assert_eq!(told_stands(Broker::Kafka, &topic, &group), expected);
     assert_eq!(catalog.stands(&topic, &group).await, expected);
@@ -305,7 +306,7 @@ async fn a_kafka_group_with_members_is_not_reset() {
     }
     assert_eq!(told_stands(Broker::Kafka, &topic, &group), stands);
     member.leave();
-    catalog.done(&format!("{reset} EXECUTE")).await;
+    catalog.rows(&format!("{reset} EXECUTE")).await;
     assert!(told_stands(Broker::Kafka, &topic, &group).values().all(|(committed, _)| *committed == Some(0)));
 }
 
@@ -314,7 +315,7 @@ async fn a_group_that_nobody_knows_may_be_given_a_place_to_begin() {
     let topic = Broker::Kafka.topic("read");
     feed(Broker::Kafka, &topic, 0..8);
     let (mut catalog, group) = (Catalog::of(Broker::Kafka).await, new_name("group"));
-    catalog.done(&format!("RESET GROUP k.`{group}` FOR TOPIC `{topic}` TO LATEST EXECUTE")).await;
+    catalog.rows(&format!("RESET GROUP k.`{group}` FOR TOPIC `{topic}` TO LATEST EXECUTE")).await;
     let expected: BTreeMap<_, _> = (0..4).map(|partition| (partition, (Some(2), 2))).collect();
     assert_eq!(told_stands(catalog.broker, &topic, &group), expected);
 }

@@ -132,6 +132,8 @@ fn what_brokers_have_for_themselves_is_not_shown() {
     assert!(!shown.iter().any(|topic| topic.starts_with('%') || topic.starts_with("rmq_sys_")), "{shown:?}");
     let groups: Vec<String> = rows("SHOW GROUPS FROM k").into_iter().map(|row| row[0].clone()).collect();
     assert!(!groups.iter().any(|group| group == "TOOLS_CONSUMER" || group.starts_with("CID_RMQ_SYS_")), "{groups:?}");
+    let reset = "RESET GROUP k.`TOOLS_CONSUMER` FOR TOPIC `TBW102` TO LATEST";
+    refused(reset, &["group TOOLS_CONSUMER is RocketMQ's own; it is not reset"]);
 }
 
 /// A topic whose queues hold 10 and 5 messages, and a group that stands at 4 in the first.
@@ -187,7 +189,8 @@ fn a_group_is_described_reset_and_read_from() {
     }
     assert_eq!(described(&topic, &group)[0], texts(&[["broker-a:0", "4", "10", "6"]])[0], "a dry run changes nothing");
 
-    shown(&reset("OFFSETS ('1' = '2') EXECUTE"));
+    let expected = [[topic.as_str(), "broker-a:1", "", "2"]];
+    assert_eq!(rows(&reset("OFFSETS ('1' = '2') EXECUTE")), expected, "what was done is shown");
     assert_eq!(progress(&topic, &group), [(10, 4), (5, 2)]);
     let expected = texts(&[["broker-a:0", "4", "10", "6"], ["broker-a:1", "2", "5", "3"]]);
     assert_eq!(described(&topic, &group), expected);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use super::admin::Admin;
@@ -19,7 +20,8 @@ use crate::sql::options::OptionReader;
 pub(super) struct KafkaCluster {
     /// As they were written.
     options: BTreeMap<String, String>,
-    admin: Arc<Admin>,
+    /// Always there, until it is dropped.
+    admin: Option<Arc<Admin>>,
 }
 
 impl std::fmt::Debug for KafkaCluster {
@@ -38,13 +40,23 @@ impl KafkaCluster {
         let properties = reader.prefixed("properties.")?;
         reader.finish()?;
         let admin = Properties::try_new(properties).and_then(Admin::try_new).map_err(|error| error.context(whose))?;
-        Ok(Self { options: options.clone(), admin: Arc::new(admin) })
+        Ok(Self { options: options.clone(), admin: Some(Arc::new(admin)) })
     }
 
     async fn ask<T: Send + 'static>(&self, ask: impl FnOnce(&Admin) -> Result<T> + Send + 'static) -> Result<T> {
-        let admin = Arc::clone(&self.admin);
+        let admin = self.admin.clone().ok_or_else(|| Error::internal("the catalog is dropped already"))?;
         let answer = spawn_blocking(move || admin.ask(ask)).await;
         answer.map_err(|e| Error::internal("asking the brokers failed").caused_by(e))?
+    }
+}
+
+impl Drop for KafkaCluster {
+    fn drop(&mut self) {
+        let admin = self.admin.take();
+        // Ending a client waits for its threads.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(admin));
+        }
     }
 }
 

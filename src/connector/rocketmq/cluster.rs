@@ -3,9 +3,10 @@
 //! The idea: the name server says which brokers are up, and each of these is asked at its master's address; what
 //! several have to say of one topic or group is put together. The connection is made when it is first needed, and kept.
 //!
-//! What it does not promise: to know of brokers that are down. What only they have is not there; a topic that is
-//! dropped meanwhile comes back with them. Nor to see who consumes by POP, whose offsets are kept elsewhere; nor that a
-//! broker is found at once when it is back (see `connection`).
+//! What it does not promise: to know of brokers that are down. What only they have is not there, or is shown as what
+//! cannot be reached, as long as the name server still names them; a topic that is dropped meanwhile comes back with
+//! them. Nor to see who consumes by POP, whose offsets are kept elsewhere; nor that a broker is found at once when it
+//! is back (see `connection`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,7 +32,7 @@ use crate::connector::cluster::{
     not_taken,
 };
 use crate::connector::{Bounds, Environment, Offsets, Partition};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::sql::options::{OptionReader, did_you_mean};
 
 /// Questions that are open at a time.
@@ -98,16 +99,20 @@ impl RocketmqCluster {
         )))
     }
 
-    /// The groups of users, each with the brokers that know it.
-    async fn known_groups(&self) -> Result<BTreeMap<String, Vec<String>>> {
+    /// The groups of users, each with the brokers that know it; and the last broker's trouble that did not answer.
+    async fn known_groups(&self) -> Result<(BTreeMap<String, Vec<String>>, Option<Error>)> {
         let admin = self.admin().await?;
-        let mut known: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for master in admin.brokers().await?.masters.into_values() {
-            for group in admin.groups(&master).await?.into_iter().filter(|group| !is_own_group(group)) {
-                known.entry(group).or_default().push(master.clone());
+        let (mut known, mut silent) = (BTreeMap::<String, Vec<String>>::new(), None);
+        for (broker, master) in admin.brokers().await?.masters {
+            match answered(admin.groups(&master).await)? {
+                Ok(groups) => groups
+                    .into_iter()
+                    .filter(|group| !is_own_group(group))
+                    .for_each(|group| known.entry(group).or_default().push(master.clone())),
+                Err(error) => silent = Some(error.context(format_args!("broker {broker}"))),
             }
         }
-        Ok(known)
+        Ok((known, silent))
     }
 
     /// Refuses a group that would store over what is stored for it.
@@ -161,13 +166,28 @@ impl Cluster for RocketmqCluster {
 
     async fn topic(&self, name: &str) -> Result<TopicDescription> {
         let (admin, route) = (self.admin().await?, self.route(name).await?);
-        let mut said = BTreeMap::new();
+        let (mut said, mut silent) = (BTreeMap::new(), BTreeMap::new());
         for (broker, master) in &route.masters {
-            said.insert(broker.clone(), settings(&admin.config(name, master).await?));
+            match answered(admin.config(name, master).await)? {
+                Ok(config) => drop(said.insert(broker.clone(), settings(&config))),
+                Err(error) => drop(silent.insert(broker.as_str(), error.chain())),
+            }
         }
-        let queues = located(name, &route)?;
-        let partitions = bounds(&admin, &queues).await?;
-        let details = queues.iter().map(|(queue, master)| (partition(queue), master.to_string())).collect();
+        let (mut reached, mut details) = (vec![], BTreeMap::new());
+        for partition in queues(&route) {
+            let (broker, located) = (&*partition.name, locate(name, partition, &route.masters));
+            let detail = match (located, silent.get(broker)) {
+                (Ok((queue, master)), None) => {
+                    let detail = master.to_string();
+                    reached.push((queue, master));
+                    detail
+                }
+                (Ok((_, master)), Some(reason)) => format!("{master}; cannot be reached: {reason}"),
+                (Err(error), _) => format!("{broker}; cannot be reached: {error}"),
+            };
+            details.insert(partition.clone(), detail);
+        }
+        let partitions = bounds(&admin, &reached).await?;
         Ok(TopicDescription { partitions, details, settings: together(said) })
     }
 
@@ -202,7 +222,12 @@ impl Cluster for RocketmqCluster {
     }
 
     async fn groups(&self) -> Result<Vec<GroupSummary>> {
-        let (admin, known) = (self.admin().await?, self.known_groups().await?);
+        let (admin, (known, silent)) = (self.admin().await?, self.known_groups().await?);
+        match silent {
+            Some(error) if known.is_empty() => return Err(error),
+            Some(error) => tracing::warn!(error = %error.chain(), "groups that only this broker knows are not shown"),
+            None => {}
+        }
         let summary = |(name, masters): (String, Vec<String>)| {
             let admin = Arc::clone(&admin);
             let asked = async move {
@@ -215,11 +240,13 @@ impl Cluster for RocketmqCluster {
     }
 
     async fn group(&self, name: &str) -> Result<GroupDescription> {
-        let (admin, mut known) = (self.admin().await?, self.known_groups().await?);
-        let masters = known.remove(name).ok_or_else(|| {
+        let (admin, (mut known, silent)) = (self.admin().await?, self.known_groups().await?);
+        let Some(masters) = known.remove(name) else {
             let hint = did_you_mean(name, known.keys().map(String::as_str));
-            Error::usage(format!("there is no group '{name}' at name server {}{hint}", self.name_server))
-        })?;
+            let nowhere =
+                || Error::usage(format!("there is no group '{name}' at name server {}{hint}", self.name_server));
+            return Err(silent.unwrap_or_else(nowhere));
+        };
         let mut followed = Vec::new();
         for master in &masters {
             let master: Arc<str> = master.as_str().into();
@@ -236,11 +263,18 @@ impl Cluster for RocketmqCluster {
         }
         offsets.sort_by(|one, other| (&one.topic, &one.partition).cmp(&(&other.topic, &other.partition)));
         let members = members(&admin, name, &masters).await?;
-        Ok(GroupDescription { state: state(members.len()), offsets, members })
+        let state = match silent {
+            Some(error) => {
+                format!("{}; where it stands at one broker is not known: {}", state(members.len()), error.chain())
+            }
+            None => state(members.len()),
+        };
+        Ok(GroupDescription { state, offsets, members })
     }
 
     async fn plan_reset(&self, group: &str, topic: &str, to: &ResetTo) -> Result<Vec<OffsetChange>> {
         check_name("group", group)?;
+        refuse_own_group(group)?;
         self.check_idle(group).await?;
         let (admin, route) = (self.admin().await?, self.route(topic).await?);
         let mut queues = located(topic, &route)?;
@@ -306,6 +340,21 @@ fn refuse_internal(topic: &str) -> Result<()> {
     }
 }
 
+fn refuse_own_group(group: &str) -> Result<()> {
+    match is_own_group(group) {
+        true => Err(Error::refused(format!("group {group} is RocketMQ's own; it is not reset"))),
+        false => Ok(()),
+    }
+}
+
+/// A broker's answer; the inner error says that there is none now.
+fn answered<T>(answer: Result<T>) -> Result<Result<T>> {
+    match answer {
+        Err(error) if error.kind() != Kind::Transient => Err(error),
+        answer => Ok(answer),
+    }
+}
+
 /// What a new topic is to be on each broker.
 fn new_topic(name: &str, options: &BTreeMap<String, String>) -> Result<TopicConfig> {
     let mut reader = OptionReader::of(format!("topic {name}"), options);
@@ -356,8 +405,12 @@ fn together(said: BTreeMap<String, BTreeMap<String, String>>) -> BTreeMap<String
 
 /// The queues of a topic in order, each with the address of its master.
 fn located<'a>(topic: &'a str, route: &'a Route) -> Result<Vec<(Queue<'a>, Arc<str>)>> {
-    let queues: BTreeSet<&Partition> = route.readable.iter().chain(&route.writable).collect();
-    queues.into_iter().map(|partition| locate(topic, partition, &route.masters)).collect()
+    queues(route).into_iter().map(|partition| locate(topic, partition, &route.masters)).collect()
+}
+
+/// The queues of a topic, in order.
+fn queues(route: &Route) -> BTreeSet<&Partition> {
+    route.readable.iter().chain(&route.writable).collect()
 }
 
 /// A queue, with the address of its master.
@@ -446,6 +499,22 @@ mod tests {
             let error = new_topic("t", &options(&[(key, value)])).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn only_what_does_not_answer_is_left_out() {
+        assert_eq!(answered(Ok(1)).unwrap().unwrap(), 1);
+        assert_eq!(answered::<()>(Err(Error::transient("down"))).unwrap().unwrap_err().to_string(), "down");
+        assert_eq!(answered::<()>(Err(Error::refused("denied"))).unwrap_err().to_string(), "denied");
+    }
+
+    #[test]
+    fn groups_of_rocketmq_itself_are_not_reset() {
+        for group in ["TOOLS_CONSUMER", "CID_RMQ_SYS_TRANS"] {
+            let error = refuse_own_group(group).unwrap_err().to_string();
+            assert_eq!(error, format!("group {group} is RocketMQ's own; it is not reset"));
+        }
+        refuse_own_group("billing").unwrap();
     }
 
     #[test]

@@ -24,8 +24,12 @@ const DOMAIN: u64 = 0;
 /// The broker's code for an offset that was never stored.
 const NOT_FOUND: i32 = 22;
 
+/// A queue that is asked about: what that is called, the address of its master, and the question.
+type Asked = (String, Arc<str>, QueryConsumerOffsetRequestHeader);
+
 /// Where `group` stands in these queues, in their order, each given with the address of its master; none where it stands
-/// nowhere. No two clients of a process may have the same `instance`.
+/// nowhere. The client leaves in order also if nobody waits for the answer any more. No two clients of a process may
+/// have the same `instance`.
 pub(super) async fn committed(
     name_server: &str,
     credentials: Option<&Credentials>,
@@ -44,23 +48,31 @@ pub(super) async fn committed(
     // The only client that tells "nowhere" from "at the first message".
     let client = ClientInstanceHandle::get_or_create(&runtime.clients(), DOMAIN, config, hook);
     let client = client.map_err(|e| explained(&what, e))?;
-    let found = match call(&what, ANSWER, client.start()).await {
-        Ok(()) => ask(&client, group, queues).await,
-        Err(error) => Err(error),
-    };
-    Box::pin(client.shutdown_owned()).await;
-    found
+    let asked: Vec<Asked> = queues.iter().map(|(queue, master)| asked(group, queue, Arc::clone(master))).collect();
+    let work = tokio::spawn(async move {
+        let found = match call(&what, ANSWER, client.start()).await {
+            Ok(()) => ask(&client, asked).await,
+            Err(error) => Err(error),
+        };
+        Box::pin(client.shutdown_owned()).await;
+        drop(runtime);
+        found
+    });
+    work.await.map_err(|e| Error::internal(format!("asking where group {group} stands failed")).caused_by(e))?
 }
 
-async fn ask(client: &ClientInstanceHandle, group: &str, queues: &[(Queue<'_>, Arc<str>)]) -> Result<Vec<Option<u64>>> {
-    let mut offsets = Vec::with_capacity(queues.len());
-    for (queue, master) in queues {
-        let what = format!("asking where group {group} stands in {queue}");
-        let header = QueryConsumerOffsetRequestHeader {
-            set_zero_if_not_found: Some(false),
-            ..QueryConsumerOffsetRequestHeader::new(group, queue.topic, queue.number as i32)
-        };
-        let asked = client.query_consumer_offset(master, header, ANSWER.as_millis() as u64);
+fn asked(group: &str, queue: &Queue<'_>, master: Arc<str>) -> Asked {
+    let header = QueryConsumerOffsetRequestHeader {
+        set_zero_if_not_found: Some(false),
+        ..QueryConsumerOffsetRequestHeader::new(group, queue.topic, queue.number as i32)
+    };
+    (format!("asking where group {group} stands in {queue}"), master, header)
+}
+
+async fn ask(client: &ClientInstanceHandle, asked: Vec<Asked>) -> Result<Vec<Option<u64>>> {
+    let mut offsets = Vec::with_capacity(asked.len());
+    for (what, master, header) in asked {
+        let asked = client.query_consumer_offset(&master, header, ANSWER.as_millis() as u64);
         match call(&what, ANSWER, asked.map(Ok)).await? {
             Ok(offset) => offsets.push(Some(offset.max(0) as u64)),
             Err(error) if error.broker_response_code() == Some(NOT_FOUND) => offsets.push(None),
