@@ -15,6 +15,7 @@ use super::log::{digits, newest_generation, record_path, recorded};
 use super::records::{Commit, DefinitionRecord, Intent, QueryRecord, RunRecord, decode};
 use super::{Journal, Recorded, StateStore};
 use crate::error::{Error, Result};
+use crate::query::definition::Definition;
 use crate::sql::options::did_you_mean;
 use crate::storage::Location;
 
@@ -136,6 +137,16 @@ impl Generation {
             None => self.newest_definition().await?,
         };
         found.ok_or_else(|| Error::refused(format!("{} has no definition yet; let it run first", self.query)))
+    }
+
+    /// The definitions behind this number, oldest first.
+    pub async fn definitions_after(&self, number: u64) -> Result<Vec<Definition>> {
+        let mut found = vec![];
+        for later in self.recorded("definitions").await?.iter().filter(|record| record.epoch > number) {
+            let record = self.read::<DefinitionRecord>(&record_path(&self.root, "definitions", later.epoch)).await?;
+            found.extend(record.map(|record| record.definition));
+        }
+        Ok(found)
     }
 
     /// The epochs whose commits are kept, ascending.

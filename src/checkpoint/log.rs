@@ -444,7 +444,7 @@ pub(super) async fn newest_generation(store: &Arc<dyn ObjectStore>, query: &Path
 
 /// The newest generation behind this one. The first begins with its first run, a later one with its `query.json`, which a
 /// rewind writes last.
-async fn generation_behind(store: &Arc<dyn ObjectStore>, query: &Path, known: u64) -> Result<Option<u64>> {
+pub(super) async fn generation_behind(store: &Arc<dyn ObjectStore>, query: &Path, known: u64) -> Result<Option<u64>> {
     for generation in generations(store, query).await?.into_iter().rev().take_while(|number| *number > known) {
         if generation == 1 || is_there(store, &query.clone().join(digits(generation)).join("query.json")).await? {
             return Ok(Some(generation));

@@ -6,7 +6,8 @@
 //! is in force.
 //!
 //! Guarantee: after a stop at any moment either the old generation is in force, unchanged, or the new one is, complete. A
-//! run of the old one meets the new one at its next look, and ends. Of two rewinds at once one goes ahead.
+//! run of the old one meets the new one at its next look, and ends. Of two rewinds of one generation one goes ahead; only if
+//! both put theirs in force in the same moment the later one counts.
 //!
 //! Not promised: to clear up. A rewind that broke off leaves a folder without `query.json`, which nobody looks into, and
 //! whose number is not taken again; the old generation stays where it is. Both may be removed by hand.
@@ -18,7 +19,9 @@ use bytes::Bytes;
 use object_store::path::Path;
 
 use super::inspect::Generation;
-use super::log::{Created, create, digits, generations, newest_generation, record_path, this_process};
+use super::log::{
+    Created, create, digits, generation_behind, generations, newest_generation, record_path, this_process,
+};
 use super::records::{Commit, DefinitionRecord, PartitionCommit, QueryRecord, Rewound, SourceCommit, VERSION, encode};
 use super::{Journal, StateStore};
 use crate::clock::Clock;
@@ -37,6 +40,8 @@ pub struct Rewind {
     old: Generation,
     record: QueryRecord,
     definition: Definition,
+    /// What the query became after that.
+    later: Vec<Definition>,
     epoch: Option<u64>,
     /// Where the new generation begins.
     from: Commit,
@@ -53,8 +58,9 @@ impl Rewind {
             0 if !is_kept && record.rewound.is_none() => beginning(&record),
             _ => old.kept(Some(epoch)).await?,
         };
-        let definition = old.definition(epoch).await?.definition;
-        Ok(Self { old, record, definition, epoch: Some(epoch), from })
+        let DefinitionRecord { number, definition, .. } = old.definition(epoch).await?;
+        let later = old.definitions_after(number).await?;
+        Ok(Self { old, record, definition, later, epoch: Some(epoch), from })
     }
 
     /// To these offsets; tables and partitions that are not among them stay where the newest epoch has left them. Offsets
@@ -88,8 +94,9 @@ impl Rewind {
             }
         }
         let from = Commit { sources, batch_time_ms: newest.batch_time_ms, ..Commit::default() };
-        let definition = old.definition(newest.epoch).await?.definition;
-        Ok(Self { old, record, definition, epoch: None, from })
+        let DefinitionRecord { number, definition, .. } = old.definition(newest.epoch).await?;
+        let later = old.definitions_after(number).await?;
+        Ok(Self { old, record, definition, later, epoch: None, from })
     }
 
     /// The epoch that is gone back to, if it is one.
@@ -97,9 +104,9 @@ impl Rewind {
         self.epoch
     }
 
-    /// What the query was then.
-    pub fn definition(&self) -> &Definition {
-        &self.definition
+    /// What the query was then, and what it became after that: later epochs may have written to other tables.
+    pub fn definitions(&self) -> impl Iterator<Item = &Definition> {
+        std::iter::once(&self.definition).chain(&self.later)
     }
 
     /// What the old generation itself goes on from, if a rewind has made it.
@@ -159,14 +166,22 @@ impl Rewind {
                 deletes,
             }),
         };
+        // Another may have been decided later and made sooner, and a run may have gone on from it.
+        if let Some(other) = generation_behind(store, &query, self.old.number()).await? {
+            return Err(self.replaced_by(other));
+        }
         self.write(&root.join("query.json"), encode(&record)?).await?;
         match newest_generation(store, &query).await? {
-            Some(newest) if newest != number => Err(Error::fenced(format!(
-                "another rewind of {} has made generation {newest}, which is in force",
-                self.old.query()
-            ))),
+            Some(newest) if newest != number => Err(self.replaced_by(newest)),
             _ => Ok(number),
         }
+    }
+
+    fn replaced_by(&self, generation: u64) -> Error {
+        Error::fenced(format!(
+            "another rewind of {} has made generation {generation}, which is in force",
+            self.old.query()
+        ))
     }
 
     async fn write(&self, path: &Path, body: Bytes) -> Result<()> {

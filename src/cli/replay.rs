@@ -14,8 +14,9 @@ use super::query::Format;
 use super::{pair, read};
 use crate::catalog::{Column, TableDefinition};
 use crate::checkpoint::Generation;
-use crate::connector::{Connectors, Environment, Role};
-use crate::error::Result;
+use crate::connector::{Connectors, Environment, Role, overlap};
+use crate::error::{Error, Result};
+use crate::query::definition::Definition;
 use crate::query::{once, replay};
 use crate::session::{Rows, Session};
 use crate::sql::{self, Statement};
@@ -66,6 +67,9 @@ pub(super) async fn run(arguments: Replay) -> Result<u8> {
     let checkpoint = environment.stores.open(&arguments.checkpoint, &environment.settings)?;
     let generation = Generation::newest(&checkpoint, &arguments.query).await?;
     let epoch = replay::Replay::of(generation, arguments.epoch).await?;
+    if let Some(into) = &arguments.into {
+        check_apart(into, epoch.definition())?;
+    }
     let select = arguments.sql.as_deref().map(text).transpose()?;
     let mut replayed = session.replay(&epoch, select.as_deref()).await?;
     let is_one = replayed.rows.len() == 1;
@@ -116,19 +120,40 @@ async fn print_json(mut rows: SendableRecordBatchStream) -> Result<()> {
     Ok(writer.finish()?)
 }
 
-/// Writes rows as Parquet, under names of their own.
-async fn write(into: &str, rows: SendableRecordBatchStream, environment: &Environment) -> Result<()> {
-    let schema = rows.schema();
-    let columns = schema.fields().iter().map(|field| Column::physical(field.name(), field.data_type().clone()));
+/// A directory of Parquet files, as a table.
+fn directory(into: &str, columns: Vec<Column>) -> TableDefinition {
     let options = [("connector", "filesystem"), ("path", into), ("format", "parquet")];
-    let into = TableDefinition {
+    TableDefinition {
         name: "replay".into(),
-        columns: columns.collect(),
+        columns,
         primary_key: vec![],
         watermark: None,
         partitioned_by: vec![],
         options: options.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-    };
+    }
+}
+
+/// Where the query itself writes its rows would be there twice.
+fn check_apart(into: &str, definition: &Definition) -> Result<()> {
+    let (connectors, into) = (Connectors::standard(), directory(into, vec![]));
+    let place = connectors.of(&into)?.place(&into)?;
+    let targets = definition.inserts().map(|(_, _, target)| target).chain(&definition.late);
+    for target in targets.filter(|target| target.connector().ok() == into.connector().ok()) {
+        let written = connectors.of(target)?.place(target)?;
+        if overlap(&place, &written) {
+            return Err(Error::usage(format!(
+                "--into: the query's own rows are in {written} and would be there twice; name another directory"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Writes rows as Parquet, under names of their own.
+async fn write(into: &str, rows: SendableRecordBatchStream, environment: &Environment) -> Result<()> {
+    let schema = rows.schema();
+    let columns = schema.fields().iter().map(|field| Column::physical(field.name(), field.data_type().clone()));
+    let into = directory(into, columns.collect());
     let connectors = Connectors::standard();
     connectors.of(&into)?.check(&into, Role::Sink)?;
     let written = once::write(&Arc::new(into), vec![rows], &connectors, environment).await?;

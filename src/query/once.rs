@@ -8,13 +8,13 @@
 //! without trouble: once. Nothing is readable before all rows are staged.
 //!
 //! Not promised: anything after a crash or an error. It is not resumed and not tried again; rows may be there, all or some
-//! of them, where the destination does not take an epoch as a whole, and whoever says it again writes them again. In a
-//! progress topic the id's record stays.
+//! of them, where the destination does not take an epoch as a whole, and whoever says it again writes them again. Whoever
+//! stops waiting stops the writing. In a progress topic the id's record stays.
 
 use std::sync::Arc;
 
 use datafusion::execution::SendableRecordBatchStream;
-use futures::future::try_join_all;
+use tokio::task::JoinSet;
 
 use crate::catalog::TableDefinition;
 use crate::checkpoint::Journal;
@@ -45,12 +45,19 @@ pub async fn write(
 async fn publish(sink: &Arc<dyn Sink>, tasks: Vec<SendableRecordBatchStream>) -> Result<Published> {
     sink.open(RUN).await?;
     let pin = sink.prepare(EPOCH).await?;
-    let staged = tasks.into_iter().enumerate().map(|(task, rows)| {
+    // Tasks that go when nobody waits any more.
+    let mut staging = JoinSet::new();
+    for (task, rows) in tasks.into_iter().enumerate() {
         let (sink, pin) = (Arc::clone(sink), pin.clone());
-        tokio::spawn(async move { sink.stage(EPOCH, task as u32, &pin, rows).await })
-    });
-    for staged in try_join_all(staged).await.map_err(|e| Error::internal("a task ended by itself").caused_by(e))? {
-        staged?;
+        staging.spawn(async move { sink.stage(EPOCH, task as u32, &pin, rows).await });
+    }
+    // All of them, so that what is discarded is whole.
+    let mut staged = vec![];
+    while let Some(done) = staging.join_next().await {
+        staged.push(done);
+    }
+    for done in staged {
+        done.map_err(|e| Error::internal("a task ended by itself").caused_by(e))??;
     }
     sink.publish(EPOCH, &pin).await
 }

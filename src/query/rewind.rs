@@ -37,9 +37,14 @@ pub async fn rewind(
     connectors: &Connectors,
     environment: &Environment,
 ) -> Result<Done> {
-    let definition = rewind.definition();
-    let targets = definition.inserts().map(|(_, _, target)| target).chain(&definition.late);
-    let targets: Vec<Arc<TableDefinition>> = targets.cloned().map(Arc::new).collect();
+    let mut targets: Vec<Arc<TableDefinition>> = vec![];
+    for definition in rewind.definitions() {
+        for target in definition.inserts().map(|(_, _, target)| target).chain(&definition.late) {
+            if !targets.iter().any(|known| **known == *target) {
+                targets.push(Arc::new(target.clone()));
+            }
+        }
+    }
     let epoch = match (deletes, rewind.epoch()) {
         (false, _) => None,
         (true, Some(epoch)) => Some(epoch),

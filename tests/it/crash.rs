@@ -210,7 +210,7 @@ async fn a_stop_at_any_call_changes_nothing_in_windows() {
 }
 
 /// Windows over a time that jumps back and forth: what each counts, and beside it the rows that were late for theirs.
-fn late_rows(target: &str, late: &str) -> String {
+pub fn late_rows(target: &str, late: &str) -> String {
     windows(target)
         .replace("to_timestamp_millis(n % 1000 * 1000)", "to_timestamp_millis(n * 5 % 1000 % 9 * 1000)")
         .replace("sum(n) + max(n)", "count(*)")

@@ -22,7 +22,7 @@ use millstream::storage::Stores;
 use millstream::storage::faults::{Gate, Moment};
 
 use crate::brokers::Broker;
-use crate::crash::{FILES, MEMORY, oracle, script, visible, windows, world};
+use crate::crash::{FILES, MEMORY, late_rows, oracle, script, visible, windows, world};
 use crate::harness::{World, run_to_end};
 use crate::infer;
 
@@ -109,6 +109,38 @@ async fn a_run_of_the_old_generation_ends_at_its_next_look() {
     assert!(fenced.to_string().contains("was rewound: generation 2 has replaced generation 1"), "{fenced}");
     query.close().await;
     assert_eq!(visible(&world, FILES).await, before, "it has published nothing more");
+}
+
+/// Two that were decided before either was made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_rewinds_one_goes_ahead() {
+    let (world, newest) = ran(&script(FILES)).await;
+    let old = generation(&world.stores).await;
+    let first = Rewind::to_epoch(old.clone(), newest - 1).await.unwrap();
+    let second = Rewind::to_epoch(old, 1).await.unwrap();
+    assert_eq!(first.make(true, &Clock::system()).await.unwrap(), 2);
+    let late = second.make(true, &Clock::system()).await.unwrap_err();
+    assert_eq!(late.kind(), Kind::Fenced);
+    assert!(late.to_string().contains("has made generation 2, which is in force"), "{late}");
+    assert_eq!(generation(&world.stores).await.number(), 2);
+    // What broke off has a number that nobody takes again.
+    assert_eq!(back(&world, &world.stores, 0, true).await.unwrap().generation, 4);
+}
+
+/// Later epochs may have written to a table that the query did not have yet where it goes back to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_later_definition_has_written_is_removed_too() {
+    let late = late_rows(FILES, &FILES.replace("lake/out", "lake/late"));
+    let script = late.replace("SET 'late-rows.table' = 'late';", "");
+    assert_ne!(script, late);
+    let world = world();
+    let mut query = Query::open(world.plan(&script, None).await, Reporter::silent()).await.unwrap();
+    assert_eq!(query.step().await.unwrap(), Step::Committed(1));
+    query.close().await;
+    run_to_end(world.plan(&late, None).await).await.unwrap();
+    assert!(!world.parquet("memory://lake/late").await.is_empty(), "no row is late");
+    back(&world, &world.stores, 1, true).await.unwrap();
+    assert!(world.parquet("memory://lake/late").await.is_empty());
 }
 
 /// Given offsets are an epoch's, with all it remembered, or else they need to be told what becomes of state.
@@ -334,6 +366,10 @@ fn a_checkpoint_is_looked_into_and_a_query_goes_back() {
     assert_eq!(said(&replay).lines().count() as u64, rows(&epochs[1]));
     let again = dir.path().join("again").display().to_string();
     said(&["replay", name, "--checkpoint", &ck, "--epoch", "2", "--into", &again]);
+    let big = dir.path().join("big").display().to_string();
+    let refused = millstream(&["replay", name, "--checkpoint", &ck, "--epoch", "2", "--into", &big]);
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(message.contains("would be there twice; name another directory"), "{message}");
     assert_eq!(std::fs::read_dir(&again).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_file()).count(), 1);
     assert!(count(dir.path()).contains("| 990 | 990 |"));
 

@@ -112,15 +112,22 @@ impl ParquetSink {
         name.strip_prefix(&*self.owner.id)?.strip_prefix('-')?.split('-').next()?.parse().ok()
     }
 
-    /// Removes the files of these epochs; how many there were.
+    /// Removes the files of these epochs, and what was staged of them; how many files a reader could see. Another may be
+    /// removing them, too.
     async fn remove(&self, is_meant: impl Fn(u64) -> bool) -> Result<u64> {
         let is_mine =
             |meta: &ObjectMeta| meta.location.filename().and_then(|name| self.epoch_of(name)).is_some_and(&is_meant);
         let files = self.location.store.list(Some(&self.location.prefix));
         let mine: Vec<ObjectMeta> = files.try_filter(|meta| std::future::ready(is_mine(meta))).try_collect().await?;
-        let count = mine.len() as u64;
         let paths = stream::iter(mine.into_iter().map(|meta| Ok(meta.location)));
-        self.location.store.delete_stream(paths.boxed()).try_for_each(|_| std::future::ready(Ok(()))).await?;
+        let (mut answers, mut count) = (self.location.store.delete_stream(paths.boxed()), 0);
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(path) => count += u64::from(path.extension() == Some("parquet")),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
         Ok(count)
     }
 

@@ -207,6 +207,13 @@ impl Source for FilesSource {
         Ok(Extent { partitions: [(Self::partition(), bounds)].into(), ..Extent::default() })
     }
 
+    /// A question is about this moment, however seldom a query looks.
+    async fn horizon(&self) -> Result<Offsets> {
+        self.numbers.known.lock().await.looked_at_us = None;
+        let extent = self.extent().await?;
+        Ok(extent.partitions.into_iter().map(|(partition, bounds)| (partition, bounds.latest)).collect())
+    }
+
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
         let (schema, columns) = self.columns(projection);
         let (numbers, span) = (Arc::clone(&self.numbers), span.clone());

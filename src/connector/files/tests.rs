@@ -14,7 +14,7 @@ use super::*;
 use crate::connector::contract::fixture::{environment, owner, stream, stream_of, table_of};
 use crate::connector::contract::{self, SinkCase, SourceCase, lines};
 use crate::connector::entry::assert_described;
-use crate::connector::{Partition, Pin, ReadReport, Span};
+use crate::connector::{Offsets, Partition, Pin, ReadReport, Span};
 use crate::error::Kind;
 use crate::sql::options::{Words, asked_for};
 use crate::storage::Location;
@@ -127,6 +127,42 @@ async fn a_numbered_file_keeps_its_number_and_must_not_change() {
     location.store.delete(&location.join("a.json").prefix).await.unwrap();
     let error = read(&second, 1, 2).await.unwrap_err();
     assert!(error.to_string().contains("dir/a.json (number 1) is gone"), "{error}");
+}
+
+#[tokio::test]
+async fn a_question_sees_what_was_written_a_moment_ago() {
+    let environment = environment();
+    let location = at("memory://in/dir", &environment);
+    let table = table("memory://in/dir", "json", &[("source.monitor-interval", "1 h")]);
+    let source = FilesConnector.source(table, &environment, None).await.unwrap();
+    let files = Partition::new("files", 0);
+    for count in 1..=2 {
+        put(&location, &format!("{count}.json"), 1).await;
+        assert_eq!(source.horizon().await.unwrap(), Offsets::from([(files.clone(), count)]));
+    }
+    put(&location, "3.json", 1).await;
+    assert_eq!(source.extent().await.unwrap().partitions[&files].latest, 2, "a query waits");
+}
+
+/// A rewind removes files while the query, which was opened meanwhile, does the same.
+#[tokio::test]
+async fn two_who_take_back_do_not_disturb_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let environment = environment();
+    let table = table(dir.path().to_str().unwrap(), "parquet", &[]);
+    let make = async || FilesConnector.sink(table.clone(), &environment, &owner("id")).await.unwrap();
+    let (one, other) = (make().await, make().await);
+    for epoch in 1..=9 {
+        one.stage(epoch, 0, &Pin::Null, stream(&rows(0..3))).await.unwrap();
+        one.publish(epoch, &Pin::Null).await.unwrap();
+    }
+    std::fs::write(dir.path().join(".staged/id-9-0-0.parquet.00000000000000aa.0"), "a run that died").unwrap();
+    let (first, second) = tokio::join!(one.take_back(2), other.take_back(2));
+    assert_eq!(first.unwrap() + second.unwrap(), 7, "each file is counted once, and what nobody could see is not");
+    let left: Vec<String> =
+        files(dir.path().to_str().unwrap(), &environment).await.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(left, ["id-1-0-0.parquet", "id-2-0-0.parquet"]);
+    assert_eq!(std::fs::read_dir(dir.path().join(".staged")).unwrap().count(), 0);
 }
 
 /// Stages and publishes rows that arrive in batches of this size.
