@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures how calm the engine is (benches/README.md): a backlog of 20 million messages into Parquet with epochs at their
-# default size, and its memory epoch by epoch; then queries over topics where nothing comes. A real Kafka, and RocketMQ,
-# on this machine.
+# default size, in a control group of 256 MB where the machine has them (version 1), and its memory over time; then
+# queries over topics where nothing comes. A real Kafka, and RocketMQ, on this machine.
 #
 #   benches/calm.sh [COUNT=20000000] [SECONDS=30]
 set -euo pipefail
@@ -13,10 +13,19 @@ for topic in bids idle; do kafka create $topic 4 >/dev/null; done
 rocketmq create idle 4 >/dev/null
 "$bids" produce "$MILLSTREAM_TEST_KAFKA" bids "$count"
 
-"$millstream" submit benches/filter.sql --trigger available-now --progress json --var out="$dir/out" \
-    --var source="$(at_kafka)" --var topic=bids --var rows=1000000000 2>"$dir/progress" &
+group=/sys/fs/cgroup/memory/millstream-bench-$$ limit="no limit"
+if [[ -d ${group%/*} ]] && mkdir "$group" 2>/dev/null; then
+    echo 256M >"$group/memory.limit_in_bytes"
+    limit="a limit of 256 MB"
+fi
+(
+    [[ ! -d $group ]] || echo $BASHPID >"$group/cgroup.procs"
+    exec "$millstream" submit benches/filter.sql --trigger available-now --progress json --var out="$dir/out" \
+        --var source="$(at_kafka)" --var topic=bids --var rows=1000000000
+) 2>"$dir/progress" &
 query=$!
-trap 'kill -KILL $query 2>/dev/null || true; scripts/brokers.sh down "$dir/brokers" --now; rm -rf "$dir"' EXIT
+trap 'kill -KILL $query 2>/dev/null || true; rmdir "$group" 2>/dev/null || true
+      scripts/brokers.sh down "$dir/brokers" --now; rm -rf "$dir"' EXIT
 : >"$dir/memory"
 while kill -0 $query 2>/dev/null; do
     awk '/VmRSS/ { rss = $2 } /VmHWM/ { peak = $2 } END { if (rss) print rss / 1024, peak / 1024 }' /proc/$query/status \
@@ -24,6 +33,7 @@ while kill -0 $query 2>/dev/null; do
     sleep 0.25
 done
 wait $query
+echo "under $limit:"
 python3 - "$dir" <<'PY'
 import json, sys
 epochs = [json.loads(line) for line in open(sys.argv[1] + "/progress") if '"event":"epoch"' in line]

@@ -95,7 +95,7 @@ impl Properties {
     }
 
     /// How to read: small queues and short waits, because the next epoch's messages are wanted now; at most about
-    /// 20 MB for each partition.
+    /// 18 MB for each partition.
     pub(super) fn consumer(&self) -> ClientConfig {
         let defaults = [
             ("isolation.level", "read_committed"),
