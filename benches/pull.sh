@@ -25,6 +25,8 @@ for ((round = 0; round <= rounds; round++)); do
             --var source="$(at_rocketmq)" --var topic=bids --var rows=2000000
         rm -rf "$dir/$work$round"
     done
+    measure "${mark}pull-4" "$millstream" submit benches/pull.sql --set parallelism=4 --trigger available-now \
+        --var out="$dir/pull-4-$round" --var source="$(at_rocketmq)" --var topic=bids --var rows=2000000
 done | tee "$dir/results"
 awk -v count="$count" '!/warm-up/ && NF == 4 { n[$1]++; wall[$1] += $2; cpu[$1] += $3; if ($4 > mb[$1]) mb[$1] = $4 }
      END { for (what in n) printf "%s: %.2f s, %.2f s CPU, %.2f us CPU a message, peak %d MB; against the client %.2f, CPU %.2f\n",
