@@ -147,9 +147,11 @@ pub fn exit_code(error: &Error) -> u8 {
     }
 }
 
-/// Logs go to standard error; `RUST_LOG` says which. Clients of brokers are quiet unless something is wrong.
+/// Logs go to standard error; `RUST_LOG` says which. Clients of brokers are quiet unless something is wrong. What
+/// RocketMQ's transport has to say comes as errors of its callers; what it says besides is of its own end.
 pub fn start_logging() {
-    let quiet = "warn,rocketmq_client_rust=error,rocketmq_transport=error,rdkafka=error,librdkafka=error";
+    let quiet = "warn,rocketmq_client_rust=error,rocketmq_runtime=error,rocketmq_transport=off,rdkafka=error,\
+                 librdkafka=error";
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Fails only if a host program has logging already.
