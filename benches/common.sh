@@ -31,6 +31,30 @@ rocketmq() { # COMMAND TOPIC...
 at_kafka() { echo "'connector' = 'kafka', 'properties.bootstrap.servers' = '$MILLSTREAM_TEST_KAFKA'"; }
 at_rocketmq() { echo "'connector' = 'rocketmq', 'name-server' = '$MILLSTREAM_TEST_ROCKETMQ'"; }
 
+# How many messages a topic of RocketMQ has: a broker counts one a moment after it has acknowledged it.
+in_rocketmq() { # TOPIC EXPECTED
+    local rows
+    for _ in {1..10}; do
+        rows=$(rocketmq ends "$1" | python3 -c '
+import json, sys
+print(sum(queue["max"] - queue["min"] for queue in map(json.loads, sys.stdin)))')
+        ((rows < $2)) || break
+        sleep 1
+    done
+    echo "$rows"
+}
+
+# Makes a topic bids of four partitions at either broker, with the same messages in both.
+fill_both() { # COUNT
+    kafka create bids 4 >/dev/null
+    rocketmq create bids 4 >/dev/null
+    "$bids" produce "$MILLSTREAM_TEST_KAFKA" bids "$1"
+    "$millstream" submit benches/copy.sql --trigger available-now --progress none --var out="$dir/filled" \
+        --var guarantee=at-least-once --var source="$(at_kafka), 'topic' = 'bids'" \
+        --var target="$(at_rocketmq), 'topic' = 'bids'"
+    (($(in_rocketmq bids "$1") >= $1)) || { echo "RocketMQ lacks some of the $1 bids" >&2; exit 1; }
+}
+
 # Ends servers that are not measured: idle, RocketMQ takes a fifth of a core.
 without() { # SERVER...
     local server

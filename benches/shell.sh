@@ -8,11 +8,7 @@ cd "$(dirname "$0")/.."
 count=${1:-3000000}
 . benches/common.sh
 without s3
-kafka create bids 4 >/dev/null
-rocketmq create bids 4 >/dev/null
-"$bids" produce "$MILLSTREAM_TEST_KAFKA" bids "$count"
-"$millstream" submit benches/copy.sql --trigger available-now --progress none --var out="$dir/filled" \
-    --var guarantee=at-least-once --var source="$(at_kafka), 'topic' = 'bids'" --var target="$(at_rocketmq), 'topic' = 'bids'"
+fill_both "$count"
 
 table() { # kafka|rocketmq
     local partition=partition
