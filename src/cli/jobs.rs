@@ -11,7 +11,6 @@ use std::fmt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use chrono::DateTime;
 use indicatif::{HumanBytes, HumanCount};
 use rustyline::error::ReadlineError;
 use rustyline::{Behavior, Config, DefaultEditor};
@@ -320,7 +319,7 @@ impl Job {
             Some(heard.epoch.to_string()),
             rate,
             lag,
-            newest.and_then(|epoch| time(epoch.watermark_ms?)),
+            newest.and_then(|epoch| output::time(epoch.watermark_ms?)),
             Some(heard.rows_in.to_string()),
             Some(heard.rows_out.to_string()),
             heard.error.clone(),
@@ -419,7 +418,7 @@ impl Heard {
         }
         lines.push(line("epoch", self.epoch));
         if let Some(epoch) = self.newest.as_deref() {
-            lines.extend(epoch.watermark_ms.and_then(time).map(|time| line("watermark", time)));
+            lines.extend(epoch.watermark_ms.and_then(output::time).map(|time| line("watermark", time)));
             for (table, source) in &epoch.sources {
                 lines.push(line(format_args!("reads {table}"), format_args!("lag {}", source.lag)));
             }
@@ -486,10 +485,6 @@ fn sql(spec: &QuerySpec) -> String {
 
 fn line(item: impl fmt::Display, value: impl fmt::Display) -> Line {
     (item.to_string(), value.to_string())
-}
-
-fn time(ms: i64) -> Option<String> {
-    Some(DateTime::from_timestamp_millis(ms)?.format("%Y-%m-%d %H:%M:%S%.3f").to_string())
 }
 
 /// What an epoch read and wrote, and how long its steps took.

@@ -19,6 +19,7 @@ use arrow::csv::WriterBuilder as CsvWriter;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow_json::writer::{LineDelimited, WriterBuilder as JsonWriter};
+use chrono::DateTime;
 use console::{Term, measure_text_width};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
@@ -99,6 +100,11 @@ pub(super) fn say(text: &str) -> Result<()> {
 /// Tells a line on standard error. Whoever closed it wants to know nothing, and what runs goes on.
 pub(super) fn tell(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// A time in ms since 1970, in UTC; none, if it is beyond all that can be written.
+pub(super) fn time(ms: i64) -> Option<String> {
+    Some(DateTime::from_timestamp_millis(ms)?.format("%Y-%m-%d %H:%M:%S%.3f").to_string())
 }
 
 /// A reader that has gone (`… | head`) does not come back.

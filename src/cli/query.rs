@@ -8,7 +8,6 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chrono::DateTime;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -449,10 +448,7 @@ async fn go_back(place: &Place, to: Rewind, output: Output) -> Result<()> {
 
 /// Milliseconds since 1970, in UTC; of a stream that has ended the watermark is beyond all times.
 fn time(ms: i64) -> String {
-    match DateTime::from_timestamp_millis(ms) {
-        Some(time) => time.format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
-        None => "end".into(),
-    }
+    output::time(ms).unwrap_or_else(|| "end".into())
 }
 
 fn say_rows(header: &[&str], lines: Vec<Vec<String>>) -> Result<()> {

@@ -157,6 +157,6 @@ async fn write(into: &str, rows: SendableRecordBatchStream, environment: &Enviro
     let connectors = Connectors::standard();
     connectors.of(&into)?.check(&into, Role::Sink)?;
     let written = once::write(&Arc::new(into), vec![rows], &connectors, environment).await?;
-    eprintln!("{} rows written", written.rows);
+    output::tell(&format!("{} rows written", written.rows));
     Ok(())
 }

@@ -69,7 +69,7 @@ async fn plan(arguments: &Submit) -> Result<(Vec<QuerySpec>, bool)> {
         match session.execute(parsed).await? {
             Outcome::Done(text) if is_insert => {
                 has_written = true;
-                eprintln!("{text}");
+                output::tell(&text);
             }
             Outcome::Done(_) => {}
             Outcome::Text(text) => output::say(&text)?,

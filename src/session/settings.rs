@@ -92,7 +92,8 @@ const SETTINGS: &[Setting] = &[
         EXECUTION_MODE,
         Expects::Choice(&["streaming", BATCH]),
         "`streaming`",
-        "`batch`: SELECTs over streams end at [what is there](sql.md#asking-a-topic). INSERTs are not concerned",
+        "`batch`: SELECTs over streams end at [what is there](sql.md#asking-a-topic), and INSERTs are \
+         [written once](sql.md#writing-by-hand)",
     ),
     setting(
         LATE_ROWS,

@@ -52,7 +52,7 @@ pub(super) struct Known {
 
 impl Names for Known {
     fn relations(&self) -> Vec<String> {
-        self.session.relations()
+        self.session.table_names().into_iter().collect()
     }
 
     fn columns(&self, relation: &str) -> Vec<String> {
