@@ -68,6 +68,7 @@ mod infer;
 mod listing;
 mod names;
 mod once;
+mod relations;
 mod replay;
 mod result;
 mod settings;
@@ -234,98 +235,19 @@ impl Session {
     async fn execute_statement(&mut self, statement: Statement, text: &str) -> Result<Outcome> {
         let done = |text: String| Ok(Outcome::Done(text));
         match statement {
-            Statement::CreateTable(create) => {
-                let name = create.definition.name.clone();
-                if self.is_taken(&name).await? {
-                    if create.if_not_exists {
-                        return done(format!("table {name} exists already"));
-                    }
-                    return Err(Error::usage(match self.kept_statement(&name) {
-                        Some(_) => {
-                            format!("{name} exists already, in the catalog; say IF NOT EXISTS to take it as it is")
-                        }
-                        None => format!("table {name} exists already; DROP TABLE {name} first"),
-                    }));
-                }
-                let is_kept = self.is_kept(create.temporary);
-                if is_kept {
-                    store::refuse_secrets(format_args!("table {name}"), &create.definition.options)?;
-                }
-                let made = match create.as_query {
-                    None if create.definition.columns.is_empty() => {
-                        let inferred = self.inferred(create.definition).await?;
-                        self.create_table(inferred.definition.clone())?;
-                        Outcome::Text(inferred.shown())
-                    }
-                    None => {
-                        self.create_table(create.definition)?;
-                        Outcome::Done(format!("table {name} created"))
-                    }
-                    Some(query) => self.create_table_as(create.definition, *query).await?,
-                };
-                if is_kept && let Err(error) = self.keep_table(&name).await {
-                    if let Outcome::Query(spec) = &made {
-                        self.names.remove(&spec.name);
-                    }
-                    return Err(error);
-                }
-                Ok(made)
-            }
-            Statement::DropTable { name, if_exists } => {
-                if self.is_view(&name) {
-                    return Err(Error::usage(format!("{name} is a view; say DROP VIEW {name}")));
-                }
-                match self.drop_relation(&name).await? {
-                    true => done(format!("table {name} dropped")),
-                    false if if_exists => done(format!("there is no table {name}")),
-                    false => Err(self.no_table(&name)),
-                }
-            }
+            Statement::CreateTable(create) => self.create(create).await,
+            Statement::DropTable { name, if_exists } => self.drop_table(&name, if_exists).await,
             Statement::AlterTable { name, changes } => self.alter_table(&name, changes).await,
             Statement::CreateView { view, or_replace, if_not_exists, temporary } => {
-                let name = view.name.clone();
-                let exists = self.is_taken(&name).await?;
-                if exists && if_not_exists {
-                    return done(format!("view {name} exists already"));
-                }
-                if exists && !(or_replace && self.is_view(&name)) {
-                    return Err(Error::usage(match self.is_view(&name) {
-                        true => format!("{name} exists already; say CREATE OR REPLACE VIEW"),
-                        false => format!("{name} exists already: a table has this name; choose another"),
-                    }));
-                }
-                self.put_view(view, self.is_kept(temporary)).await?;
-                done(format!("view {name} created"))
+                self.add_view(view, or_replace, if_not_exists, temporary).await
             }
-            Statement::DropView { name, if_exists } => match self.is_view(&name) && self.drop_relation(&name).await? {
-                true => done(format!("view {name} dropped")),
-                false if if_exists => done(format!("there is no view {name}")),
-                false => Err(Error::usage(format!("there is no view {name}"))),
-            },
+            Statement::DropView { name, if_exists } => self.drop_view(&name, if_exists).await,
             Statement::Set { key, value } => {
                 self.set(&key, &value)?;
                 done(format!("{key} set"))
             }
-            Statement::Reset { key } => {
-                if let Some(key) = &key {
-                    settings::check_key(key)?;
-                }
-                let is_meant =
-                    |name: &String| key.as_ref().is_none_or(|key| key == name) && !self.pinned.contains(name);
-                if let Some(kept) = self.settings.keys().find(|name| is_meant(name) && settings::is_datafusions(name)) {
-                    return Err(Error::usage(format!("{kept} cannot be reset; SET it to what it was")));
-                }
-                let meant: Vec<String> = self.settings.keys().filter(|name| is_meant(name)).cloned().collect();
-                meant.iter().for_each(|name| drop(self.settings.remove(name)));
-                done(key.map_or("all settings reset".into(), |key| format!("{key} reset")))
-            }
-            Statement::ShowSettings => {
-                let line = |(key, value, meaning): (String, Option<String>, String)| {
-                    format!("'{key}' = '{}'  -- {meaning}", value.unwrap_or_default())
-                };
-                let lines: Vec<String> = settings::list(&self.settings).into_iter().map(line).collect();
-                Ok(Outcome::Text(lines.join("\n")))
-            }
+            Statement::Reset { key } => done(self.reset(key.as_deref())?),
+            Statement::ShowSettings => Ok(self.show_settings()),
             Statement::ShowTables { like } => self.show_tables(like.as_deref()),
             Statement::ShowViews { like } => self.show_views(like.as_deref()),
             Statement::ShowFunctions { like } => self.show_functions(like.as_deref()),
@@ -339,21 +261,7 @@ impl Session {
             },
             Statement::StatementSet(inserts) => Ok(Outcome::Query(Box::new(self.statement_set(inserts).await?))),
             Statement::Query(query) => self.select(*query).await,
-            Statement::Explain { analyze, verbose, statement } => match *statement {
-                Statement::Insert(insert) if !analyze => {
-                    let spec = self.insert(insert).await?;
-                    self.explained(spec).await
-                }
-                Statement::StatementSet(inserts) if !analyze => {
-                    let spec = self.statement_set(inserts).await?;
-                    self.explained(spec).await
-                }
-                Statement::Query(query) => {
-                    let frame = self.question(self.plan_select(*query).await?);
-                    self.rows(frame.explain(verbose, analyze)?).await
-                }
-                _ => Err(Error::usage("EXPLAIN takes a SELECT, an INSERT INTO … SELECT or a STATEMENT SET")),
-            },
+            Statement::Explain { analyze, verbose, statement } => self.explain_any(*statement, analyze, verbose).await,
             Statement::CreateCatalog { name, options, if_not_exists } => {
                 self.create_catalog(name, options, if_not_exists).await
             }
@@ -381,8 +289,20 @@ impl Session {
         }
     }
 
-    /// The text of a query that was planned for this alone.
-    async fn explained(&mut self, spec: QuerySpec) -> Result<Outcome> {
+    /// `EXPLAIN`.
+    async fn explain_any(&mut self, statement: Statement, analyze: bool, verbose: bool) -> Result<Outcome> {
+        let spec = match statement {
+            Statement::Query(query) => {
+                let frame = self.question(self.plan_select(*query).await?);
+                return self.rows(frame.explain(verbose, analyze)?).await;
+            }
+            Statement::Insert(insert) if !analyze => self.insert(insert).await?,
+            Statement::StatementSet(inserts) if !analyze => self.statement_set(inserts).await?,
+            _ => {
+                return Err(Error::usage("EXPLAIN takes a SELECT, an INSERT INTO … SELECT or a STATEMENT SET"));
+            }
+        };
+        // It was planned for this alone.
         self.names.remove(&spec.name);
         Ok(Outcome::Text(self.explain(&spec).await?))
     }
@@ -399,6 +319,18 @@ impl Session {
         }
         self.settings.insert(key.into(), value.into());
         Ok(())
+    }
+
+    /// `RESET 'key'`, or all of them: what to say.
+    fn reset(&mut self, key: Option<&str>) -> Result<String> {
+        key.map_or(Ok(()), settings::check_key)?;
+        let is_meant = |name: &String| key.is_none_or(|key| key == name) && !self.pinned.contains(name);
+        if let Some(kept) = self.settings.keys().find(|name| is_meant(name) && settings::is_datafusions(name)) {
+            return Err(Error::usage(format!("{kept} cannot be reset; SET it to what it was")));
+        }
+        let meant: Vec<String> = self.settings.keys().filter(|name| is_meant(name)).cloned().collect();
+        meant.iter().for_each(|name| drop(self.settings.remove(name)));
+        Ok(key.map_or("all settings reset".into(), |key| format!("{key} reset")))
     }
 
     /// `SET`, but later statements do not change it: what was given on the command line.

@@ -7,7 +7,7 @@ use datafusion::common::TableReference;
 use datafusion::logical_expr::Documentation;
 
 use super::listing::{Row, listing};
-use super::{Outcome, Session};
+use super::{Outcome, Session, settings};
 use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::error::{Error, Result};
 use crate::plan::scan::StreamTable;
@@ -19,6 +19,15 @@ use crate::sql::{self, Statement};
 const EXTERNAL: &str = "external";
 
 impl Session {
+    /// `SET`, alone: all settings.
+    pub(super) fn show_settings(&self) -> Outcome {
+        let line = |(key, value, meaning): (String, Option<String>, String)| {
+            format!("'{key}' = '{}'  -- {meaning}", value.unwrap_or_default())
+        };
+        let lines: Vec<String> = settings::list(&self.settings).into_iter().map(line).collect();
+        Outcome::Text(lines.join("\n"))
+    }
+
     /// `SHOW TABLES [LIKE …]`: those of the catalog also where they cannot be used here.
     pub(super) fn show_tables(&self, like: Option<&str>) -> Result<Outcome> {
         let mut found: BTreeMap<String, (String, &str)> = BTreeMap::new();
