@@ -36,6 +36,10 @@ pub enum OnDataLoss {
     Continue,
 }
 
+/// What to do about messages that are gone, for errors.
+pub const IF_GONE: &str = "to go on without them say 'scan.on-data-loss' = 'continue', and to prevent it let the topic keep \
+                           its messages for longer than a query stands still";
+
 impl ScanOptions {
     /// The keys. What they say is in every intent, so changes may apply at once.
     pub const KEYS: [&'static str; 7] = [

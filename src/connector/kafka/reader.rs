@@ -21,6 +21,7 @@ use super::client::{ANSWER, is_refusal};
 use super::columns::Column;
 use super::queue::{PartitionQueue, Trouble};
 use crate::connector::messages::MessageBatch;
+use crate::connector::scan::IF_GONE;
 use crate::connector::{Bounds, Fingerprint, Partition, Span};
 use crate::error::{Error, Kind, Result};
 
@@ -215,9 +216,7 @@ impl PartitionReader {
             return None;
         };
         Some(self.error(Error::data_loss(format!(
-            "{what}; asked were {}..{}, there are {earliest}..{latest}; to go on without them say \
-             'scan.on-data-loss' = 'continue', and to prevent it let the topic keep its messages for longer than a \
-             query stands still",
+            "{what}; asked were {}..{}, there are {earliest}..{latest}; {IF_GONE}",
             span.from, span.to
         ))))
     }

@@ -15,6 +15,8 @@ use rocketmq_client_rust::{ClientResult, ConsumerAdmin, DefaultMQAdminExt, Offse
 use rocketmq_model::common::config::TopicConfig;
 use rocketmq_model::common::message::message_queue::MessageQueue;
 use rocketmq_model::version::RocketMqVersion;
+use rocketmq_protocol::protocol::admin::topic_offset::TopicOffset;
+use rocketmq_protocol::protocol::admin::topic_stats_table::TopicStatsTable;
 use rocketmq_protocol::protocol::body::connection::Connection;
 use rocketmq_protocol::protocol::route::route_data_view::BrokerData;
 use rocketmq_protocol::protocol::route::topic_route_data::TopicRouteData;
@@ -185,6 +187,29 @@ impl Admin {
             call(&what, limit, OffsetAdmin::max_offset(&*client, master.into(), queue.for_client(), millis)),
         )?;
         Ok(Bounds { earliest: earliest.max(0) as u64, latest: latest.max(0) as u64 })
+    }
+
+    /// What the queues of a topic hold now, by their numbers, as the broker at `master` says in one answer: none, if it does
+    /// not answer such a question, and not all of them, if it has fewer.
+    pub(super) async fn all_bounds(&self, topic: &str, master: &str, limit: Duration) -> Result<BTreeMap<u32, Bounds>> {
+        let client = self.client().await?;
+        let what = format!("asking for the bounds of topic {topic} at {master}");
+        let asked = TopicAdmin::get_topic_stats_info(&*client, master.into(), topic.into());
+        // A broker's refusal is an answer.
+        let answer = call(
+            &what,
+            limit,
+            asked.map(|answer| match answer {
+                Err(error) if code(&error).is_none() => Err(error),
+                answer => Ok(answer),
+            }),
+        );
+        let table = answer.await?.map(TopicStatsTable::into_offset_table).unwrap_or_default();
+        let bounds = |(queue, offsets): (MessageQueue, TopicOffset)| {
+            let (earliest, latest) = (offsets.get_min_offset().max(0) as u64, offsets.get_max_offset().max(0) as u64);
+            (queue.queue_id().max(0) as u32, Bounds { earliest, latest })
+        };
+        Ok(table.into_iter().map(bounds).collect())
     }
 
     /// The first offset that was stored at this time or later, ms since 1970; behind the last, if none was.

@@ -31,7 +31,7 @@ use crate::connector::{Bounds, Partition};
 use crate::error::{Error, Result};
 
 /// The most messages that one pull asks for; stock brokers give 32.
-const PULL: u64 = 1024;
+pub(super) const PULL: u64 = 1024;
 /// The broker's code for an error that it has no code for.
 const SYSTEM_ERROR: i32 = 1;
 /// The broker's code for a topic that it does not have.

@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::connector::{Bounds, Extent, Partition};
 use crate::error::{Error, Kind, Result};
 
-/// Queues of one broker asked for their bounds at a time.
+/// Topics of one broker, or queues of one topic, asked for their bounds at a time.
 const ASKED_AT_ONCE: usize = 16;
 /// How long a broker that did not answer is left alone at first, and between looks at the route while there is trouble.
 const REST: Duration = Duration::from_secs(5);
@@ -285,7 +285,7 @@ impl Queues {
     }
 }
 
-/// Asks a broker, first for one queue alone, so that one that does not answer is dialled once.
+/// Asks a broker, first for one topic alone, so that one that does not answer is dialled once.
 async fn question(
     consumer: Arc<Consumer>,
     topics: Arc<Topics>,
@@ -293,21 +293,34 @@ async fn question(
     queues: Vec<Partition>,
     limit: Duration,
 ) -> Answer {
-    let bounds = |queue: Partition| {
+    let mut of_topic: BTreeMap<String, Vec<Partition>> = BTreeMap::new();
+    for queue in &queues {
+        of_topic.entry(topics.queue(queue).topic.to_owned()).or_default().push(queue.clone());
+    }
+    let bounds = |(topic, queues): (String, Vec<Partition>)| {
         let (consumer, topics, master) = (Arc::clone(&consumer), Arc::clone(&topics), Arc::clone(&master));
         async move {
-            let bounds = consumer.admin().bounds(topics.queue(&queue), &master, limit).await?;
-            Ok::<_, Error>((queue, bounds))
+            let admin = consumer.admin();
+            let told = admin.all_bounds(&topic, &master, limit).await?;
+            let (told, topics, master) = (&told, &topics, &master);
+            let one = |queue: Partition| async move {
+                let bounds = match told.get(&queue.number) {
+                    Some(bounds) => *bounds,
+                    None => admin.bounds(topics.queue(&queue), master, limit).await?,
+                };
+                Ok::<_, Error>((queue, bounds))
+            };
+            stream::iter(queues).map(one).buffered(ASKED_AT_ONCE).try_collect::<Vec<_>>().await
         }
     };
     let all = async {
-        let mut rest = queues.clone().into_iter();
+        let mut rest = of_topic.into_iter();
         let mut found = Vec::with_capacity(queues.len());
         if let Some(first) = rest.next() {
-            found.push(bounds(first).await?);
+            found.extend(bounds(first).await?);
         }
         let rest: Vec<_> = stream::iter(rest).map(&bounds).buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
-        found.extend(rest);
+        found.extend(rest.into_iter().flatten());
         Ok::<_, Error>(found)
     };
     let answer = all.await;

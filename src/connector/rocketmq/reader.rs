@@ -5,6 +5,9 @@
 //! messages is not believed at once, since a replica may lag behind: the master is asked for the queue's bounds, and says
 //! whether the span is gone (an error for good) or only late (patience, then a transient error).
 //!
+//! A span is pulled in stretches, several at once, and gathered in order: a broker that gives 32 messages to a question
+//! is slow for who asks one after the other.
+//!
 //! With a filter on the broker offsets have gaps, so other things are held against it. Behind the last message that
 //! came, it is asked again, so that what it found and the client could not decode does not go unseen; only where it
 //! says that nothing passes, its word is taken for the stretch. And messages that its retention removes meanwhile look
@@ -14,12 +17,13 @@
 //! What it does not read: batch consume queues, whose messages share an offset, and compacted topics, which have holes.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{BinaryArray, BinaryBuilder};
 use datafusion::common::runtime::SpawnedTask;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use rocketmq_client_rust::{PullResult, PullStatus};
 use rocketmq_model::common::message::message_ext::MessageExt;
 use tokio::sync::mpsc;
@@ -27,12 +31,13 @@ use tokio::sync::mpsc;
 use super::calls::Patience;
 use super::compression::append_body;
 use super::connection::Connection;
-use super::consumer::Consumer;
+use super::consumer::{Consumer, PULL};
 use super::filter::Filter;
 use super::message::is_tombstone;
 use super::metadata::Column;
 use super::topics::Topics;
 use crate::connector::messages::MessageBatch;
+use crate::connector::scan::IF_GONE;
 use crate::connector::{Bounds, Fingerprint, Span};
 use crate::error::{Error, Result};
 use crate::format::BadPayload;
@@ -41,8 +46,14 @@ use crate::format::BadPayload;
 const BATCH_MESSAGES: usize = 8192;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Batches that wait for decoding while the next one is pulled.
-const AHEAD: usize = 2;
+/// Batches that wait for decoding while the next one is gathered.
+const BATCHES: usize = 2;
+
+/// Stretches of a span that are pulled at once: stock brokers are slow for who asks one question after the other.
+const AT_ONCE: usize = 4;
+
+/// Bytes of bodies after which a stretch is large: the rest of it is pulled when its turn has come.
+const STRETCH_BYTES: usize = 1 << 20;
 
 /// How long the end of a queue may look too low before it is believed.
 pub(super) const SECOND_LOOK: Duration = Duration::from_secs(1);
@@ -68,25 +79,19 @@ pub(super) struct SpanReader {
 }
 
 impl SpanReader {
-    /// The messages, in offset order, pulled by a task of its own that runs a little ahead.
+    /// The messages, in offset order, by a task of its own that is a little ahead.
     pub(super) fn messages(self) -> impl Stream<Item = Result<MessageBatch>> + Send {
         let start = async move {
-            let (sender, receiver) = mpsc::channel(AHEAD);
+            let (sender, receiver) = mpsc::channel(BATCHES);
             let name = self.place(self.span.from);
-            let task = SpawnedTask::spawn(async move {
-                tokio::select! {
-                    () = sender.closed() => Ok(()),
-                    done = self.run(&sender) => done,
-                }
-            });
+            let task = SpawnedTask::spawn(Arc::new(self).gather(sender));
             stream::unfold((receiver, Some(task), name), |(mut receiver, mut task, name)| async move {
                 let next = match receiver.recv().await {
                     Some(batch) => Ok(batch),
                     // The end of the channel is the end of the task, which says how it went.
-                    None => match task.take()?.join().await {
-                        Ok(Ok(())) => return None,
-                        Ok(Err(error)) => Err(error),
-                        Err(error) => Err(Error::internal(format!("{name}: the reader broke off")).caused_by(error)),
+                    None => match joined(task.take()?, &name).await {
+                        Ok(()) => return None,
+                        Err(error) => Err(error),
                     },
                 };
                 Some((next, (receiver, task, name)))
@@ -95,33 +100,71 @@ impl SpanReader {
         stream::once(start).flatten()
     }
 
-    async fn run(&self, sender: &mpsc::Sender<MessageBatch>) -> Result<()> {
-        let span = &self.span;
-        // Trouble with a connection that worked is waited for; a first one that fails says so at once.
-        let mut consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
-        let mut gathered = Gathered::new(self)?;
-        // Before `doubtful` every message is read, whatever the filter says.
-        let (mut at, mut doubtful) = (span.from, span.from);
-        while at < span.to {
-            let filter = self.filter.as_ref().filter(|_| at >= doubtful);
-            let pulled = self.pull(&mut consumer, at..span.to, filter).await?;
-            if let Some(filter) = filter.filter(|_| is_mute(&pulled)) {
-                doubtful = self.doubt(filter, at, &pulled)?;
-                continue;
-            }
-            at = self.take(at, &pulled, filter, |message| gathered.append(message))?;
-            drop(pulled);
-            if gathered.is_full() || at >= span.to {
-                let Some(batch) = gathered.finish() else { continue };
-                if sender.send(batch).await.is_err() {
+    /// Sends the messages. What they are gathered from is pulled several stretches at once, and taken in order.
+    async fn gather(self: Arc<Self>, sender: mpsc::Sender<MessageBatch>) -> Result<()> {
+        let mut gathered = Gathered::new(&self)?;
+        let pull = |stretch: Range<u64>| {
+            let (reader, name) = (Arc::clone(&self), self.place(stretch.start));
+            async move { joined(SpawnedTask::spawn(reader.pull_stretch(stretch)), &name).await }
+        };
+        let mut stretches = pin!(stream::iter(self.stretches()).map(pull).buffered(AT_ONCE));
+        while let Some(mut stretch) = stretches.try_next().await? {
+            loop {
+                for message in stretch.pulled.iter().flat_map(Pulled::messages) {
+                    if self.filter.as_ref().is_none_or(|filter| filter.passes(message)) {
+                        gathered.append(message)?;
+                    }
+                }
+                let is_last = stretch.rest.start >= self.span.to;
+                if (gathered.is_full() || is_last)
+                    && let Some(batch) = gathered.finish()
+                    && sender.send(batch).await.is_err()
+                {
                     return Ok(());
                 }
+                if stretch.rest.is_empty() {
+                    break;
+                }
+                stretch = Arc::clone(&self).pull_stretch(stretch.rest).await?;
             }
         }
-        if self.filter.is_some() && !span.is_empty() {
-            self.first(&mut consumer).await?;
+        if self.filter.is_some() && !self.span.is_empty() {
+            self.first(&mut self.consumer().await?).await?;
         }
         Ok(())
+    }
+
+    /// The span in parts that can be pulled at the same time. With a filter a broker looks for so many messages that
+    /// pass, wherever they are, so then there is one.
+    fn stretches(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+        let Span { from, to, .. } = self.span;
+        let length = if self.filter.is_some() { to.saturating_sub(from).max(1) } else { PULL };
+        (from..to).step_by(length as usize).map(move |at| at..(at + length).min(to))
+    }
+
+    /// Pulls a stretch, or the beginning of a large one.
+    async fn pull_stretch(self: Arc<Self>, mut rest: Range<u64>) -> Result<Stretch> {
+        let mut consumer = self.consumer().await?;
+        // Before `doubtful` every message is read, whatever the filter says.
+        let (mut pulled, mut bytes, mut doubtful) = (vec![], 0, rest.start);
+        while !rest.is_empty() && bytes < STRETCH_BYTES {
+            let filter = self.filter.as_ref().filter(|_| rest.start >= doubtful);
+            let response = self.pull(&mut consumer, rest.clone(), filter).await?;
+            if let Some(filter) = filter.filter(|_| is_mute(&response)) {
+                doubtful = self.doubt(filter, rest.start, &response)?;
+                continue;
+            }
+            let found = self.check(rest.clone(), response, filter)?;
+            rest.start = found.next;
+            bytes += found.messages().iter().map(|message| message.body().map_or(0, |body| body.len())).sum::<usize>();
+            pulled.push(found);
+        }
+        Ok(Stretch { pulled, rest })
+    }
+
+    /// Trouble with a connection that worked is waited for; a first one that fails says so at once.
+    async fn consumer(&self) -> Result<Arc<Consumer>> {
+        self.connection.client().await.map_err(|e| self.blame(e))
     }
 
     /// The first message of the span, whether it passes or not.
@@ -149,7 +192,7 @@ impl SpanReader {
     }
 
     /// What the broker has from the beginning of `wanted` on and lets pass, with patience for trouble and for a replica
-    /// that lags; what comes is for [`take`](Self::take).
+    /// that lags; what comes is for [`check`](Self::check).
     pub(super) async fn pull(
         &self,
         consumer: &mut Arc<Consumer>,
@@ -192,18 +235,12 @@ impl SpanReader {
         pulled.next_begin_offset() > at || first.is_some_and(|first| (first.queue_offset as u64) < self.span.to)
     }
 
-    /// Hands the messages of the span in a response from `at` on to `each`, in offset order; the next offset. What was
-    /// pulled with a filter may have gaps.
-    pub(super) fn take(
-        &self,
-        at: u64,
-        pulled: &PullResult,
-        filter: Option<&Filter>,
-        mut each: impl FnMut(&MessageExt) -> Result<()>,
-    ) -> Result<u64> {
-        let mut expected = at;
-        let end = pulled.next_begin_offset().min(self.span.to);
-        for message in pulled.msg_found_list().unwrap_or_default() {
+    /// Holds a response against what was `wanted`. What was pulled with a filter may have gaps.
+    pub(super) fn check(&self, wanted: Range<u64>, response: PullResult, filter: Option<&Filter>) -> Result<Pulled> {
+        let (mut count, mut expected) = (0, wanted.start);
+        let end = response.next_begin_offset().min(wanted.end);
+        let mut is_passed = false;
+        for message in response.msg_found_list().unwrap_or_default() {
             let offset = message.queue_offset as u64;
             if message.sys_flag & INNER_BATCH != 0 {
                 return Err(Error::refused(format!(
@@ -212,24 +249,25 @@ impl SpanReader {
                     self.place(offset)
                 )));
             }
-            if offset >= self.span.to {
-                // All before it has been looked at.
-                return if filter.is_none() && expected < end { Err(self.hole(expected, end)) } else { Ok(end) };
+            if offset >= wanted.end {
+                is_passed = true;
+                break;
             }
             if offset < expected || (filter.is_none() && offset > expected) {
                 return Err(self.hole(expected, offset));
             }
-            if self.filter.as_ref().is_none_or(|filter| filter.passes(message)) {
-                each(message)?;
-            }
+            count += 1;
             expected = offset + 1;
         }
-        match filter {
-            None if expected < end => Err(self.hole(expected, end)),
-            None => Ok(expected),
-            // Its word is taken where it says that nothing passes.
-            Some(_) => Ok(if expected > at { expected } else { end }),
-        }
+        let next = match filter {
+            None if expected < end => return Err(self.hole(expected, end)),
+            None => expected,
+            // All before the first one behind it has been looked at; and the broker's word is taken where it says that
+            // nothing passes.
+            Some(_) if is_passed || expected == wanted.start => end,
+            Some(_) => expected,
+        };
+        Ok(Pulled { response, count, next })
     }
 
     /// Offsets that the broker passed over.
@@ -244,11 +282,10 @@ impl SpanReader {
     /// Why there is nothing at `at`, given what the queue's master holds.
     fn nothing(&self, at: u64, status: PullStatus, bounds: Bounds) -> Error {
         let (span, Bounds { earliest, latest }) = (&self.span, bounds);
-        let advice = "a new query can start from what is there";
         if at < earliest {
             return Error::data_loss(format!(
                 "{}: offsets {at}..{} were to be read and are gone: the broker keeps {earliest}..{latest} now (its \
-                 retention was faster); {advice}",
+                 retention was faster); {IF_GONE}",
                 self.place(at),
                 earliest.min(span.to)
             ));
@@ -256,7 +293,7 @@ impl SpanReader {
         if span.to > latest {
             return Error::data_loss(format!(
                 "{}: offsets {at}..{} were to be read, but the queue ends at {latest} (it has {earliest}..{latest}): the \
-                 topic was created anew, or its broker lost messages; {advice}",
+                 topic was created anew, or its broker lost messages; {IF_GONE}",
                 self.place(at),
                 span.to
             ));
@@ -275,6 +312,36 @@ impl SpanReader {
 
     fn place(&self, offset: u64) -> String {
         format!("table {}: {} offset {offset}", self.table, self.topics.queue(&self.span.partition))
+    }
+}
+
+/// A response that was held against what was asked for.
+pub(super) struct Pulled {
+    response: PullResult,
+    /// How many of its messages were wanted: the first ones.
+    count: usize,
+    /// Where to go on.
+    pub(super) next: u64,
+}
+
+impl Pulled {
+    /// The messages that were wanted, in offset order.
+    pub(super) fn messages(&self) -> &[MessageExt] {
+        &self.response.msg_found_list().unwrap_or_default()[..self.count]
+    }
+}
+
+/// What was pulled of a stretch, and what is left of it.
+struct Stretch {
+    pulled: Vec<Pulled>,
+    rest: Range<u64>,
+}
+
+/// What a task gives; `what` it reads is for errors.
+async fn joined<T: Send + 'static>(task: SpawnedTask<Result<T>>, what: &str) -> Result<T> {
+    match task.join().await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(Error::internal(format!("{what}: the reader broke off")).caused_by(error)),
     }
 }
 
@@ -382,10 +449,9 @@ mod tests {
     fn a_response_must_be_dense() {
         let reader = reader(10, 20);
         let take = |pulled: PullResult| {
-            let mut gathered = Gathered::new(&reader).unwrap();
-            let next = reader.take(10, &pulled, None, |message| gathered.append(message));
-            assert!(next.is_err() || gathered.offsets.len() as u64 == next.as_ref().unwrap() - 10);
-            next
+            let pulled = reader.check(10..20, pulled, None)?;
+            assert_eq!(pulled.messages().len() as u64, pulled.next - 10);
+            Ok::<_, Error>(pulled.next)
         };
         assert_eq!(take(pulled(10..15, 15)).unwrap(), 15);
         assert_eq!(take(pulled(10..25, 25)).unwrap(), 20);
@@ -405,12 +471,10 @@ mod tests {
                 message
             });
             pulled.set_msg_found_list(Some(tagged.collect()));
-            let mut offsets = vec![];
-            let next = reader.take(10, &pulled, Some(&filter), |message| {
-                offsets.push(message.queue_offset);
-                Ok(())
-            });
-            next.map(|next| (offsets, next)).map_err(|error| error.kind())
+            let pulled = reader.check(10..20, pulled, Some(&filter)).map_err(|error| error.kind())?;
+            let passes = |message: &&MessageExt| filter.passes(message);
+            let offsets: Vec<_> = pulled.messages().iter().filter(passes).map(|message| message.queue_offset).collect();
+            Ok((offsets, pulled.next))
         };
         assert_eq!(take(pulled([11, 14], 18), "a"), Ok((vec![11, 14], 15)), "15 to 17 are asked for again");
         assert_eq!(take(pulled([], 18), "a"), Ok((vec![], 18)));
@@ -425,7 +489,7 @@ mod tests {
     fn a_response_without_a_message_of_the_span_does_not_lead_on() {
         let reader = reader(10, 20);
         assert!(reader.leads_on(10, &pulled([10], 11)));
-        assert!(reader.leads_on(10, &pulled([], 11)), "what was passed over is found out by taking it");
+        assert!(reader.leads_on(10, &pulled([], 11)), "what was passed over is found out when it is checked");
         assert!(!reader.leads_on(10, &pulled([], 10)));
         assert!(!reader.leads_on(10, &pulled([25], 10)));
     }

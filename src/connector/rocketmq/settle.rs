@@ -220,8 +220,10 @@ impl Account {
             connection: Arc::clone(&settler.connection),
         };
         while at < to {
-            let pulled = reader.pull(&mut consumer, at..to, None).await?;
-            at = reader.take(at, &pulled, None, |message| self.note(message))?;
+            let response = reader.pull(&mut consumer, at..to, None).await?;
+            let pulled = reader.check(at..to, response, None)?;
+            pulled.messages().iter().try_for_each(|message| self.note(message))?;
+            at = pulled.next;
         }
         self.from = to;
         let found = self.found.count();
