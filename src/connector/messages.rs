@@ -5,14 +5,15 @@
 //! A message may hold several rows, or none; metadata are then those of each row's message.
 //!
 //! Columns that payloads do not have may be read from messages' keys ([`KeyColumns`]): without a key they are NULL, and
-//! a message whose key cannot be read is bad as a whole.
+//! a message whose key cannot be read is bad as a whole. So is one with metadata that are none of the declared type.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
-use arrow::compute::{and, cast, filter, filter_record_batch, is_not_null, take};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::compute::{CastOptions, and, cast, cast_with_options, filter, filter_record_batch, is_not_null, take};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::util::display::array_value_to_string;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{Stream, StreamExt};
@@ -21,7 +22,7 @@ use super::dead_letters::{self, Unreadable};
 use super::{Fingerprint, MetadataKey, Partition, PartitionReport, ReadReport, SkippedSample};
 use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::error::{Error, Result};
-use crate::format::{BadPayload, Decoded, Decoder, FormatOptions, KeyFormat, OnError, Wanted};
+use crate::format::{BadPayload, Decoded, Decoder, FormatOptions, KeyFormat, OnError, Wanted, misfit};
 use crate::plan::changes::with_kind;
 
 /// Consecutive messages of one partition, as columns of equal length.
@@ -33,7 +34,8 @@ pub struct MessageBatch {
     pub broken: Vec<BadPayload>,
     /// Their offsets.
     pub offsets: Vec<u64>,
-    /// A column for each of [`Decoding::metadata`], in that order; cast to the declared type when it differs.
+    /// A column for each of [`Decoding::metadata`], in that order; cast to the declared type where it differs, and a
+    /// message with one that cannot be is bad.
     pub metadata: Vec<ArrayRef>,
     /// The last message.
     pub last: Fingerprint,
@@ -228,8 +230,10 @@ impl Decoding {
     }
 
     /// The rows of one batch of messages of `partition`.
-    pub fn decode(&mut self, partition: &Partition, batch: MessageBatch) -> Result<RecordBatch> {
-        let (keys, broken) = self.read_keys(&batch)?;
+    pub fn decode(&mut self, partition: &Partition, mut batch: MessageBatch) -> Result<RecordBatch> {
+        let (keys, unread) = self.read_keys(&batch)?;
+        let misfits = self.cast_metadata(&mut batch)?;
+        let broken = first_of_each([std::mem::take(&mut batch.broken), unread, misfits]);
         let mut found = self.read(&batch.payloads, broken)?;
         let mut columns = self.columns_of(&batch, &keys, &found)?;
         if let Some(missing) = self.missing(&columns) {
@@ -249,15 +253,29 @@ impl Decoding {
         Ok(RecordBatch::try_new_with_options(self.schema(), columns, &options)?)
     }
 
-    /// The columns of the messages' keys, and the messages of which nothing can be read.
+    /// The columns of the messages' keys, and the messages whose key cannot be read.
     fn read_keys(&mut self, batch: &MessageBatch) -> Result<(Vec<ArrayRef>, Vec<BadPayload>)> {
-        let mut broken = batch.broken.clone();
-        let Some(keys) = &mut self.keys else { return Ok((vec![], broken)) };
-        let (columns, mut bad) = keys.read(batch.metadata[keys.metadata].as_binary())?;
-        bad.retain(|bad| broken.iter().all(|broken| broken.index != bad.index));
-        broken.extend(bad);
-        broken.sort_by_key(|broken| broken.index);
-        Ok((columns, broken))
+        match &mut self.keys {
+            Some(keys) => keys.read(batch.metadata[keys.metadata].as_binary()),
+            None => Ok((vec![], vec![])),
+        }
+    }
+
+    /// Gives the metadata that are columns the types of these. The messages that have one which cannot be so.
+    fn cast_metadata(&self, batch: &mut MessageBatch) -> Result<Vec<BadPayload>> {
+        let mut bad = vec![];
+        for (part, field) in self.columns.iter().zip(self.schema.fields()) {
+            let Part::Metadata(which) = *part else { continue };
+            let (key, values) = (&self.metadata[which], &mut batch.metadata[which]);
+            let (cast, misfits) = cast_each(values, field.data_type())?;
+            for index in misfits {
+                let misfit = misfit(&array_value_to_string(values, index)?, field.data_type());
+                let reason = format!("its metadata '{key}': {misfit}, in column {}", field.name());
+                bad.push(BadPayload { index, reason });
+            }
+            *values = cast;
+        }
+        Ok(bad)
     }
 
     /// Decodes what can be decoded, without what is `broken`; places are those in the batch.
@@ -281,8 +299,8 @@ impl Decoding {
         let origins = found.origins.as_ref().map(of_rows);
         let good = (!found.bad.is_empty()).then(|| mask(batch.payloads.len(), found.bad.iter().map(|bad| bad.index)));
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
-        for (part, field) in self.columns.iter().zip(self.schema.fields()) {
-            let of_messages = match *part {
+        for part in &self.columns {
+            let column = match *part {
                 Part::Payload(index) => {
                     columns.push(Arc::clone(found.rows.column(index)));
                     continue;
@@ -290,11 +308,10 @@ impl Decoding {
                 Part::Metadata(index) => &batch.metadata[index],
                 Part::Key(index) => &keys[index],
             };
-            let column = cast(of_messages, field.data_type())?;
             columns.push(match (&origins, &good) {
-                (Some(origins), _) => take(&column, origins, None)?,
-                (None, Some(good)) => filter(&column, good)?,
-                (None, None) => column,
+                (Some(origins), _) => take(column, origins, None)?,
+                (None, Some(good)) => filter(column, good)?,
+                (None, None) => Arc::clone(column),
             });
         }
         Ok(columns)
@@ -365,6 +382,29 @@ impl Decoding {
         };
         offsets.iter().map(ordinal).collect()
     }
+}
+
+/// What is wrong with each message, said once.
+fn first_of_each(found: impl IntoIterator<Item = Vec<BadPayload>>) -> Vec<BadPayload> {
+    let mut first = BTreeMap::new();
+    for bad in found.into_iter().flatten() {
+        first.entry(bad.index).or_insert(bad);
+    }
+    first.into_values().collect()
+}
+
+/// The values in another type, and the places of those that cannot be so, which are NULL.
+fn cast_each(values: &ArrayRef, data_type: &DataType) -> Result<(ArrayRef, Vec<usize>)> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    if let Ok(values) = cast_with_options(values, data_type, &strict) {
+        return Ok((values, vec![]));
+    }
+    // What is nested may be wrong without being NULL as a whole. Of a slice all that it was cut from would be cast.
+    let is_misfit = |place: &usize| {
+        let value = take(values, &UInt64Array::from(vec![*place as u64]), None);
+        value.and_then(|value| cast_with_options(&value, data_type, &strict)).is_err()
+    };
+    Ok((cast(values, data_type)?, (0..values.len()).filter(is_misfit).collect()))
 }
 
 /// Not these of so many.
@@ -460,8 +500,7 @@ pub fn refuse_layout(table: &TableDefinition) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::Int64Array;
-    use arrow::datatypes::DataType;
+    use arrow::array::{Int64Array, ListBuilder, StringArray, StringBuilder};
     use arrow::util::pretty::pretty_format_batches;
 
     use super::*;
@@ -556,6 +595,51 @@ mod tests {
         let (found, reason) = decode(&[0]);
         assert_eq!(found, ["| 10 |", "| 11 |", "| 12 |", "| 14 |"], "keys are not looked at where nobody asks");
         assert!(!reason.contains("key"), "{reason}");
+    }
+
+    #[test]
+    fn metadata_of_another_type_make_a_message_bad() {
+        let decode = |on_error, projection: &[usize]| {
+            let fields = ["id", "amount"].map(|name| Field::new(name, DataType::Int64, true));
+            let options = [("format", "json"), ("format.on-error", on_error)];
+            let mut table = (*fixture::table_of("t", &Schema::new(fields.to_vec()), &options)).clone();
+            table.columns[1].kind = ColumnKind::Metadata { key: "property.amount".into(), is_virtual: true };
+            let format = FormatOptions::take(&mut OptionReader::new(&table)).unwrap();
+            let report = ReadReport::default();
+            let mut decoding = Decoding::try_new(&table, &format, projection, &report).unwrap();
+            let amounts = Arc::new(StringArray::from(vec![Some("7"), Some("abc"), Some("x"), None])) as ArrayRef;
+            let payloads = [r#"{"id":1}"#, r#"{"id":2}"#, "{", r#"{"id":4}"#];
+            let batch = MessageBatch {
+                payloads: payloads.iter().map(|payload| Some(payload.as_bytes())).collect(),
+                broken: vec![],
+                offsets: (0..4).collect(),
+                metadata: decoding.metadata().iter().map(|_| Arc::clone(&amounts)).collect(),
+                last: Fingerprint { offset: 3, timestamp: None, id: None },
+            };
+            let partition = Partition::new("p", 0);
+            decoding.decode(&partition, batch).map(|rows| (lines(&rows), report.take()[&partition].skipped))
+        };
+        let error = decode("fail", &[0, 1]).unwrap_err();
+        let expected = "the message at p:0 offset 1 cannot be read: its metadata 'property.amount': 'abc' cannot be \
+                        BIGINT, in column amount; ";
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(error.kind(), crate::error::Kind::Data);
+        assert_eq!(decode("skip", &[0, 1]).unwrap(), (vec!["| 1 | 7 |".to_string(), "| 4 | |".to_string()], 2));
+        let (ids, skipped) = decode("skip", &[0]).unwrap();
+        assert_eq!((ids.len(), skipped), (3, 1), "they are not looked at where nobody asks");
+    }
+
+    #[test]
+    fn what_is_nested_is_of_its_type_too() {
+        let mut lists = ListBuilder::new(StringBuilder::new());
+        for text in ["1", "x", "3"] {
+            lists.values().append_value(text);
+            lists.append(true);
+        }
+        lists.append(false);
+        let numbers = DataType::List(Arc::new(Field::new_list_field(DataType::Int64, true)));
+        let (values, misfits) = cast_each(&(Arc::new(lists.finish()) as ArrayRef), &numbers).unwrap();
+        assert_eq!((values.len(), values.null_count(), misfits), (4, 1, vec![1]));
     }
 
     #[test]

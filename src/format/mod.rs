@@ -29,6 +29,8 @@ pub mod raw;
 mod changelog;
 mod text;
 
+pub(crate) use text::misfit;
+
 #[cfg(test)]
 mod fuzz_tests;
 

@@ -33,7 +33,7 @@ pub(super) fn values<'a>(
 }
 
 /// What is wrong with a text that is no value of this type, with no more of it than a glance.
-pub(super) fn misfit(text: &str, data_type: &DataType) -> String {
+pub(crate) fn misfit(text: &str, data_type: &DataType) -> String {
     let shown: String = text.chars().take(100).collect();
     format!("'{shown}' cannot be {}", sql_type(data_type))
 }

@@ -41,18 +41,35 @@ pub fn printable<'a>(key: &str, value: &'a str) -> &'a str {
     if is_secret(key) && !is_reference { REDACTED } else { value }
 }
 
+/// How many names are listed where there may be many.
+const LISTED: usize = 5;
+
 /// `; did you mean 'x'?` for the nearest of `known`, or else the list of them all.
 pub fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
-    let nearest = known
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(word, candidate), *candidate))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((likeness, candidate)) if likeness >= 0.8 => format!("; did you mean '{candidate}'?"),
+    nearest_or_list(word, &known, usize::MAX)
+}
+
+/// The same of names that may be many, such as topics: listed are only a few, the most similar ones first.
+pub fn did_you_mean_of_many<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let mut known: Vec<&str> = known.collect();
+    known.sort_by(|a, b| likeness(word, b).total_cmp(&likeness(word, a)));
+    nearest_or_list(word, &known, LISTED)
+}
+
+fn nearest_or_list(word: &str, known: &[&str], limit: usize) -> String {
+    match known.iter().max_by(|a, b| likeness(word, a).total_cmp(&likeness(word, b))) {
+        Some(nearest) if likeness(word, nearest) >= 0.8 => format!("; did you mean '{nearest}'?"),
+        Some(_) if known.len() > limit => {
+            format!("; known are {} and {} more", known[..limit].join(", "), known.len() - limit)
+        }
         Some(_) => format!("; known are {}", known.join(", ")),
         None => String::new(),
     }
+}
+
+fn likeness(word: &str, candidate: &str) -> f64 {
+    strsim::jaro_winkler(word, candidate)
 }
 
 /// Resolves every `${env:NAME}` in `value`; a variable that is not set is an error.
@@ -282,6 +299,17 @@ mod tests {
         reader.text("scan.startup.mode").unwrap();
         let error = reader.finish().unwrap_err().to_string();
         assert_eq!(error, "table t: there is no option 'scan.startup.mod'; did you mean 'scan.startup.mode'?");
+    }
+
+    #[test]
+    fn of_many_names_the_most_similar_are_listed() {
+        let hint = |word, known: &[&'static str]| did_you_mean_of_many(word, known.iter().copied());
+        let many = ["zebra", "yak", "ox", "ant", "xerus", "orca", "bee"];
+        assert_eq!(hint("orders", &many), "; known are orca, xerus, ox, bee, zebra and 2 more");
+        assert_eq!(hint("orders", &many[..2]), "; known are zebra, yak");
+        assert_eq!(hint("zebras", &many), "; did you mean 'zebra'?");
+        assert_eq!(hint("orders", &[]), "");
+        assert_eq!(did_you_mean("orders", many.into_iter()), "; known are zebra, yak, ox, ant, xerus, orca, bee");
     }
 
     #[test]

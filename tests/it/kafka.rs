@@ -743,13 +743,17 @@ async fn topics_and_partitions_that_come_later_are_found() {
     let first = Topic::named(format!("{prefix}-a"), 1, &[]).await;
     Topic::named(format!("{prefix}-other"), 1, &[]).await;
     let (source, fixed) = (open(matching("100 ms"), 2).await, open(matching("0 s"), 2).await);
-    for source in [&source, &fixed] {
+    let mut lenient = matching("100 ms");
+    lenient.options.insert("scan.on-data-loss".into(), "continue".into());
+    let lenient = open(lenient, 2).await;
+    for source in [&source, &fixed, &lenient] {
         assert_eq!(source.start().await.unwrap(), Offsets::from([(first.partition(0), 0)]));
     }
     let second = Topic::named(format!("{prefix}-b"), 2, &[]).await;
     has_partitions(&source, 3).await;
     first.grow(2).await;
     has_partitions(&source, 4).await;
+    has_partitions(&lenient, 4).await;
     second.produce(1, 0..5);
     first.produce(1, 0..6);
     assert_eq!(read(&source, &second.span(1, 0, 5)).await.unwrap(), dense(0..5));
@@ -767,8 +771,20 @@ async fn topics_and_partitions_that_come_later_are_found() {
     };
     assert_eq!(error.kind(), Kind::Transient, "{}", error.chain());
     assert!(error.to_string().contains(&format!("topic {} is gone", second.0)), "{error}");
+    assert_eq!(source.extent().await.unwrap_err().kind(), Kind::Transient, "it is missed for good");
+    let left = loop {
+        match lenient.extent().await {
+            Ok(extent) if extent.partitions.len() + extent.unreachable.len() < 4 => break extent,
+            Err(error) if error.kind() != Kind::Transient => panic!("{}", error.chain()),
+            _ => assert!(begin.elapsed() < HANGS, "the topic is not forgotten"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(left.partitions.into_keys().collect::<Vec<_>>(), [first.partition(0), first.partition(1)]);
+    assert!(left.unreachable.is_empty(), "{:?}", left.unreachable);
     source.close().await;
     fixed.close().await;
+    lenient.close().await;
 }
 
 /// Nothing is missed or read twice, while topics and partitions appear under load.

@@ -31,7 +31,7 @@ use crate::connector::cluster::{
 };
 use crate::connector::{Bounds, Offsets, Partition};
 use crate::error::{Error, Kind, Result};
-use crate::sql::options::{OptionReader, did_you_mean, display_options};
+use crate::sql::options::{OptionReader, did_you_mean, did_you_mean_of_many, display_options};
 
 /// The options of a new topic that are no settings of the broker.
 const SHAPE: [&str; 2] = ["partitions", "replication-factor"];
@@ -230,7 +230,7 @@ impl Admin {
 
     fn no_group(&self, name: &str) -> Error {
         let known = self.groups().unwrap_or_default();
-        let hint = did_you_mean(name, known.iter().map(|group| group.name.as_str()));
+        let hint = did_you_mean_of_many(name, known.iter().map(|group| group.name.as_str()));
         Error::usage(format!("there is no group '{name}'{hint}"))
     }
 

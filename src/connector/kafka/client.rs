@@ -8,7 +8,6 @@
 //! several, and where some brokers answer, about two seconds for each that is silent. All calls block: they belong on a
 //! blocking thread.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::slice::from_ref;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,12 +18,12 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::groups::GroupList;
-use rdkafka::metadata::{MetadataPartition, MetadataTopic};
+use rdkafka::metadata::{Metadata, MetadataPartition, MetadataTopic};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::connector::{Bounds, Extent, Offsets, Partition};
 use crate::error::{Error, Kind, Result};
-use crate::sql::options::did_you_mean;
+use crate::sql::options::did_you_mean_of_many;
 
 /// How long one attempt to get an answer takes at most.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -34,9 +33,6 @@ const ATTEMPTS: usize = 4;
 
 /// After this long, about, there was an answer or there is none.
 pub(super) const ANSWER: Duration = ATTEMPT.saturating_mul(ATTEMPTS as u32);
-
-/// The most similar topics that are named when one is missing.
-const SUGGESTIONS: usize = 5;
 
 /// Receives librdkafka's log and the reasons of its trouble.
 #[derive(Debug, Default)]
@@ -231,14 +227,8 @@ impl Client {
     /// An error that says what is missing, and names the topics whose names are most like this.
     pub(super) fn missing(&self, kind: Kind, what: &str, like: &str) -> Error {
         let all = self.ask("topics", ATTEMPTS, |consumer| consumer.fetch_metadata(None, ATTEMPT));
-        let mut names: Vec<String> = match &all {
-            Ok(all) => all.topics().iter().map(|t| t.name().to_string()).collect(),
-            Err(_) => Vec::new(),
-        };
-        names.retain(|name| !name.starts_with("__"));
-        names.sort_by_cached_key(|name| Reverse((strsim::jaro_winkler(like, name) * 1e6) as u64));
-        names.truncate(SUGGESTIONS);
-        let hint = did_you_mean(like, names.iter().map(String::as_str));
+        let names = all.iter().flat_map(Metadata::topics).map(MetadataTopic::name);
+        let hint = did_you_mean_of_many(like, names.filter(|name| !name.starts_with("__")));
         Error::new(kind, format!("{what} at {}; create it first{hint}", self.servers))
     }
 

@@ -6,8 +6,11 @@
 //!
 //! Guarantee: a partition is missing from the answer only if it is not there, or not found yet; one that is there and
 //! cannot be reached is said to be. A topic that was there and is gone is an error, if it was there in this process.
+//! Only one of a pattern whose table goes on without what is lost is forgotten, when it was missed twice in a row: what
+//! follows is as for partitions that went away while no query ran. While all of them are missed, none is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::replace;
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::Duration;
@@ -16,7 +19,7 @@ use super::client::{Client, Leaders};
 use super::locked;
 use super::options::{DISCOVERY, KafkaOptions, Topics};
 use crate::clock::Clock;
-use crate::connector::{Extent, Partition};
+use crate::connector::{Extent, OnDataLoss, Partition};
 use crate::error::{Error, Kind, Result};
 
 /// How often, and how far apart, it is looked when a query begins.
@@ -46,6 +49,8 @@ struct Listed {
     lasts: Option<Duration>,
     reachable: BTreeSet<Partition>,
     unreachable: BTreeMap<Partition, String>,
+    /// Topics of these that were not there when they were looked for since.
+    missed: BTreeSet<Arc<str>>,
 }
 
 impl Listed {
@@ -80,13 +85,14 @@ impl Discovery {
             }
         }
         let begin_us = self.clock.monotonic_us();
-        let extent = self.client.extent(&self.list(listed.as_ref(), missing)?)?;
+        let extent = self.client.extent(&self.list(listed.as_mut(), missing)?)?;
         let took = self.since(begin_us);
         *listed = Some(Listed {
             at_us: self.clock.monotonic_us(),
             lasts: lasts(self.options.discovery, took, extent.unreachable.is_empty()),
             reachable: extent.partitions.keys().cloned().collect(),
             unreachable: extent.unreachable.clone(),
+            missed: BTreeSet::new(),
         });
         Ok(extent)
     }
@@ -122,21 +128,35 @@ impl Discovery {
 
     /// The partitions that there are, and who leads them. Without discovery they are those that were there before.
     /// Where nothing was, topics that are missing are an error of kind `missing`.
-    fn list(&self, before: Option<&Listed>, missing: Kind) -> Result<Leaders> {
+    fn list(&self, before: Option<&mut Listed>, missing: Kind) -> Result<Leaders> {
         let Some(before) = before else { return self.find(Some(missing)) };
         let mut leaders = self.find(None)?;
-        let topics: BTreeSet<&str> = leaders.keys().map(|partition| &*partition.name).collect();
-        if let Some(gone) = before.partitions().find(|partition| !topics.contains(&*partition.name)) {
-            return Err(Error::transient(format!(
-                "topic {} is gone: it was deleted while it was read; create it again, or start a new query without it",
-                gone.name
-            )));
-        }
+        self.miss(before, &leaders)?;
         if self.options.discovery.is_zero() {
             let known: BTreeSet<&Partition> = before.partitions().collect();
             leaders.retain(|partition, _| known.contains(partition));
         }
         Ok(leaders)
+    }
+
+    /// Misses topics that were there and are not any more: an error, unless they are forgotten.
+    fn miss(&self, before: &mut Listed, leaders: &Leaders) -> Result<()> {
+        let there: BTreeSet<&Arc<str>> = leaders.keys().map(|partition| &partition.name).collect();
+        let known = before.partitions().map(|partition| &partition.name);
+        let gone: BTreeSet<Arc<str>> = known.filter(|topic| !there.contains(topic)).cloned().collect();
+        let missed = replace(&mut before.missed, gone.clone());
+        let is_pattern = matches!(self.options.topics, Topics::Matching { .. });
+        let goes_on = is_pattern && self.options.on_data_loss == OnDataLoss::Continue && !leaders.is_empty();
+        if let Some(topic) = gone.iter().find(|topic| !goes_on || !missed.contains(*topic)) {
+            return Err(Error::transient(format!(
+                "topic {topic} is gone: it was deleted while it was read; create it again, start a new query without \
+                 it, or, where a pattern means it, say 'scan.on-data-loss' = 'continue'"
+            )));
+        }
+        for topic in gone {
+            tracing::warn!(target: "kafka", %topic, "it was deleted while it was read; the query goes on without it");
+        }
+        Ok(())
     }
 
     /// All partitions of the table's topics; ones that are missing are left out, or an error of this kind.
@@ -177,17 +197,23 @@ fn lasts(interval: Duration, took: Duration, is_all_reached: bool) -> Option<Dur
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
     use rdkafka::mocking::MockCluster;
+    use rdkafka::types::RDKafkaRespErr as Code;
 
     use super::*;
     use crate::connector::contract::fixture;
 
     fn discovery(servers: &str, interval: &str, clock: &Clock) -> Discovery {
+        going_on(servers, interval, "fail", clock)
+    }
+
+    fn going_on(servers: &str, interval: &str, on_data_loss: &str, clock: &Clock) -> Discovery {
         let options = [
             ("connector", "kafka"),
             ("format", "json"),
             ("properties.bootstrap.servers", servers),
             ("topic-pattern", "a|b"),
             ("scan.topic-partition-discovery.interval", interval),
+            ("scan.on-data-loss", on_data_loss),
         ];
         let schema = Schema::new(vec![Field::new("id", DataType::Int64, true)]);
         let options = KafkaOptions::take(&fixture::table_of("t", &schema, &options)).unwrap();
@@ -249,6 +275,47 @@ mod tests {
         assert_eq!(count(), (1, 1), "it is not time yet");
         clock.advance(3_600_000);
         assert_eq!(count(), (3, 1));
+    }
+
+    #[test]
+    fn a_topic_that_is_gone_is_an_error_or_forgotten_when_it_is_missed_twice() {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in ["a", "b"] {
+            cluster.create_topic(topic, 1, 1).unwrap();
+        }
+        let (servers, clock) = (cluster.bootstrap_servers(), Clock::seeded(1, 0));
+        let [strict, lenient] = ["fail", "continue"].map(|answer| going_on(&servers, "1 h", answer, &clock));
+        let found = |discovery: &Discovery| {
+            clock.advance(3_600_000);
+            look(discovery).0
+        };
+        let misses = |discovery: &Discovery, topic: &str| {
+            clock.advance(3_600_000);
+            let error = discovery.extent(Kind::Usage).unwrap_err();
+            assert_eq!(error.kind(), Kind::Transient);
+            assert!(error.to_string().starts_with(&format!("topic {topic} is gone")), "{error}");
+        };
+        let answer = |topic: &str, code| cluster.topic_error(topic, code).unwrap();
+        let (gone, there) = (Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, Code::RD_KAFKA_RESP_ERR_NO_ERROR);
+        for discovery in [&strict, &lenient] {
+            assert_eq!(found(discovery), ["a:0", "b:0"]);
+        }
+        answer("b", gone);
+        for discovery in [&strict, &lenient] {
+            misses(discovery, "b");
+        }
+        assert_eq!(found(&lenient), ["a:0"]);
+        misses(&strict, "b");
+        answer("a", gone);
+        for _ in 0..3 {
+            misses(&lenient, "a");
+        }
+        for topic in ["a", "b"] {
+            answer(topic, there);
+        }
+        for discovery in [&strict, &lenient] {
+            assert_eq!(found(discovery), ["a:0", "b:0"], "what comes again is found again");
+        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ mod client;
 mod cluster;
 mod columns;
 mod discovery;
+mod fetching;
 mod group;
 mod producer;
 mod progress;

@@ -17,7 +17,7 @@ use crate::connector::entry::{OptionEntry, REQUIRED};
 use crate::connector::messages::KeyColumns;
 use crate::connector::position::{self, Position, Side};
 use crate::connector::upserts::Key;
-use crate::connector::{Delivery, Offsets, Partition, ScanOptions};
+use crate::connector::{Delivery, Offsets, OnDataLoss, Partition, ScanOptions};
 use crate::error::{Error, Result};
 use crate::format::{self, FORMATS, FormatOptions, KeyFormat};
 use crate::sql::options::{OptionReader, did_you_mean};
@@ -181,6 +181,8 @@ pub struct KafkaOptions {
     /// `scan.topic-partition-discovery.interval`: how often new topics and partitions are looked for; zero is never. Those
     /// that cannot be reached are, in any case.
     pub discovery: Duration,
+    /// `scan.on-data-loss`: whether a topic of a pattern may be deleted while it is read.
+    pub on_data_loss: OnDataLoss,
     /// `sink.delivery-guarantee`.
     pub delivery: Delivery,
     /// `sink.progress-topic`: where exactly-once writing keeps which epochs are written.
@@ -219,6 +221,7 @@ impl KafkaOptions {
             startup: Position::take(&mut reader, Side::Startup, form, |text| offsets(text, only))?,
             bounded: Position::take(&mut reader, Side::Bounded, form, |text| offsets(text, only))?,
             discovery: reader.duration(DISCOVERY_OPTION)?,
+            on_data_loss: ScanOptions::take(&mut reader)?.on_data_loss,
             key_format: reader.choice("key.format", &[("json", KeyFormat::Json), ("raw", KeyFormat::Raw)])?,
             key_fields: reader.text("key.fields")?,
             key_prefix: reader.text("key.fields-prefix")?,
@@ -228,7 +231,6 @@ impl KafkaOptions {
             progress_topic: reader.text("sink.progress-topic")?,
             properties: reader.prefixed("properties.")?,
         };
-        ScanOptions::take(&mut reader)?;
         let options = given.judge(&table, topics, format).map_err(|error| reader.blame(error))?;
         reader.finish()?;
         Ok(options)
@@ -282,6 +284,7 @@ struct Given {
     startup: Option<Position>,
     bounded: Option<Position>,
     discovery: Option<Duration>,
+    on_data_loss: OnDataLoss,
     key_format: Option<KeyFormat>,
     key_fields: Option<String>,
     key_prefix: Option<String>,
@@ -319,6 +322,7 @@ impl Given {
             startup: self.startup.unwrap_or(Position::Earliest),
             bounded: self.bounded,
             discovery: self.discovery.unwrap_or(DISCOVERY),
+            on_data_loss: self.on_data_loss,
             key,
             key_format: self.key_format.unwrap_or(KeyFormat::Json),
             key_prefix,

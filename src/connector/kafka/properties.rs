@@ -2,6 +2,8 @@
 //!
 //! Guarantee: properties that would break a promise of Millstream are refused with what to do instead, unknown ones by
 //! name. Values are never printed. A table's properties go to both of its roles; librdkafka ignores the other's.
+//!
+//! What is fetched ahead of reading has a size for all partitions of a table together; beyond 128 of them it grows.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +31,18 @@ impl fmt::Debug for Properties {
 
 /// How long a message may wait for its receipt, unless the user says otherwise.
 const MESSAGE_TIMEOUT_MS: u32 = 60_000;
+
+/// KB of messages that wait for a table at most, shared by its partitions.
+const QUEUED_KBYTES: usize = 65_536;
+
+/// What a partition has of it at most.
+const MOST_QUEUED_KBYTES: usize = 16_384;
+
+/// And at least: less would make one that is read alone among many wait for its broker too often.
+const LEAST_QUEUED_KBYTES: usize = 512;
+
+/// Bytes that one answer brings of a partition at most, if it may have so many waiting.
+const MOST_FETCHED_BYTES: usize = 2 << 20;
 
 /// Properties that Millstream decides, and what to do instead.
 const OWNED: [(&str, &str); 13] = [
@@ -94,17 +108,20 @@ impl Properties {
         config
     }
 
-    /// How to read: small queues and short waits, because the next epoch's messages are wanted now; at most about
-    /// 18 MB for each partition.
+    /// How to ask, and to read a single partition.
     pub(super) fn consumer(&self) -> ClientConfig {
-        let defaults = [
-            ("isolation.level", "read_committed"),
-            ("fetch.wait.max.ms", "10"),
-            ("fetch.queue.backoff.ms", "5"),
-            ("max.partition.fetch.bytes", "2097152"),
-            ("queued.min.messages", "7000"),
-            ("queued.max.messages.kbytes", "16384"),
-        ];
+        self.fetching(1)
+    }
+
+    /// How to read a table of so many partitions: small queues and short waits, because the next epoch's messages are
+    /// wanted now. In librdkafka each partition's queue has its size, and overshoots it by one fetch: that makes 64 MB
+    /// for all together and up to 2 MB more for each, and with many partitions, whose fetches are smaller, twice 64 MB.
+    ///
+    /// A client has one fetch under way to each broker, which waits there if it finds nothing. A partition that begins
+    /// meanwhile, or has room again, waits for its answer: hence the 10 ms.
+    pub(super) fn fetching(&self, partitions: usize) -> ClientConfig {
+        let defaults =
+            [("isolation.level", "read_committed"), ("fetch.wait.max.ms", "10"), ("fetch.queue.backoff.ms", "5")];
         let owned = [
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
@@ -112,7 +129,15 @@ impl Properties {
             ("auto.offset.reset", "error"),
             ("allow.auto.create.topics", "false"),
         ];
-        self.config(&defaults, &owned)
+        let mut config = self.config(&defaults, &owned);
+        let kbytes = (QUEUED_KBYTES / partitions.max(1)).clamp(LEAST_QUEUED_KBYTES, MOST_QUEUED_KBYTES);
+        self.prefer(&mut config, "queued.min.messages", &[], 7_000);
+        self.prefer(&mut config, "queued.max.messages.kbytes", &[], kbytes);
+        let fetched = MOST_FETCHED_BYTES.min(kbytes * 1024);
+        self.prefer(&mut config, "max.partition.fetch.bytes", &["fetch.message.max.bytes"], fetched);
+        // Of all partitions. librdkafka would take the size of one queue; and a message must not be longer.
+        self.prefer(&mut config, "fetch.max.bytes", &["message.max.bytes"], MOST_QUEUED_KBYTES * 1024);
+        config
     }
 
     /// How to write: no epoch waits long for a batch to fill, nothing is lost, a key's rows keep their order, and a key goes where Java's client would send it.
@@ -135,8 +160,13 @@ impl Properties {
 
     /// How long a message may wait for its receipt. librdkafka has two names for it.
     fn limit_messages(&self, config: &mut ClientConfig, timeout_ms: u32) {
-        if !["delivery.timeout.ms", "message.timeout.ms"].iter().any(|name| self.given.contains_key(*name)) {
-            config.set("message.timeout.ms", timeout_ms.to_string());
+        self.prefer(config, "message.timeout.ms", &["delivery.timeout.ms"], timeout_ms);
+    }
+
+    /// Sets a property, unless the user has given it, or one of these that say the same.
+    fn prefer(&self, config: &mut ClientConfig, name: &str, others: &[&str], value: impl ToString) {
+        if !others.iter().chain([&name]).any(|name| self.given.contains_key(*name)) {
+            config.set(name, value.to_string());
         }
     }
 
@@ -175,22 +205,39 @@ impl Properties {
 
 /// Why librdkafka does not take a property; the value of a secret is not repeated.
 fn refused_property(error: KafkaError) -> Error {
-    match error {
-        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _) => {
-            let advice = match key.as_str() {
-                "sasl.jaas.config" => "say 'properties.sasl.username' and 'properties.sasl.password' instead",
-                _ => "its names are in https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md",
-            };
-            Error::usage(format!("option 'properties.{key}': librdkafka has no such property; {advice}"))
+    let KafkaError::ClientConfig(code, reason, key, _) = &error else {
+        return Error::usage(format!("the 'properties.*' options are not a configuration: {error}"));
+    };
+    let names = "its names are in https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md";
+    let why = match (java_advice(key), code) {
+        (Some(advice), _) => format!("librdkafka has no such property; {advice}"),
+        (None, RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN) => format!("librdkafka has no such property; {names}"),
+        _ if is_secret(key) => "librdkafka does not take this value".into(),
+        _ => reason.trim_end_matches('.').into(),
+    };
+    Error::usage(format!("option 'properties.{key}': {why}"))
+}
+
+/// What to say instead of a property that only Java's client has, and Flink's users know.
+fn java_advice(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "sasl.jaas.config" => "say 'properties.sasl.username' and 'properties.sasl.password' instead",
+        "ssl.truststore.certificates" => "say 'properties.ssl.ca.pem' instead",
+        "ssl.keystore.key" | "ssl.keystore.certificate.chain" => {
+            "say 'properties.ssl.key.pem' and 'properties.ssl.certificate.pem' instead"
         }
-        KafkaError::ClientConfig(_, reason, key, _) if !is_secret(&key) => {
-            Error::usage(format!("option 'properties.{key}': {}", reason.trim_end_matches('.')))
+        "ssl.keystore.location" | "ssl.keystore.password" => return None,
+        _ if key.starts_with("ssl.truststore.") => {
+            "say 'properties.ssl.ca.location' instead, of a file of PEM certificates: keytool -list -rfc -keystore \
+             FILE prints those of a Java truststore"
         }
-        KafkaError::ClientConfig(_, _, key, _) => {
-            Error::usage(format!("option 'properties.{key}': librdkafka does not take this value"))
+        _ if key.starts_with("ssl.keystore.") => {
+            "say only 'properties.ssl.keystore.location' and 'properties.ssl.keystore.password', of a PKCS#12 file: \
+             keytool -importkeystore -srckeystore FILE -destkeystore FILE.p12 -deststoretype PKCS12 makes it of a JKS \
+             one"
         }
-        other => Error::usage(format!("the 'properties.*' options are not a configuration: {other}")),
-    }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -209,6 +256,54 @@ mod tests {
         assert_eq!(grouped.of_group("g").get("group.id"), Some("g"));
         assert!(grouped.of_group("g").create_native_config().is_ok());
         assert_eq!(properties(&[("group.id", "")]).group(), None);
+    }
+
+    #[test]
+    fn the_partitions_of_a_table_share_what_is_fetched_ahead() {
+        let sizes = |properties: &Properties, partitions| {
+            let config = properties.fetching(partitions);
+            let size = |name: &str| config.get(name).map(|size| size.parse::<usize>().unwrap());
+            let fetched = size("max.partition.fetch.bytes");
+            (size("queued.max.messages.kbytes"), fetched, size("fetch.max.bytes"))
+        };
+        let (plain, whole) = (properties(&[]), Some(16 << 20));
+        for partitions in [0, 1, 4] {
+            assert_eq!(sizes(&plain, partitions), (Some(16_384), Some(2 << 20), whole), "{partitions}");
+        }
+        assert_eq!(sizes(&plain, 8), (Some(8_192), Some(2 << 20), whole));
+        assert_eq!(sizes(&plain, 64), (Some(1_024), Some(1 << 20), whole));
+        assert_eq!(sizes(&plain, 5_000), (Some(512), Some(512 << 10), whole));
+        let given = [
+            ("queued.max.messages.kbytes", "100"),
+            ("fetch.message.max.bytes", "70"),
+            ("message.max.bytes", "20000000"),
+            ("queued.min.messages", "9"),
+        ];
+        let given = properties(&given);
+        assert_eq!(sizes(&given, 64), (Some(100), None, None));
+        assert_eq!(given.fetching(64).get("queued.min.messages"), Some("9"));
+        assert!(given.fetching(64).create_native_config().is_ok());
+    }
+
+    #[test]
+    fn what_only_java_knows_is_refused_with_what_to_say() {
+        for (key, part) in [
+            ("sasl.jaas.config", "'properties.sasl.username'"),
+            ("ssl.truststore.location", "'properties.ssl.ca.location'"),
+            ("ssl.truststore.password", "keytool -list -rfc"),
+            ("ssl.truststore.certificates", "'properties.ssl.ca.pem'"),
+            ("ssl.keystore.type", "of a PKCS#12 file"),
+            ("ssl.keystore.key", "'properties.ssl.key.pem'"),
+            ("ssl.trust", "CONFIGURATION.md"),
+        ] {
+            let given = [("bootstrap.servers", "a:1"), (key, "hunter2")];
+            let given = given.map(|(key, value)| (key.to_string(), value.to_string()));
+            let error = Properties::try_new(given.into()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("option 'properties.{key}': librdkafka has no such")), "{error}");
+            assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
+        }
+        let kept = [("ssl.keystore.location", "k.p12"), ("ssl.keystore.password", "p"), ("ssl.ca.location", "ca.pem")];
+        properties(&kept);
     }
 
     #[test]

@@ -205,6 +205,12 @@ impl PartitionQueue {
         }
     }
 
+    /// Whether it fetches.
+    #[cfg(test)]
+    pub(super) fn is_started(&self) -> bool {
+        self.started
+    }
+
     /// Takes up to `limit` messages, waiting up to `wait` for the first. An end of the partition moves
     /// [`reached`](Self::reached) and is otherwise silent. Whether there was any progress, and what stopped it if
     /// something did.

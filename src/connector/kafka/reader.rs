@@ -125,6 +125,18 @@ impl PartitionReader {
         }
     }
 
+    /// Fetches no more until it is read again, which begins anew wherever that is.
+    pub(super) fn rest(&mut self) {
+        self.ready = None;
+        self.queue.stop();
+    }
+
+    /// Whether nothing is fetched.
+    #[cfg(test)]
+    pub(super) fn is_resting(&self) -> bool {
+        !self.queue.is_started()
+    }
+
     fn go_to(&mut self, offset: u64) -> Result<()> {
         match self.ready {
             Some(ready) if (ready..=self.queue.reached()).contains(&offset) => self.queue.drop_before(offset),

@@ -1,12 +1,12 @@
 //! A table's topics as a source.
 //!
-//! The idea: one client answers questions about the topics, and as many as there are tasks fetch; each partition
-//! belongs to one of them, so that no two tasks meet at a queue. Threads that read exist only while something is read.
+//! The idea: one client answers questions about the topics ([`Discovery`]), and as many as there are tasks fetch
+//! ([`Fetching`]). Threads that read exist only while something is read, and nothing is fetched where nothing was read
+//! for some seconds.
 //!
 //! What it guarantees: [`Source`]'s contract. Ends are last stable offsets unless `isolation.level` says otherwise, so
 //! that no epoch waits for an open transaction.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,13 +17,12 @@ use tokio::sync::{Mutex as Slot, mpsc};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::client::Client;
 use super::columns::Column;
 use super::discovery::Discovery;
+use super::fetching::Fetching;
 use super::group::Group;
 use super::locked;
 use super::options::KafkaOptions;
-use super::queue::{PartitionQueue, Topic};
 use super::reader::PartitionReader;
 use crate::catalog::TableDefinition;
 use crate::clock::Clock;
@@ -53,21 +52,23 @@ pub(super) struct KafkaSource {
 #[derive(Debug)]
 struct Open {
     discovery: Discovery,
-    fetching: Vec<Arc<Client>>,
-    readers: Mutex<BTreeMap<Partition, Arc<Slot<PartitionReader>>>>,
+    fetching: Arc<Fetching>,
     group: Option<Arc<Group>>,
     /// Whose turn it is to commit to the group.
     committing: Arc<Slot<()>>,
 }
 
-impl std::fmt::Debug for Topic {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Topic").field(self.client()).finish()
+impl Open {
+    /// Asks what there is.
+    fn look(&self, ask: impl FnOnce(&Discovery) -> Result<Extent>) -> Result<Extent> {
+        let extent = ask(&self.discovery)?;
+        self.fetching.look(&extent);
+        Ok(extent)
     }
 }
 
 impl KafkaSource {
-    /// Makes the clients, which connect when they are used. `parallelism` reads work side by side.
+    /// Nothing is connected yet. `parallelism` reads work side by side.
     pub(super) fn try_new(
         table: Arc<TableDefinition>,
         options: KafkaOptions,
@@ -75,12 +76,10 @@ impl KafkaSource {
         clock: Clock,
     ) -> Result<Self> {
         let options = Arc::new(options);
-        let config = options.properties.consumer();
-        let fetching = (0..parallelism.max(1)).map(|_| Client::try_new(&config).map(Arc::new));
+        let fetching = Fetching::new(&table.name, &options.properties, parallelism, clock.clone());
         let open = Open {
             discovery: Discovery::try_new(Arc::clone(&options), clock)?,
-            fetching: fetching.collect::<Result<_>>()?,
-            readers: Mutex::default(),
+            fetching: Arc::new(fetching),
             group: Group::of(&options.properties).map(Arc::new),
             committing: Arc::default(),
         };
@@ -101,7 +100,8 @@ impl KafkaSource {
     /// The offsets of a position, of all partitions: one that cannot be asked would begin or end somewhere else. Topics
     /// that are missing, and never were there, are an error of kind `missing`.
     async fn resolve(&self, side: Side, position: &Position, missing: Kind) -> Result<Offsets> {
-        let extent = self.ask(move |open| open.discovery.first_extent(missing)).await.map_err(|e| self.error(e))?;
+        let look = move |open: &Open| open.look(|discovery| discovery.first_extent(missing));
+        let extent = self.ask(look).await.map_err(|e| self.error(e))?;
         if let Some((partition, reason)) = extent.unreachable.first_key_value() {
             return Err(self.error(Error::transient(format!("{partition} cannot be reached: {reason}"))));
         }
@@ -112,28 +112,12 @@ impl KafkaSource {
         if !self.options.reads(&partition.name) {
             return Err(self.error(Error::internal(format!("{partition} is no partition of the table"))));
         }
-        let open = self.open().map_err(|e| self.error(e))?;
-        let mut readers = locked(&open.readers);
-        if let Some(known) = readers.get(partition) {
-            return Ok(Arc::clone(known));
-        }
-        // By its name as well: topics of one partition each are not all to meet at the first client.
-        let place = partition.name.bytes().map(usize::from).sum::<usize>() + partition.number as usize;
-        let client = Arc::clone(&open.fetching[place % open.fetching.len()]);
-        let made = reader(&self.table.name, partition, client).map_err(|e| self.error(e))?;
-        Ok(Arc::clone(readers.entry(partition.clone()).or_insert(Arc::new(Slot::new(made)))))
+        self.open().and_then(|open| open.fetching.reader(partition)).map_err(|e| self.error(e))
     }
 
     fn error(&self, error: Error) -> Error {
         error.context(format_args!("table {}", self.table.name))
     }
-}
-
-fn reader(table: &str, partition: &Partition, client: Arc<Client>) -> Result<PartitionReader> {
-    let topic = Topic::new(client, &partition.name);
-    let topic = topic.ok_or_else(|| Error::usage(format!("'{}' cannot be a topic", partition.name)))?;
-    let queue = PartitionQueue::new(Arc::new(topic), partition.number as i32);
-    Ok(PartitionReader::new(table, partition.clone(), queue))
 }
 
 /// What a position asks for.
@@ -168,7 +152,8 @@ impl Source for KafkaSource {
     }
 
     async fn extent(&self) -> Result<Extent> {
-        self.ask(|open| open.discovery.extent(Kind::Transient)).await.map_err(|e| self.error(e))
+        let look = |open: &Open| open.look(|discovery| discovery.extent(Kind::Transient));
+        self.ask(look).await.map_err(|e| self.error(e))
     }
 
     async fn offsets_at(&self, partitions: &[Partition], ms: i64) -> Result<Option<Offsets>> {
@@ -220,8 +205,7 @@ impl Source for KafkaSource {
             Column::of(key).ok_or_else(|| self.error(Error::internal(format!("there is no metadata '{key}'"))))
         });
         let reading = Reading {
-            table: Arc::clone(&self.table),
-            options: Arc::clone(&self.options),
+            fetching: Arc::clone(&self.open().map_err(|e| self.error(e))?.fetching),
             shared: self.reader(&span.partition)?,
             span: span.clone(),
             columns: columns.collect::<Result<_>>()?,
@@ -238,8 +222,7 @@ impl Source for KafkaSource {
 
 /// One read, before it begins.
 struct Reading {
-    table: Arc<TableDefinition>,
-    options: Arc<KafkaOptions>,
+    fetching: Arc<Fetching>,
     shared: Arc<Slot<PartitionReader>>,
     span: Span,
     columns: Vec<Column>,
@@ -250,7 +233,7 @@ impl Reading {
     fn messages(self) -> impl Stream<Item = Result<MessageBatch>> + Send + 'static {
         let begin = async move {
             let (sender, receiver) = mpsc::channel(2);
-            let Self { table, options, shared, span, columns } = self;
+            let Self { fetching, shared, span, columns } = self;
             let free = timeout(HANDOVER, shared.lock_owned()).await;
             let work = spawn_blocking(move || {
                 let deliver = |batch| sender.blocking_send(batch).is_ok();
@@ -258,10 +241,7 @@ impl Reading {
                 match free {
                     Ok(mut reader) => reader.read(&span, &columns, deliver, wanted),
                     // Two scans of the same rows: waiting for the other could be for ever, so this one fetches itself.
-                    Err(_) => {
-                        let client = Arc::new(Client::try_new(&options.properties.consumer())?);
-                        reader(&table.name, &span.partition, client)?.read(&span, &columns, deliver, wanted)
-                    }
+                    Err(_) => fetching.spare_reader(&span.partition)?.read(&span, &columns, deliver, wanted),
                 }
             });
             stream::unfold((receiver, Some(work)), |(mut receiver, mut work)| async move {

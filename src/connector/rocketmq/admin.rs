@@ -30,7 +30,7 @@ use super::topics::{Queue, is_internal};
 use crate::connector::cluster::GroupMember;
 use crate::connector::{Bounds, Partition};
 use crate::error::{Error, Result};
-use crate::sql::options::did_you_mean;
+use crate::sql::options::did_you_mean_of_many;
 
 /// The id of a broker that takes writes.
 const MASTER: u64 = 0;
@@ -295,13 +295,18 @@ impl Admin {
 
     /// The error for a topic without a route, with the nearest names that have one.
     pub(super) async fn missing(&self, topic: &str) -> Error {
-        let known = self.topics(ANSWER).await.unwrap_or_default();
-        let hint = did_you_mean(topic, known.iter().map(String::as_str).filter(|name| !is_internal(name)));
+        let hint = self.similar(topic).await;
         Error::usage(format!(
             "there is no topic {topic} at name server {}, or no broker that has it is up{hint}; create it, or correct \
              'topic'",
             self.name_server
         ))
+    }
+
+    /// How an error ends that names the topics that are most like this name or pattern.
+    pub(super) async fn similar(&self, topic: &str) -> String {
+        let known = self.topics(ANSWER).await.unwrap_or_default();
+        did_you_mean_of_many(topic, known.iter().map(String::as_str).filter(|name| !is_internal(name)))
     }
 
     /// Creates a consumer group at a broker.

@@ -156,8 +156,11 @@ impl Consumer {
     /// Refuses topics that no route leads to.
     pub(super) async fn check_topics(&self) -> Result<()> {
         let routes = self.topics.routes(&self.admin, ANSWER).await?;
-        if routes.is_empty() {
-            return Err(Error::usage(format!("there are no {} yet; correct 'topic-pattern'", self.topics)));
+        if let Topics::Matching { pattern, .. } = &*self.topics
+            && routes.is_empty()
+        {
+            let hint = self.admin.similar(pattern).await;
+            return Err(Error::usage(format!("there are no {} yet{hint}; correct 'topic-pattern'", self.topics)));
         }
         match routes.iter().find(|(_, route)| route.is_none()) {
             Some((topic, _)) => Err(self.admin.missing(topic).await),

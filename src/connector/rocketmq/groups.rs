@@ -1,17 +1,18 @@
 //! Where a consumer group of the user's stands: asked for by `group-offsets`, and told for RocketMQ's own tools.
 //!
 //! What it does not promise: that what tools show is where the query goes on. That is what its checkpoint says; and a
-//! group that others consume with, too, stands where the last of them has put it.
+//! group that others consume with, too, stands where the last of them has put it. A queue that cannot be told is told
+//! with the next commit, and does not keep the others from it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use futures::FutureExt;
-use rocketmq_client_rust::{ClientConfig, ClientInstanceHandle, ClientRpcHook};
+use rocketmq_client_rust::{ClientConfig, ClientError, ClientInstanceHandle, ClientRpcHook};
 use rocketmq_protocol::protocol::header::query_consumer_offset_request_header::QueryConsumerOffsetRequestHeader;
 
 use super::admin::Admin;
-use super::calls::{ANSWER, call, explained};
+use super::calls::{ANSWER, call, code, explained};
 use super::options::{Credentials, RocketmqOptions};
 use super::queues::Queues;
 use super::runtime::Runtime;
@@ -91,7 +92,8 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Tells the brokers that everything before `next` is committed, as far as they do not know yet.
+    /// Tells the brokers that everything before `next` is committed, as far as they do not know yet. One that does not
+    /// answer is waited for once.
     pub(super) async fn tell(
         &mut self,
         options: &RocketmqOptions,
@@ -104,24 +106,58 @@ impl Told {
         let news: Vec<_> = news.filter_map(|(queue, offset)| Some((queue, *offset, queues.master(queue)?))).collect();
         let masters: BTreeSet<Arc<str>> = news.iter().map(|(_, _, master)| Arc::clone(master)).collect();
         let new: Vec<Arc<str>> = masters.difference(&self.introduced).cloned().collect();
+        let mut silent = BTreeSet::new();
         for master in new {
             match admin.introduce_group(group, &master).await {
                 Ok(()) => drop(self.introduced.insert(master)),
-                Err(error) => self.complain(&error),
+                Err(error) => self.complain(&error, master, &mut silent),
             }
         }
         for (queue, offset, master) in news {
+            if silent.contains(&master) {
+                continue;
+            }
             match admin.store(group, options.topics.queue(queue), &master, offset).await {
                 Ok(()) => drop(self.offsets.insert(queue.clone(), offset)),
-                Err(error) => return self.complain(&error),
+                Err(error) => self.complain(&error, master, &mut silent),
             }
         }
     }
 
-    /// Says an error once for each kind.
-    fn complain(&mut self, error: &Error) {
+    /// Says an error once for each kind. Who did not answer is `silent`.
+    fn complain(&mut self, error: &Error, master: Arc<str>, silent: &mut BTreeSet<Arc<str>>) {
+        if !is_answer(error) {
+            silent.insert(master);
+        }
         if self.complaints.insert(error.kind()) {
             tracing::warn!(error = %error.chain(), "RocketMQ's tools do not see how far a query is");
         }
+    }
+}
+
+/// Whether this is what a broker says.
+fn is_answer(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<ClientError>());
+    cause.is_some_and(|cause| code(cause).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_does_not_answer_is_left_alone() {
+        let silent = |error: &Error| {
+            let (mut told, mut silent) = (Told::default(), BTreeSet::new());
+            told.complain(error, "127.0.0.1:10911".into(), &mut silent);
+            assert!(told.complaints.contains(&error.kind()));
+            !silent.is_empty()
+        };
+        for code in [1, 16] {
+            assert!(!silent(&explained("x", ClientError::broker_operation_failed("UPDATE", code, ""))), "{code}");
+        }
+        assert!(silent(&Error::transient("no answer within 10 s")));
+        let library = rocketmq_client_rust::MQClientException::new_with_code(10_005, "");
+        assert!(silent(&explained("x", library.into())));
     }
 }
