@@ -198,6 +198,11 @@ pub trait Source: Debug + Send + Sync {
         }
     }
 
+    /// What this partition is deleted and created anew with: the topic that it belongs to.
+    fn topic<'a>(&'a self, partition: &'a Partition) -> &'a str {
+        &partition.name
+    }
+
     /// Where a time begins, ms since 1970: for each of these partitions the first message that is not earlier, so that
     /// all before it are; it is left out where all are earlier. None, if the source knows nothing of times.
     async fn offsets_at(&self, _partitions: &[Partition], _ms: i64) -> Result<Option<Offsets>> {

@@ -17,13 +17,14 @@ use tokio::task::JoinSet;
 
 use super::pace::LimitedBy;
 use super::progress::{Durations, Event};
+use super::salvage::goes_on;
 use super::trigger::Trigger;
 use super::watermark::{self, PartitionTime};
 use super::{Batch, DeadLetterTable, Opened, Position, Query, Step, definition, loss, planning};
 use crate::checkpoint::{Commit, Cut, Intent, SourceCommit, VERSION};
 use crate::connector::spool::Spooled;
 use crate::connector::{Bounds, Extent, Offsets, OnDataLoss, Partition, PartitionReport, Published, ScanOptions, Span};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::plan::Binding;
 use crate::plan::aggregate::{Times, stateful_nodes};
 
@@ -102,6 +103,7 @@ impl Query {
             return Ok(Work::None(if has_ended { Step::Finished } else { Step::Idle }));
         }
         let Shares { cuts, limited, .. } = shares;
+        self.check_same(&extents, &cuts, start).await?;
         self.pace.planned();
         self.is_behind = limited.values().any(|by| *by != LimitedBy::Rate);
         let plan_ms = self.ms_since(start);
@@ -129,9 +131,15 @@ impl Query {
     }
 
     /// Doubts ends of partitions that lie before what was read.
+    ///
+    /// Errors: of kind `DataLoss`, once that is believed of a table that does not go on without what is lost; until then a
+    /// transient one.
     fn check_ends(&mut self, extents: &[(String, Extent)]) -> Result<()> {
+        let tables = self.opened.planned.tables();
         for (name, extent) in extents {
-            if let Err(shrunk) = check_shrunk(name, extent, &self.offsets(name), self.record.end.get(name)) {
+            let is_believed = self.is_sure() && !goes_on(&tables[name])?;
+            let kind = if is_believed { Kind::DataLoss } else { Kind::Transient };
+            if let Err(shrunk) = check_shrunk(kind, name, extent, &self.offsets(name), self.record.end.get(name)) {
                 self.begin_doubt();
                 return Err(shrunk);
             }
@@ -559,18 +567,21 @@ fn check_reachable(extents: &[(String, Extent)]) -> Result<()> {
 
 /// A partition that ends before the query's position was created anew, or has lost its end. For a moment that may also
 /// be a new leader that is still behind. Of one that is read to where it ends nothing more is asked.
-fn check_shrunk(table: &str, extent: &Extent, position: &Offsets, end: Option<&Offsets>) -> Result<()> {
+fn check_shrunk(kind: Kind, table: &str, extent: &Extent, position: &Offsets, end: Option<&Offsets>) -> Result<()> {
     let has_ended = |p: &Partition, next: u64| end.is_some_and(|end| end.get(p).is_none_or(|end| next >= *end));
     let is_shrunk = |(p, next): &(&Partition, &u64)| {
         extent.partitions.get(p).is_some_and(|b| b.latest < **next) && !has_ended(p, **next)
     };
     match position.iter().find(is_shrunk) {
-        Some((partition, next)) => Err(Error::transient(format!(
-            "table {table}: {partition} ends at {}, and the query has read up to {next}; if the topic was created anew, \
-             say 'scan.on-data-loss' = 'continue' to read it from its start, or give the query another name (SET \
-             'pipeline.name')",
-            extent.partitions[partition].latest
-        ))),
+        Some((partition, next)) => {
+            let what = format!(
+                "table {table}: {partition} ends at {}, and the query has read up to {next}; if the topic was created \
+                 anew, say 'scan.on-data-loss' = 'continue' to read it from its start, or give the query another name \
+                 (SET 'pipeline.name')",
+                extent.partitions[partition].latest
+            );
+            Err(Error::new(kind, what))
+        }
         None => Ok(()),
     }
 }

@@ -54,7 +54,7 @@ use definition::Definition;
 use epoch::Work;
 use pace::{LimitedBy, Pace};
 use progress::{Durations, Reporter};
-use salvage::Doubt;
+use salvage::{Doubt, Looked};
 use trigger::Trigger;
 
 /// Every how many epochs records are pruned and litter is swept.
@@ -264,6 +264,7 @@ pub struct Query {
     housekeeping: Option<JoinHandle<()>>,
     acknowledged: Acknowledged,
     doubt: Doubt,
+    looked: Looked,
     /// Why recovery could not look at a source: until it has, nothing is read.
     unreached: Option<Error>,
 }

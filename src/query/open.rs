@@ -15,7 +15,7 @@ use super::definition;
 use super::pace::Pace;
 use super::progress::{Event, Reporter};
 use super::recovery::{self, Decision};
-use super::salvage::{Doubt, Survey};
+use super::salvage::{Doubt, Looked, Survey};
 use super::{Opened, Planned, Position, Query, QuerySpec};
 use crate::checkpoint::{
     Commit, Cut, DefinitionRecord, Intent, Journal, Log, PartitionCommit, QueryRecord, SourceCommit, VERSION,
@@ -81,6 +81,7 @@ impl Query {
             housekeeping: None,
             acknowledged: Acknowledged::default(),
             doubt: Doubt::default(),
+            looked: Looked::default(),
             unreached: None,
             spec,
         };

@@ -20,6 +20,8 @@ use crate::connector::ScanOptions;
 const FIRST_BYTES: f64 = 16.0 * 1024.0;
 /// So many times as much as the last epoch had, the next may have.
 const GROWTH: u64 = 2;
+/// Without a limit, an epoch with fewer offsets than half of that is a small one.
+const FEW: u64 = 10_000;
 
 /// What kept an epoch from taking all there was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -128,19 +130,22 @@ fn rated(rate: u64, waited_us: u64) -> (u64, u64) {
 }
 
 /// How many offsets the next epoch may have, of which the last one could have `most`: it had `rows`, and took `took_ms`
-/// where it should take `bound_ms`. As many as would have taken just that; but fewer at once, and more by and by.
+/// where it should take `bound_ms`. As many as would have taken just that; but fewer at once, and more by and by. A small
+/// epoch does not show what a large one takes, so it changes little.
 fn next_most(most: u64, rows: u64, took_ms: f64, bound_ms: f64) -> u64 {
     // A number that is too large for u64 becomes its maximum.
     let fitting = (rows as f64 * bound_ms / took_ms) as u64;
+    // Where there is no limit yet an epoch is held against itself.
+    let limit = if most == u64::MAX { rows.max(FEW) } else { most };
+    let is_small = rows < limit / 2;
     if rows == 0 {
         most
     } else if took_ms > bound_ms {
-        fitting.clamp(1, most)
-    } else if rows >= most / 2 {
-        fitting.clamp(most, most.saturating_mul(GROWTH))
-    } else {
-        // A small epoch does not show what a large one takes.
+        fitting.clamp(if is_small { limit / 2 } else { 1 }, limit)
+    } else if is_small {
         most
+    } else {
+        fitting.clamp(most, most.saturating_mul(GROWTH))
     }
 }
 
@@ -245,5 +250,19 @@ mod tests {
         assert_eq!(next_most(most, 10, 20.0, 30_000.0), most, "a small one says nothing");
         assert_eq!(next_most(most, 0, 90_000.0, 30_000.0), most, "nor does one without rows");
         assert_eq!(next_most(1, 1, 90_000.0, 30_000.0), 1);
+    }
+
+    #[test]
+    fn a_small_epoch_that_is_slow_halves_the_next_one_at_most() {
+        assert_eq!(next_most(10_000, 1, 6_000.0, 5_000.0), 5_000);
+        assert_eq!(next_most(10_000, 4_999, 50_000.0, 5_000.0), 5_000);
+        assert_eq!(next_most(10_000, 5_000, 50_000.0, 5_000.0), 500, "this one is not small");
+        assert_eq!(next_most(3, 1, 6_000.0, 5_000.0), 1);
+        assert_eq!(next_most(u64::MAX, 1, 60_000.0, 30_000.0), 5_000, "without a limit before");
+        assert_eq!(next_most(u64::MAX, 8_000, 60_000.0, 30_000.0), 4_000);
+        // If it is the rows that take so long, that shows soon.
+        let slow = |most: u64, rows: u64| next_most(most, rows.min(most), rows.min(most) as f64 * 60.0, 5_000.0);
+        let steps = std::iter::successors(Some(10_000), |most| Some(slow(*most, 100))).take(9).collect::<Vec<_>>();
+        assert_eq!(steps, [10_000, 5_000, 2_500, 1_250, 625, 312, 156, 83, 83]);
     }
 }

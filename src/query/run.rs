@@ -13,8 +13,9 @@ use super::trigger::Trigger;
 use super::{Position, Query, QuerySpec, Step};
 use crate::error::{Error, Kind, Result};
 
-/// How often in a row an epoch is started over in process, unless `restart.max-attempts` says otherwise.
-const MAX_ATTEMPTS: u32 = 10;
+/// How often in a row an epoch is started over in process, unless `restart.max-attempts` says otherwise: the waits
+/// between come to six minutes, and connectors wait as well.
+const MAX_ATTEMPTS: u32 = 40;
 /// The waits between: doubling from the first to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);

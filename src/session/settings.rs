@@ -114,7 +114,7 @@ const SETTINGS: &[Setting] = &[
     setting(
         "restart.max-attempts",
         Expects::Count,
-        "10",
+        "40",
         "how often in a row an epoch is started over after [trouble](sql.md#trouble)",
     ),
     setting("s3.access-key", Expects::Text, "", "access key id of [S3](sql.md#s3)"),

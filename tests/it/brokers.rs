@@ -629,7 +629,8 @@ pub fn servers(command: &[&str]) {
 }
 
 /// Alone, and last: it takes the brokers away from everybody. A statement set writes into files and both brokers, and each
-/// of these goes in the middle of an epoch, and of a transaction, for longer than that may take.
+/// of these goes in the middle of an epoch, and of a transaction, for longer than that may take, and until the query has
+/// said that it tries again.
 #[test]
 #[ignore = "restarts the brokers: make test runs it by itself"]
 fn restart_of_a_broker_in_the_middle_of_an_epoch() {
@@ -653,6 +654,7 @@ fn restart_of_a_broker_in_the_middle_of_an_epoch() {
         let mut sent = 0;
         let mut running = job.start("continuous");
         let kept = || std::fs::read_dir(job.path("lake")).map_or(0, Iterator::count);
+        let retries = || job.said("continuous").matches("\"event\":\"retry\"").count();
         for name in ["kafka", "rocketmq"] {
             let before = kept();
             let mut feeder = broker.feeder(&topic, &[]);
@@ -665,8 +667,15 @@ fn restart_of_a_broker_in_the_middle_of_an_epoch() {
                 std::thread::sleep(Duration::from_millis(10));
                 tries += 1;
             }
+            let before = retries();
             servers(&["stop", name, "--kill"]);
             std::thread::sleep(Duration::from_secs(5));
+            let mut tries = 0;
+            while retries() == before {
+                assert!(running.try_wait().unwrap().is_none() && tries < 1_800, "{}", job.said("continuous"));
+                std::thread::sleep(Duration::from_millis(100));
+                tries += 1;
+            }
             servers(&["start", name]);
         }
         let mut feeder = broker.feeder(&topic, &[]);

@@ -68,6 +68,12 @@ impl Running {
         panic!("it does not go on: {}", self.job.said("continuous"));
     }
 
+    /// Says that the second broker's queues cannot be reached.
+    fn misses_the_second_broker(&self) {
+        let said = self.job.said("continuous");
+        assert!(said.contains("\"unreachable\":{\"broker-b:"), "{said}");
+    }
+
     /// Waits until it has committed so many epochs more.
     fn wait_for_epochs(&mut self, more: usize) {
         let all = commits(&self.job.said("continuous")) + more;
@@ -176,6 +182,7 @@ fn restart_of_one_of_two_rocketmq_brokers() {
     counting.go_on();
     counting.wait_for_epochs(20);
     counting.stop();
+    counting.misses_the_second_broker();
     second.signal("-CONT");
 
     let source = Broker::Rocketmq.table("input", &input, "n BIGINT", SLOWLY);
@@ -201,6 +208,7 @@ fn restart_of_one_of_two_rocketmq_brokers() {
     counting.go_on();
     counting.wait_for_epochs(20);
     counting.stop();
+    counting.misses_the_second_broker();
     servers(&["start", "rocketmq2"]);
     // With one more row in each queue, far ahead, which completes all windows before.
     feed(ROWS..ROWS + 80);

@@ -256,6 +256,30 @@ async fn a_rocketmq_topic_may_be_created_anew_under_a_query() {
     created_anew_under_a_query(Broker::Rocketmq).await;
 }
 
+/// Between two epochs, and with more messages than were read, so that nothing but the last message tells them apart.
+async fn created_anew_between_two_epochs(broker: Broker) {
+    let (world, topic) = (World::new(), broker.topic("anew"));
+    feed(broker, &topic, 0..40);
+    let script = copy(broker, &topic, GO_ON, &output(MEMORY)).replace("available-now", "30 s");
+    let mut running = Running::start(&world, &script).await;
+    running.has_written(40).await;
+    create_anew(broker, &topic);
+    feed(broker, &topic, 1000..1100);
+    running.has_written(140).await;
+    running.stop().await;
+    assert_eq!(visible(&world).await, (0..40).chain(1000..1100).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_topic_may_be_created_anew_between_two_epochs() {
+    created_anew_between_two_epochs(Broker::Kafka).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rocketmq_topic_may_be_created_anew_between_two_epochs() {
+    created_anew_between_two_epochs(Broker::Rocketmq).await;
+}
+
 /// Behind its back: an epoch is planned, and not read yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rocketmq_topic_may_be_deleted_under_a_query() {

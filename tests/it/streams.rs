@@ -1,10 +1,13 @@
 //! Where streams begin and end, and what happens when messages are gone that were to be read.
 
+use std::sync::{Arc, Mutex};
+
 use millstream::clock::Clock;
 use millstream::error::Kind;
-use millstream::query::progress::Reporter;
+use millstream::query::progress::{Event, Reporter};
 use millstream::query::{Query, Step};
 use millstream::storage::faults::{Gate, Moment};
+use tokio::sync::watch;
 
 use crate::crash::crash;
 use crate::harness::{World, finish, run_to_end};
@@ -218,6 +221,66 @@ async fn a_topic_that_was_created_anew_is_noticed() {
         let mut query = Query::open(world.plan(&lenient, None).await, Reporter::silent()).await.unwrap();
         finish(&mut query).await.unwrap();
         assert_eq!(visible(&world).await, expected, "it is read once");
+    }
+}
+
+/// Under a query that meets no trouble: before anything of it is read.
+#[tokio::test]
+async fn a_topic_that_is_created_anew_between_two_epochs_is_noticed() {
+    for goes_on in [false, true] {
+        let (world, clock) = (world(), Clock::seeded(1, 0));
+        let options = if goes_on { ", 'scan.on-data-loss' = 'continue'" } else { "" };
+        let script = script(MEMORY, options).replace("available-now", "continuous");
+        let retries: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&retries);
+        let reporter = Reporter::new(move |event| {
+            if let Event::Retry { error, .. } = event {
+                seen.lock().unwrap().push(error);
+            }
+        });
+        let mut query = Query::open(world.plan_by(&script, &clock).await, reporter).await.unwrap();
+        finish(&mut query).await.unwrap();
+        world.memory.recreate("input");
+        world.append("input", 0, 1000..1030);
+        world.append("input", 1, 2000..2030);
+        world.memory.complete("input");
+        clock.advance(5_000);
+        let (_stop, stopped) = watch::channel(false);
+        let outcome = query.run_until(stopped).await;
+        let said = "table input: input:0 holds other messages than those that were read";
+        assert_eq!(*retries.lock().unwrap(), [said]);
+        let mut expected: Vec<i64> = (0..9).chain(100..109).collect();
+        match outcome {
+            Ok(_) => expected.extend((1000..1030).chain(2000..2030)),
+            Err(error) => {
+                assert_eq!((error.kind(), goes_on), (Kind::DataLoss, false), "{}", error.chain());
+                assert!(error.chain().contains(&format!("{said}: the topic was created anew")), "{}", error.chain());
+            }
+        }
+        assert_eq!(visible(&world).await, expected);
+        assert_eq!(expected.len() > 18, goes_on);
+    }
+}
+
+/// Of the second partition nothing was read, but the first one shows that both are others.
+#[tokio::test]
+async fn a_topic_that_was_created_anew_is_noticed_as_a_whole() {
+    let world = World::new();
+    world.append("input", 0, 0..0);
+    world.append("input", 1, 100..105);
+    let script = script(MEMORY, ", 'scan.startup.mode' = 'latest-offset', 'scan.on-data-loss' = 'continue'");
+    let run = async || run_to_end(world.plan(&script, None).await).await.unwrap();
+    run().await;
+    world.append("input", 0, 0..9);
+    run().await;
+    assert_eq!(visible(&world).await, (0..9).collect::<Vec<_>>());
+    world.memory.recreate("input");
+    world.append("input", 0, 1000..1020);
+    world.append("input", 1, 2000..2020);
+    for which in ["first", "second"] {
+        run().await;
+        let expected: Vec<i64> = (0..9).chain(1000..1020).chain(2000..2020).collect();
+        assert_eq!(visible(&world).await, expected, "the {which} run after that");
     }
 }
 

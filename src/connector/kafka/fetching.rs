@@ -16,6 +16,7 @@ use std::mem::replace;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use tokio::sync::Mutex as Slot;
 
 use super::client::Client;
@@ -35,6 +36,8 @@ const REST: Duration = Duration::from_secs(2);
 pub(super) struct Fetching {
     table: String,
     properties: Properties,
+    /// How a client reads, where there are so many partitions.
+    config: fn(&Properties, usize) -> ClientConfig,
     clock: Clock,
     state: Mutex<State>,
 }
@@ -74,7 +77,13 @@ impl Fetching {
     pub(super) fn new(table: &str, properties: &Properties, parallelism: usize, clock: Clock) -> Self {
         let clients = vec![None; parallelism.max(1)];
         let state = State { clients, readers: BTreeMap::new(), partitions: 0, idle: Idle::default() };
-        Self { table: table.into(), properties: properties.clone(), clock, state: Mutex::new(state) }
+        let (table, properties, state) = (table.into(), properties.clone(), Mutex::new(state));
+        Self { table, properties, config: Properties::fetching, clock, state }
+    }
+
+    /// For looking at single messages.
+    pub(super) fn of_single_messages(table: &str, properties: &Properties, clock: Clock) -> Self {
+        Self { config: |properties, _| properties.finder(), ..Self::new(table, properties, 1, clock) }
     }
 
     /// The reader of a partition, which is about to be read.
@@ -121,7 +130,7 @@ impl Fetching {
     }
 
     fn client(&self, partitions: usize) -> Result<Arc<Client>> {
-        Client::try_new(&self.properties.fetching(partitions)).map(Arc::new)
+        Client::try_new(&(self.config)(&self.properties, partitions)).map(Arc::new)
     }
 
     fn read_by(&self, client: Arc<Client>, partition: &Partition) -> Result<PartitionReader> {
@@ -136,7 +145,6 @@ impl Fetching {
 mod tests {
     use std::cell::RefCell;
 
-    use rdkafka::ClientConfig;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 

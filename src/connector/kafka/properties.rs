@@ -140,6 +140,14 @@ impl Properties {
         config
     }
 
+    /// How to look for single messages: the batch that has it is fetched, and little more.
+    pub(super) fn finder(&self) -> ClientConfig {
+        let mut config = self.consumer();
+        config.remove("fetch.message.max.bytes").set("max.partition.fetch.bytes", "65536");
+        config.set("queued.min.messages", "1");
+        config
+    }
+
     /// How to write: no epoch waits long for a batch to fill, nothing is lost, a key's rows keep their order, and a key goes where Java's client would send it.
     pub(super) fn producer(&self) -> ClientConfig {
         let defaults = [("linger.ms", "5"), ("queue.buffering.max.kbytes", "65536"), ("partitioner", "murmur2_random")];

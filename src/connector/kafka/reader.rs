@@ -35,10 +35,10 @@ const BYTES: usize = 4 << 20;
 const WAIT: Duration = Duration::from_millis(100);
 
 /// After this long without progress the reader asks whether the rest of the span exists at all.
-const DOUBT: Duration = Duration::from_secs(10);
+const DOUBT: Duration = Duration::from_secs(8);
 
-/// After this long without progress it gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// After this long without progress, about, it gives up: the engine tries again, and says so.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The reader of one partition.
 #[derive(Debug)]
@@ -98,14 +98,14 @@ impl PartitionReader {
             }
             idle += WAIT;
             if idle >= doubt {
-                idle += self.doubt(span, idle)?;
+                idle = self.doubt(span, idle)?;
                 doubt = idle + DOUBT;
             }
         }
     }
 
-    /// The message at this offset, if it is there now, as long as it is `wanted`. The reader then stands behind it, so
-    /// that what is fetched meanwhile belongs to whoever goes on there.
+    /// The message at this offset, if it is there now, as long as it is `wanted`. The reader then fetches no more, and has
+    /// to start anew.
     pub(super) fn find(&mut self, offset: u64, wanted: impl Fn() -> bool) -> Result<Option<Fingerprint>> {
         let bounds = self.queue.client().bounds_of(&self.partition).map_err(|error| self.error(error))?;
         if !(bounds.earliest..bounds.latest).contains(&offset) {
@@ -119,7 +119,10 @@ impl PartitionReader {
             true
         };
         let span = Span::new(self.partition.clone(), offset, offset + 1);
-        match self.read(&span, &[], deliver, wanted) {
+        let outcome = self.read(&span, &[], deliver, wanted);
+        self.ready = None;
+        self.queue.stop();
+        match outcome {
             Err(error) if error.kind() != Kind::DataLoss => Err(error),
             _ => Ok(found.into_inner()),
         }
@@ -178,12 +181,15 @@ impl PartitionReader {
         Some(batch)
     }
 
-    /// Nothing has come for a while: perhaps there is nothing, perhaps nobody answers. How long it took to find out.
-    fn doubt(&mut self, span: &Span, idle: Duration) -> Result<Duration> {
+    /// Nothing has come for so long: perhaps there is nothing, perhaps nobody answers. For how long it is then.
+    fn doubt(&mut self, span: &Span, mut idle: Duration) -> Result<Duration> {
         let doubt = self.lookup(span).err();
         let lost = doubt.as_ref().is_some_and(|error| matches!(error.kind(), Kind::DataLoss | Kind::Refused));
+        if doubt.is_some() && !lost {
+            idle += ANSWER;
+        }
         if !lost && idle < PATIENCE {
-            return Ok(if doubt.is_some() { ANSWER } else { Duration::ZERO });
+            return Ok(idle);
         }
         self.ready = None;
         let late = || {

@@ -2,7 +2,8 @@
 //!
 //! The idea: one client answers questions about the topics ([`Discovery`]), and as many as there are tasks fetch
 //! ([`Fetching`]). Threads that read exist only while something is read, and nothing is fetched where nothing was read
-//! for some seconds.
+//! for some seconds. Single messages are looked for by one more client, so that no reader loses what it has fetched
+//! ahead.
 //!
 //! What it guarantees: [`Source`]'s contract. Ends are last stable offsets unless `isolation.level` says otherwise, so
 //! that no epoch waits for an open transaction.
@@ -53,6 +54,8 @@ pub(super) struct KafkaSource {
 struct Open {
     discovery: Discovery,
     fetching: Arc<Fetching>,
+    /// What looks for single messages.
+    finding: Fetching,
     group: Option<Arc<Group>>,
     /// Whose turn it is to commit to the group.
     committing: Arc<Slot<()>>,
@@ -77,9 +80,11 @@ impl KafkaSource {
     ) -> Result<Self> {
         let options = Arc::new(options);
         let fetching = Fetching::new(&table.name, &options.properties, parallelism, clock.clone());
+        let finding = Fetching::of_single_messages(&table.name, &options.properties, clock.clone());
         let open = Open {
             discovery: Discovery::try_new(Arc::clone(&options), clock)?,
             fetching: Arc::new(fetching),
+            finding,
             group: Group::of(&options.properties).map(Arc::new),
             committing: Arc::default(),
         };
@@ -162,13 +167,13 @@ impl Source for KafkaSource {
 
     async fn fingerprint(&self, partition: &Partition, offset: u64) -> Result<Option<Fingerprint>> {
         let what = format!("looking for the message at {partition} offset {offset}");
-        let reader = self.reader(partition)?;
+        let finder = self.open().and_then(|open| open.finding.reader(partition)).map_err(|e| self.error(e))?;
         // When this call is dropped, so is `caller`, and the thread stops.
         let caller = Arc::new(());
         let listening = Arc::downgrade(&caller);
         let found = timeout(FINDING, async move {
-            let mut reader = reader.lock_owned().await;
-            spawn_blocking(move || reader.find(offset, || listening.strong_count() > 0)).await
+            let mut finder = finder.lock_owned().await;
+            spawn_blocking(move || finder.find(offset, || listening.strong_count() > 0)).await
         });
         let found = found.await;
         drop(caller);

@@ -2,7 +2,8 @@
 //!
 //! The library's futures are huge, so each is boxed, once, in [`call`]. Its errors redact what the broker said and keep a
 //! code; [`explained`] turns that into one of our kinds. [`Patience`] always pauses between tries, since the library fails at
-//! once while it leaves an address alone (see `connection`), and lasts for the restart of a broker.
+//! once while it leaves an address alone (see `connection`). It ends soon, but for sends: then the engine tries again, as
+//! it does in all trouble, and says so.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -20,8 +21,12 @@ pub(super) const NO_GROUP: i32 = 26;
 /// From here on codes are the library's own, not a broker's.
 const LIBRARY_CODES: i32 = 10_000;
 
-/// Pauses between tries of one call, in seconds: a minute together, in which a broker can restart.
-const PAUSES: [u64; 10] = [1, 1, 3, 5, 5, 5, 10, 10, 10, 10];
+/// Pauses between tries of one call, in seconds.
+const PAUSES: &[u64] = &[1, 1, 3, 5];
+
+/// The same of a send: a minute together, in which a broker can restart. What is sent at least once is there twice if
+/// the epoch is run again.
+const SENDING: &[u64] = &[1, 1, 3, 5, 5, 5, 10, 10, 10, 10];
 
 /// So many pauses are taken with the same client.
 const SAME_CLIENT: usize = 3;
@@ -83,27 +88,33 @@ pub(super) fn explained(what: impl Display, error: ClientError) -> Error {
 }
 
 /// How often a call that failed is tried again, and the pauses between.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Patience {
-    pauses: usize,
+    pauses: &'static [u64],
+    taken: usize,
 }
 
 impl Patience {
     /// For one call, or for a run of calls of which each success starts anew.
     pub(super) fn new() -> Self {
-        Self::default()
+        Self { pauses: PAUSES, taken: 0 }
+    }
+
+    /// For a send.
+    pub(super) fn sending() -> Self {
+        Self { pauses: SENDING, taken: 0 }
     }
 
     /// Whether it is time to try another client.
     pub(super) fn is_worn(&self) -> bool {
-        self.pauses > SAME_CLIENT
+        self.taken > SAME_CLIENT
     }
 
     /// Pauses after a transient error, unless patience is at its end; other errors come straight back.
     pub(super) async fn pause(&mut self, error: Error) -> Result<()> {
-        let next = if error.kind() == Kind::Transient { PAUSES.get(self.pauses) } else { None };
+        let next = if error.kind() == Kind::Transient { self.pauses.get(self.taken) } else { None };
         let Some(&seconds) = next else { return Err(error) };
-        self.pauses += 1;
+        self.taken += 1;
         tracing::warn!(error = %error.chain(), "RocketMQ: trying again in {seconds} s");
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         Ok(())
@@ -115,9 +126,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_outlasts_the_circuit_breaker() {
-        assert!(PAUSES.iter().sum::<u64>() >= 40);
-        assert!(PAUSES.iter().all(|seconds| *seconds >= 1));
+    fn patience_ends_with_another_client() {
+        for pauses in [PAUSES, SENDING] {
+            assert!(pauses.len() > SAME_CLIENT);
+            assert!(pauses.iter().all(|seconds| *seconds >= 1));
+        }
+    }
+
+    #[test]
+    fn the_patience_of_a_send_outlasts_the_circuit_breaker() {
+        assert!(SENDING.iter().sum::<u64>() >= 40);
     }
 
     #[tokio::test]

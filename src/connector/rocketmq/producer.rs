@@ -228,7 +228,7 @@ async fn deliver(
     let mut producer = connection.client().await?;
     while let Some(mut batch) = receiver.recv().await {
         sent.rows += batch.len() as u64;
-        let mut patience = Patience::new();
+        let mut patience = Patience::sending();
         loop {
             if let Some(account) = &account {
                 batch.retain(|outgoing| !account.holds(outgoing.ordinal));

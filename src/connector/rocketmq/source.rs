@@ -149,6 +149,10 @@ impl Source for RocketmqSource {
         found.map(Some).map_err(|e| self.blame(e))
     }
 
+    fn topic<'a>(&'a self, partition: &'a Partition) -> &'a str {
+        self.options.topics.queue(partition).topic
+    }
+
     async fn fingerprint(&self, partition: &Partition, offset: u64) -> Result<Option<Fingerprint>> {
         let reader = self.reader(Span::new(partition.clone(), offset, offset + 1), Vec::new());
         let mut consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
