@@ -4,8 +4,9 @@
 //! rows of the table, applies `format.on-error`, and reports what it saw. Only columns that were asked for are decoded.
 //! A message may hold several rows, or none; metadata are then those of each row's message.
 //!
-//! Columns that payloads do not have may be read from messages' keys ([`KeyColumns`]): without a key they are NULL, and
-//! a message whose key cannot be read is bad as a whole. So is one with metadata that are none of the declared type.
+//! Columns that payloads do not have may be read from messages' keys ([`KeyColumns`]): without a key, or where it is a
+//! comment, they are NULL, and a message whose key cannot be read is bad as a whole. So is one with metadata that are
+//! none of the declared type.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -81,21 +82,22 @@ struct Keys {
 }
 
 impl Keys {
-    /// The columns of these keys, a row for each: NULL where there is none, or one that cannot be read.
+    /// The columns of these keys, a row for each: NULL where there is none, a comment, or one that cannot be read.
     fn read(&mut self, keys: &BinaryArray) -> Result<(Vec<ArrayRef>, Vec<BadPayload>)> {
         let there = is_not_null(keys)?;
         let places: Vec<usize> = there.values().set_indices().collect();
-        let Decoded { rows, mut bad, .. } = self.decoder.decode(filter(keys, &there)?.as_binary())?;
-        for bad in &mut bad {
-            *bad = BadPayload { index: places[bad.index], reason: format!("its key: {}", bad.reason) };
-        }
+        let Decoded { rows, origins, mut bad, .. } = self.decoder.decode(filter(keys, &there)?.as_binary())?;
         if rows.num_rows() == keys.len() {
             return Ok((rows.columns().to_vec(), bad));
         }
-        let is_read = and(&there, &mask(keys.len(), bad.iter().map(|bad| bad.index)))?;
-        let mut next = 0u64..;
-        let row = |is_read: bool| if is_read { next.next() } else { None };
-        let row_of: UInt64Array = is_read.values().iter().map(row).collect();
+        let mut row_of: Vec<Option<u64>> = vec![None; keys.len()];
+        for (row, origin) in (0..).zip(origins_of(origins, &bad, places.len())) {
+            row_of[places[origin]] = Some(row);
+        }
+        for bad in &mut bad {
+            *bad = BadPayload { index: places[bad.index], reason: format!("its key: {}", bad.reason) };
+        }
+        let row_of = UInt64Array::from(row_of);
         let columns = rows.columns().iter().map(|column| take(column, &row_of, None)).collect::<Result<_, _>>()?;
         Ok((columns, bad))
     }
@@ -414,6 +416,12 @@ fn mask(length: usize, without: impl Iterator<Item = usize>) -> BooleanArray {
     BooleanArray::from(kept)
 }
 
+/// The message that each row is from, of so many, which are rows but for the bad ones where nobody says otherwise.
+fn origins_of(origins: Option<Vec<usize>>, bad: &[BadPayload], messages: usize) -> Vec<usize> {
+    let good = || mask(messages, bad.iter().map(|bad| bad.index)).values().set_indices().collect();
+    origins.unwrap_or_else(good)
+}
+
 /// What was found of `messages` messages, without those that have one of these rows.
 fn without(
     found: Decoded,
@@ -422,8 +430,7 @@ fn without(
     missing: BTreeMap<usize, String>,
 ) -> Result<(Decoded, Vec<ArrayRef>)> {
     let Decoded { rows, origins, kinds, mut bad } = found;
-    let good = || mask(messages, bad.iter().map(|bad| bad.index)).values().set_indices().collect();
-    let from: Vec<usize> = origins.clone().unwrap_or_else(good);
+    let from = origins_of(origins.clone(), &bad, messages);
     for (row, reason) in missing {
         if bad.iter().all(|bad| bad.index != from[row]) {
             bad.push(BadPayload { index: from[row], reason });
@@ -572,7 +579,7 @@ mod tests {
         ];
         let decode = |projection: &[usize]| {
             let names = vec!["k_b".into(), "k_a".into()];
-            let key = KeyColumns { metadata: "key", names, prefix: "k_".into(), format: KeyFormat::Json };
+            let key = KeyColumns { metadata: "key", names, prefix: "k_".into(), format: KeyFormat::default() };
             let report = ReadReport::default();
             let mut decoding = Decoding::with_key(&table, &format, Some(&key), projection, &report).unwrap();
             let keys: BinaryArray = messages.iter().map(|(key, _)| key.map(str::as_bytes)).collect();
@@ -643,19 +650,43 @@ mod tests {
     }
 
     #[test]
-    fn a_message_without_payload_is_a_raw_null() {
-        let mut table = (*fixture::with_options(&[("format", "raw")])).clone();
-        table.columns.push(Column::physical("text", DataType::Utf8View));
-        let format = FormatOptions::take(&mut OptionReader::new(&table)).unwrap();
-        let mut decoding = Decoding::try_new(&table, &format, &[0], &ReadReport::default()).unwrap();
-        let batch = MessageBatch {
-            payloads: BinaryArray::from(vec![None, Some(&b"a"[..])]),
-            broken: vec![],
-            offsets: vec![0, 1],
-            metadata: vec![],
-            last: Fingerprint { offset: 1, timestamp: None, id: None },
+    fn keys_may_be_lines_some_of_them_comments() {
+        let options = [("key.csv.allow-comments", "true"), ("key.csv.null-literal", "-")];
+        let table = fixture::with_options(&options);
+        let format = KeyFormat::take("csv", &mut OptionReader::new(&table)).unwrap().unwrap();
+        let fields = ["a", "b"].map(|name| Field::new(name, DataType::Utf8View, true));
+        let wanted = Wanted { all: Arc::new(Schema::new(fields.to_vec())), projection: vec![1] };
+        let mut keys = Keys { decoder: format.decoder(&wanted).unwrap(), metadata: 0 };
+        let lines = [Some("#"), Some("1,x"), None, Some("2"), Some("3,-"), Some("4,y")];
+        let lines: BinaryArray = lines.iter().map(|line| line.map(str::as_bytes)).collect();
+        let (columns, bad) = keys.read(&lines).unwrap();
+        let texts: Vec<_> = columns[0].as_string_view().iter().collect();
+        assert_eq!(texts, [None, Some("x"), None, None, None, Some("y")]);
+        assert_eq!(bad, [BadPayload { index: 3, reason: "its key: it ends after field 1 of 2".into() }]);
+    }
+
+    #[test]
+    fn a_message_without_payload_is_a_raw_null_and_else_told_as_a_tombstone() {
+        let decode = |format| {
+            let mut table = (*fixture::with_options(&[("format", format)])).clone();
+            table.columns.push(Column::physical("text", DataType::Utf8View));
+            let format = FormatOptions::take(&mut OptionReader::new(&table)).unwrap();
+            let mut decoding = Decoding::try_new(&table, &format, &[0], &ReadReport::default()).unwrap();
+            let batch = MessageBatch {
+                payloads: BinaryArray::from(vec![None, Some(&b"a"[..])]),
+                broken: vec![],
+                offsets: vec![0, 1],
+                metadata: vec![],
+                last: Fingerprint { offset: 1, timestamp: None, id: None },
+            };
+            decoding.decode(&Partition::new("p", 0), batch)
         };
-        let rows = decoding.decode(&Partition::new("p", 0), batch).unwrap();
+        let rows = decode("raw").unwrap();
         assert_eq!((rows.num_rows(), rows.column(0).null_count()), (2, 1));
+        for format in ["json", "csv"] {
+            let error = decode(format).unwrap_err().to_string();
+            assert!(error.contains("offset 0 cannot be read: it has no payload: in a compacted topic"), "{error}");
+            assert!(error.contains("set 'format.on-error' = 'skip' to leave such messages out"), "{error}");
+        }
     }
 }

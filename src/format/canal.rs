@@ -47,6 +47,12 @@ pub(super) const OPTIONS: &[OptionEntry] = &[
         "how timestamps are written: `2026-01-01 00:00:00.123`, or with a `T`. Both are read",
     ),
     OptionEntry::writing(
+        "canal-json.encode.ignore-null-fields",
+        "`true`, `false`",
+        "`false`",
+        "`true`: NULL is left out instead of written as `null`",
+    ),
+    OptionEntry::writing(
         "canal-json.encode.decimal-as-plain-number",
         "`true`",
         "`true`",

@@ -31,7 +31,12 @@ use crate::sql::types::sql_type;
 
 /// What its options say.
 pub(super) const OPTIONS: &[OptionEntry] = &[
-    OptionEntry::new("csv.field-delimiter", "an ASCII character", "`,`", "what is between fields; `\\t` is a tab"),
+    OptionEntry::new(
+        "csv.field-delimiter",
+        "an ASCII character",
+        "`,`",
+        "what is between fields; `\\t` is a tab, `\\u0001` the character of that number",
+    ),
     OptionEntry::new(
         "csv.quote-character",
         "an ASCII character",
@@ -83,42 +88,47 @@ pub struct CsvOptions {
 const COMMENT: u8 = b'#';
 
 impl CsvOptions {
-    /// Takes `csv.field-delimiter` (default a comma), `csv.quote-character` (default `"`),
-    /// `csv.disable-quote-character`, `csv.escape-character` and `csv.null-literal` (none), `csv.allow-comments`
-    /// (false), and what can only be as it is.
-    pub fn take(options: &mut OptionReader<'_>) -> Result<Self> {
-        options.only("csv.ignore-parse-errors", false, SKIP)?;
+    /// Takes, behind this name, `field-delimiter` (default a comma), `quote-character` (default `"`),
+    /// `disable-quote-character`, `escape-character` and `null-literal` (none), `allow-comments` (false), and what can
+    /// only be as it is.
+    pub fn take(name: &str, options: &mut OptionReader<'_>) -> Result<Self> {
+        let key = |option: &str| format!("{name}.{option}");
+        options.only(&key("ignore-parse-errors"), false, SKIP)?;
         let plain = "a DECIMAL is always written as a plain number";
-        options.only("csv.write-bigdecimal-in-scientific-notation", false, plain)?;
+        options.only(&key("write-bigdecimal-in-scientific-notation"), false, plain)?;
         options.refuse(
-            "csv.array-element-delimiter",
+            &key("array-element-delimiter"),
             "csv cannot hold ARRAY; use STRING there and leave it out, or 'format' = 'json'",
         )?;
-        let form = "one ASCII character that does not end a line; a tab is written \\t";
-        let delimiter = options.with("csv.field-delimiter", form, character)?.unwrap_or(b',');
-        let quote = options.with("csv.quote-character", form, character)?;
-        let is_disabled = options.flag("csv.disable-quote-character")?.unwrap_or(false);
+        let form = "one ASCII character that does not end a line; \\t is a tab, \\u0001 the character of that number";
+        let delimiter = options.with(&key("field-delimiter"), form, character)?.unwrap_or(b',');
+        let quote = options.with(&key("quote-character"), form, character)?;
+        let is_disabled = options.flag(&key("disable-quote-character"))?.unwrap_or(false);
         if is_disabled && quote.is_some() {
-            return Err(options.blame(Error::usage(
-                "'csv.quote-character' is given, and 'csv.disable-quote-character' says that there is none; leave out one",
-            )));
+            return Err(options.blame(Error::usage(format!(
+                "'{}' is given, and '{}' says that there is none; leave out one",
+                key("quote-character"),
+                key("disable-quote-character")
+            ))));
         }
         let quote = (!is_disabled).then(|| quote.unwrap_or(b'"'));
         // Doubled quotes are read and written anyway.
-        let escape = options.with("csv.escape-character", form, character)?.filter(|escape| Some(*escape) != quote);
+        let escape = options.with(&key("escape-character"), form, character)?.filter(|escape| Some(*escape) != quote);
         if [quote, escape].contains(&Some(delimiter)) {
-            return Err(options.blame(Error::usage(
-                "'csv.field-delimiter' is also the quote or the escape character; take another one",
-            )));
+            return Err(options.blame(Error::usage(format!(
+                "'{}' is also the quote or the escape character; take another one",
+                key("field-delimiter")
+            ))));
         }
-        let has_comments = options.flag("csv.allow-comments")?.unwrap_or(false);
+        let has_comments = options.flag(&key("allow-comments"))?.unwrap_or(false);
         if has_comments && [Some(delimiter), quote, escape].contains(&Some(COMMENT)) {
-            return Err(options.blame(Error::usage(
-                "'csv.allow-comments': a comment begins with '#', which is also the delimiter, the quote or the escape \
-                 character; take another one",
-            )));
+            return Err(options.blame(Error::usage(format!(
+                "'{}': a comment begins with '#', which is also the delimiter, the quote or the escape character; take \
+                 another one",
+                key("allow-comments")
+            ))));
         }
-        let null_literal = options.text("csv.null-literal")?;
+        let null_literal = options.text(&key("null-literal"))?;
         Ok(Self { delimiter, quote, escape, null_literal, has_comments })
     }
 
@@ -262,12 +272,18 @@ fn without_end(line: &[u8]) -> std::result::Result<&str, String> {
     Ok(line.strip_suffix('\r').unwrap_or(line))
 }
 
+/// A character that ends no line, as it is or as Java escapes it: `\t`, `\u0001`.
 fn character(text: &str) -> Option<u8> {
-    match text.as_bytes() {
-        b"\\t" => Some(b'\t'),
-        [byte] if byte.is_ascii() && !is_line_end(*byte) => Some(*byte),
-        _ => None,
-    }
+    let byte = match text.as_bytes() {
+        b"\\t" => b'\t',
+        [byte] => *byte,
+        // `from_str_radix` would take a sign.
+        [b'\\', b'u', digits @ ..] if digits.len() == 4 && digits.iter().all(u8::is_ascii_hexdigit) => {
+            u8::from_str_radix(&text[2..], 16).ok()?
+        }
+        _ => return None,
+    };
+    (byte.is_ascii() && !is_line_end(byte)).then_some(byte)
 }
 
 fn is_line_end(byte: u8) -> bool {

@@ -9,7 +9,7 @@ use crate::connector::contract::fixture;
 
 fn take(more: &[(&str, &str)]) -> Result<CsvOptions> {
     let table = fixture::with_options(more);
-    CsvOptions::take(&mut OptionReader::new(&table))
+    CsvOptions::take("csv", &mut OptionReader::new(&table))
 }
 
 fn options(more: &[(&str, &str)]) -> CsvOptions {
@@ -72,6 +72,10 @@ fn a_line_is_divided_as_others_do() {
 fn characters_are_yours_to_choose() {
     let tabs = options(&[("csv.field-delimiter", "\\t"), ("csv.quote-character", "'")]);
     assert_eq!(fields("a,\"\t'b\t''c'''", 2, &tabs), texts(&["a,\"", "b\t'c'"]));
+    for (text, byte) in [("\\u0001", '\u{1}'), ("\u{1}", '\u{1}'), ("\\u0009", '\t'), ("\\u007C", '|')] {
+        let delimited = options(&[("csv.field-delimiter", text)]);
+        assert_eq!(fields(&format!("a{byte}b"), 2, &delimited), texts(&["a", "b"]), "{text}");
+    }
     let unquoted = options(&[("csv.disable-quote-character", "true"), ("csv.escape-character", "\\")]);
     assert_eq!(fields(r#""a",b\,\\\n\ü"#, 2, &unquoted), texts(&["\"a\"", "b,\\\nü"]));
     let escaped = options(&[("csv.escape-character", "\\")]);
@@ -136,7 +140,7 @@ fn one_bad_line_never_costs_its_neighbours() {
         (Some(&b"99999999999999999999,"[..]), "'99999999999999999999' cannot be BIGINT, which column c0 is"),
         (Some(&b"2"[..]), "it ends after field 1 of 2"),
         (Some(&b"2,\xff"[..]), "it is not UTF-8"),
-        (None, "it has no payload"),
+        (None, NO_PAYLOAD),
     ] {
         let mut decoder = CsvDecoder::try_new(&Wanted::all(Arc::clone(&schema)), &options(&[])).unwrap();
         let decoded = decoder.decode(&BinaryArray::from(vec![good, bad, good])).unwrap();
@@ -236,6 +240,10 @@ fn what_makes_no_sense_is_refused() {
     ] {
         let error = take(&more).unwrap_err().to_string();
         assert!(error.starts_with(&format!("table t: {reason}")), "{error}");
+    }
+    for wrong in ["\\u00e4", "\\u1F60", "\\u000A", "\\u+001", "\\u1", "\\u00011", "\\n", "ä", ""] {
+        let error = take(&[("csv.field-delimiter", wrong)]).unwrap_err().to_string();
+        assert!(error.contains(&format!("'{wrong}' is not one ASCII character")), "{error}");
     }
     let list = DataType::List(Arc::new(Field::new_list_field(DataType::Int64, true)));
     let error = CsvDecoder::try_new(&Wanted::all(schema_of(&[list])), &options(&[])).unwrap_err().to_string();

@@ -42,6 +42,12 @@ pub(super) const OPTIONS: &[OptionEntry] = &[
         "how timestamps are written: `2026-01-01 00:00:00.123`, or with a `T`. Both are read",
     ),
     OptionEntry::writing(
+        "debezium-json.encode.ignore-null-fields",
+        "`true`, `false`",
+        "`false`",
+        "`true`: NULL is left out instead of written as `null`, also `before` and `after`",
+    ),
+    OptionEntry::writing(
         "debezium-json.encode.decimal-as-plain-number",
         "`true`",
         "`true`",
@@ -182,6 +188,7 @@ mod tests {
     use super::super::Encoder;
     use super::super::changelog::tests::decoded;
     use super::*;
+    use crate::connector::contract::fixture;
 
     fn options(has_schema: bool) -> DebeziumOptions {
         DebeziumOptions { has_schema, json: JsonOptions::default() }
@@ -280,6 +287,24 @@ mod tests {
         let payloads: Vec<Option<&str>> = written.into_iter().map(Some).collect();
         let (back, _) = decoded(&mut decoder(&[0, 1], false), &payloads);
         assert_eq!(back, ["0 +I | 1 | a |", "1 -D | 1 | a |", "2 +I | 1 | |", "3 +I | 2 | c |"]);
+    }
+
+    #[test]
+    fn null_is_left_out_on_request_and_read_all_the_same() {
+        let table = fixture::with_options(&[("debezium-json.encode.ignore-null-fields", "true")]);
+        let options = DebeziumOptions::take(&mut OptionReader::new(&table)).unwrap();
+        let columns: [(&str, ArrayRef, bool); 2] = [
+            ("id", Arc::new(Int64Array::from(vec![1])), true),
+            ("name", Arc::new(StringViewArray::from(vec![None::<&str>])), true),
+        ];
+        let rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+        let mut encoder = encoder(rows.schema(), &options).unwrap();
+        let deleted = Int8Array::from(vec![RowKind::Delete as i8]);
+        let written = [encoder.encode(&rows).unwrap(), encoder.encode_changes(&rows, &deleted).unwrap()];
+        let written = written.each_ref().map(|payloads| std::str::from_utf8(payloads.value(0)).unwrap());
+        assert_eq!(written, [r#"{"after":{"id":1},"op":"c"}"#, r#"{"before":{"id":1},"op":"d"}"#]);
+        let (back, _) = decoded(&mut decoder(&[0, 1], false), &written.map(Some));
+        assert_eq!(back, ["0 +I | 1 | |", "1 -D | 1 | |"]);
     }
 
     #[test]

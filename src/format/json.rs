@@ -69,6 +69,12 @@ pub(super) const OPTIONS: &[OptionEntry] = &[
         "`false`",
         "`true` is refused: say `'format.on-error' = 'skip'`",
     ),
+    OptionEntry::reading(
+        "json.decode.json-parser.enabled",
+        "`true`, `false`",
+        "`true`",
+        "which of two parsers Flink reads with; here there is one",
+    ),
     OptionEntry::refused("json.map-null-key.mode", "a MAP has no NULL keys"),
     OptionEntry::refused("json.map-null-key.literal", "a MAP has no NULL keys"),
 ];
@@ -89,18 +95,18 @@ enum TimestampFormat {
 }
 
 impl JsonOptions {
-    /// Takes `json.timestamp-format.standard` (SQL, ISO-8601; when writing, reading takes both),
-    /// `json.encode.ignore-null-fields` and `json.fail-on-missing-field` (default false).
-    pub fn take(options: &mut OptionReader<'_>) -> Result<Self> {
+    /// Takes, behind this name, what every format has that holds JSON, and `fail-on-missing-field` (default false).
+    pub fn take(name: &str, options: &mut OptionReader<'_>) -> Result<Self> {
+        // It chooses one of Flink's parsers, which read alike.
+        options.flag(&format!("{name}.decode.json-parser.enabled"))?;
         Ok(Self {
-            ignore_null_fields: options.flag("json.encode.ignore-null-fields")?.unwrap_or(false),
-            fail_on_missing_field: options.flag("json.fail-on-missing-field")?.unwrap_or(false),
-            ..Self::of("json", options)?
+            fail_on_missing_field: options.flag(&format!("{name}.fail-on-missing-field"))?.unwrap_or(false),
+            ..Self::of(name, options)?
         })
     }
 
-    /// Takes what every format has that holds JSON, behind its own name: how timestamps are written, and what can only
-    /// be as it is.
+    /// Takes what every format has that holds JSON, behind its own name: `timestamp-format.standard` (SQL, ISO-8601;
+    /// when writing, reading takes both), `encode.ignore-null-fields` (default false), and what can only be as it is.
     pub(super) fn of(format: &str, options: &mut OptionReader<'_>) -> Result<Self> {
         let key = |option: &str| format!("{format}.{option}");
         options.only(&key("ignore-parse-errors"), false, SKIP)?;
@@ -110,7 +116,8 @@ impl JsonOptions {
         }
         let choices = [("SQL", TimestampFormat::Sql), ("ISO-8601", TimestampFormat::Iso)];
         let timestamps = options.choice(&key("timestamp-format.standard"), &choices)?.unwrap_or_default();
-        Ok(Self { timestamps, ..Self::default() })
+        let ignore_null_fields = options.flag(&key("encode.ignore-null-fields"))?.unwrap_or(false);
+        Ok(Self { timestamps, ignore_null_fields, ..Self::default() })
     }
 }
 

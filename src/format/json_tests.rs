@@ -84,7 +84,7 @@ fn one_bad_message_never_costs_its_neighbours() {
         assert_eq!(decoded.rows.num_rows(), 2, "{text}");
         assert_eq!(decoded.rows.column(0).as_primitive::<arrow::datatypes::Int64Type>().values(), &[1, 1], "{text}");
     }
-    assert_eq!(decode(schema(), &[None]).bad[0].reason, "it has no payload");
+    assert_eq!(decode(schema(), &[None]).bad[0].reason, NO_PAYLOAD);
 }
 
 #[test]

@@ -35,7 +35,8 @@ pub(crate) use text::misfit;
 mod fuzz_tests;
 
 /// What is wrong with a payload that is NULL, where a format has no use for one.
-const NO_PAYLOAD: &str = "it has no payload";
+const NO_PAYLOAD: &str =
+    "it has no payload: in a compacted topic that is a tombstone, which deletes its key, and is no row";
 
 /// What to say instead of `ignore-parse-errors`.
 const SKIP: &str = "say 'format.on-error' = 'skip', which leaves out messages that cannot be read, and counts them";
@@ -130,23 +131,82 @@ enum FormatKind {
     Canal(canal::CanalOptions),
 }
 
+impl FormatKind {
+    /// Takes the format's own options, whose names begin with its name behind `prefix`; nothing of an unknown format.
+    fn take(format: &str, prefix: &str, options: &mut OptionReader<'_>) -> Result<Option<Self>> {
+        let name = format!("{prefix}{format}");
+        Ok(Some(match format {
+            "json" => Self::Json(json::JsonOptions::take(&name, options)?),
+            "csv" => Self::Csv(csv::CsvOptions::take(&name, options)?),
+            "raw" => Self::Raw(raw::RawOptions::take(&name, options)?),
+            "debezium-json" => Self::Debezium(debezium::DebeziumOptions::take(options)?),
+            "canal-json" => Self::Canal(canal::CanalOptions::take(options)?),
+            _ => return Ok(None),
+        }))
+    }
+
+    fn decoder(&self, wanted: &Wanted) -> Result<Box<dyn Decoder>> {
+        let decoder: Box<dyn Decoder> = match self {
+            Self::Json(options) => Box::new(json::JsonDecoder::try_new(wanted.schema()?, options)?),
+            Self::Csv(options) => Box::new(csv::CsvDecoder::try_new(wanted, options)?),
+            Self::Raw(options) => Box::new(raw::RawDecoder::try_new(wanted, options)?),
+            Self::Debezium(options) => Box::new(debezium::DebeziumDecoder::try_new(wanted.schema()?, options)?),
+            Self::Canal(options) => Box::new(canal::CanalDecoder::try_new(wanted.schema()?, options)?),
+        };
+        Ok(decoder)
+    }
+
+    fn encoder(&self, schema: SchemaRef) -> Result<Box<dyn Encoder>> {
+        let encoder: Box<dyn Encoder> = match self {
+            Self::Json(options) => Box::new(json::JsonEncoder::try_new(schema, options)?),
+            Self::Csv(options) => Box::new(csv::CsvEncoder::try_new(schema, options)?),
+            Self::Raw(options) => Box::new(raw::RawEncoder::try_new(schema, options)?),
+            Self::Debezium(options) => Box::new(debezium::encoder(schema, options)?),
+            Self::Canal(options) => Box::new(canal::encoder(schema, options)?),
+        };
+        Ok(encoder)
+    }
+}
+
 /// How a message's key that is made of columns is written and read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyFormat {
-    /// As a JSON object of them.
-    Json,
-    /// As the bytes of the only one, which is STRING or BYTES.
-    Raw,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFormat(FormatKind);
+
+impl Default for KeyFormat {
+    /// An object of them.
+    fn default() -> Self {
+        Self(FormatKind::Json(json::JsonOptions::default()))
+    }
 }
 
 impl KeyFormat {
+    /// Takes the format's own options, which begin with `key.` and its name (`key.json.*`); nothing of an unknown one.
+    pub fn take(format: &str, options: &mut OptionReader<'_>) -> Result<Option<Self>> {
+        Ok(FormatKind::take(format, "key.", options)?.map(Self))
+    }
+
+    /// Checks that a key can be made of these columns.
+    pub fn check(&self, key: SchemaRef) -> Result<()> {
+        match self.0 {
+            FormatKind::Raw(_) if key.fields().len() != 1 => {
+                let names: Vec<&str> = key.fields().iter().map(|field| field.name().as_str()).collect();
+                Err(Error::usage(format!(
+                    "'raw' is one value, and the key is made of ({}); say 'json' or 'csv'",
+                    names.join(", ")
+                )))
+            }
+            _ => self.encoder(key).map(drop),
+        }
+    }
+
     /// A decoder of the columns of keys that are asked for.
-    pub fn decoder(self, wanted: &Wanted) -> Result<Box<dyn Decoder>> {
-        let decoder: Box<dyn Decoder> = match self {
-            Self::Json => Box::new(json::JsonDecoder::try_new(wanted.schema()?, &json::JsonOptions::default())?),
-            Self::Raw => Box::new(raw::RawDecoder::try_new(wanted, &raw::RawOptions::default())?),
-        };
-        Ok(decoder)
+    pub fn decoder(&self, wanted: &Wanted) -> Result<Box<dyn Decoder>> {
+        self.0.decoder(wanted)
+    }
+
+    /// An encoder of the columns of keys.
+    pub fn encoder(&self, schema: SchemaRef) -> Result<Box<dyn Encoder>> {
+        self.0.encoder(schema)
     }
 }
 
@@ -199,16 +259,9 @@ impl FormatOptions {
     pub fn take(options: &mut OptionReader<'_>) -> Result<Self> {
         options.suggest("format", FORMATS);
         let name = options.required("format")?;
-        let kind = match name.as_str() {
-            "json" => FormatKind::Json(json::JsonOptions::take(options)?),
-            "csv" => FormatKind::Csv(csv::CsvOptions::take(options)?),
-            "raw" => FormatKind::Raw(raw::RawOptions::take(options)?),
-            "debezium-json" => FormatKind::Debezium(debezium::DebeziumOptions::take(options)?),
-            "canal-json" => FormatKind::Canal(canal::CanalOptions::take(options)?),
-            other => {
-                let hint = did_you_mean(other, FORMATS.into_iter());
-                return Err(options.blame(Error::usage(format!("there is no format '{other}' for messages{hint}"))));
-            }
+        let Some(kind) = FormatKind::take(&name, "", options)? else {
+            let hint = did_you_mean(&name, FORMATS.into_iter());
+            return Err(options.blame(Error::usage(format!("there is no format '{name}' for messages{hint}"))));
         };
         let choices = [("fail", OnError::Fail), ("skip", OnError::Skip), ("dead-letter", OnError::DeadLetter)];
         let on_error = options.choice("format.on-error", &choices)?;
@@ -231,33 +284,19 @@ impl FormatOptions {
 
     /// A decoder of the columns that are asked for, whose names are the payload's fields where these have names.
     pub fn decoder(&self, wanted: &Wanted) -> Result<Box<dyn Decoder>> {
-        let decoder: Box<dyn Decoder> = match &self.kind {
-            FormatKind::Json(options) => Box::new(json::JsonDecoder::try_new(wanted.schema()?, options)?),
-            FormatKind::Csv(options) => Box::new(csv::CsvDecoder::try_new(wanted, options)?),
-            FormatKind::Raw(options) => Box::new(raw::RawDecoder::try_new(wanted, options)?),
-            FormatKind::Debezium(options) => Box::new(debezium::DebeziumDecoder::try_new(wanted.schema()?, options)?),
-            FormatKind::Canal(options) => Box::new(canal::CanalDecoder::try_new(wanted.schema()?, options)?),
-        };
-        Ok(decoder)
+        self.kind.decoder(wanted)
     }
 
     /// An encoder of rows of `schema`.
     pub fn encoder(&self, schema: SchemaRef) -> Result<Box<dyn Encoder>> {
-        let encoder: Box<dyn Encoder> = match &self.kind {
-            FormatKind::Json(options) => Box::new(json::JsonEncoder::try_new(schema, options)?),
-            FormatKind::Csv(options) => Box::new(csv::CsvEncoder::try_new(schema, options)?),
-            FormatKind::Raw(options) => Box::new(raw::RawEncoder::try_new(schema, options)?),
-            FormatKind::Debezium(options) => Box::new(debezium::encoder(schema, options)?),
-            FormatKind::Canal(options) => Box::new(canal::encoder(schema, options)?),
-        };
-        Ok(encoder)
+        self.kind.encoder(schema)
     }
 
-    /// An encoder of the columns of a message's key: JSON objects, whatever the payload is.
-    pub fn key_encoder(&self, schema: SchemaRef) -> Result<Box<dyn Encoder>> {
+    /// The format of keys, where the table does not say one: JSON objects, whatever the payload is.
+    pub fn key_format(&self) -> KeyFormat {
         match &self.kind {
-            FormatKind::Json(_) => self.encoder(schema),
-            _ => Self::json_encoder(schema),
+            kind @ FormatKind::Json(_) => KeyFormat(kind.clone()),
+            _ => KeyFormat::default(),
         }
     }
 
@@ -345,6 +384,7 @@ mod tests {
             [
                 (option("ignore-parse-errors"), Some("false"), Some("true"), "'format.on-error' = 'skip'"),
                 (option("encode.decimal-as-plain-number"), Some("true"), Some("false"), "as a plain number"),
+                (option("encode.ignore-null-fields"), Some("true"), Some("yes"), "is not true or false"),
                 (option("map-null-key.mode"), None, Some("LITERAL"), "no NULL keys"),
                 (option("map-null-key.literal"), None, Some("null"), "no NULL keys"),
             ]
@@ -357,8 +397,11 @@ mod tests {
             ("csv.allow-comments".to_string(), Some("true"), None, ""),
         ];
         let of_json = ["json", "debezium-json", "canal-json"].map(|format| (format, json(format)));
-        let strict = [("json.fail-on-missing-field".to_string(), Some("true"), None, "")];
-        let mut all = vec![("csv", &csv[..]), ("json", &strict[..])];
+        let only_json = [
+            ("json.fail-on-missing-field".to_string(), Some("true"), None, ""),
+            ("json.decode.json-parser.enabled".to_string(), Some("false"), Some("jackson"), "is not true or false"),
+        ];
+        let mut all = vec![("csv", &csv[..]), ("json", &only_json[..])];
         all.extend(of_json.iter().map(|(format, options)| (*format, &options[..])));
         for (format, options) in all {
             for (option, good, bad, advice) in options {
@@ -393,7 +436,7 @@ mod tests {
         let ids = arrow::array::Int64Array::from(vec![7]);
         let rows = RecordBatch::try_from_iter([("id", Arc::new(ids) as arrow::array::ArrayRef)]).unwrap();
         for format in FORMATS {
-            let mut encoder = take(&[("format", format)]).unwrap().key_encoder(rows.schema()).unwrap();
+            let mut encoder = take(&[("format", format)]).unwrap().key_format().encoder(rows.schema()).unwrap();
             assert_eq!(encoder.encode(&rows).unwrap().value(0), b"{\"id\":7}", "{format}");
         }
     }

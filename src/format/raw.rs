@@ -51,12 +51,12 @@ pub(super) const OPTIONS: &[OptionEntry] = &[
 ];
 
 impl RawOptions {
-    /// Takes `raw.endianness` (big-endian, little-endian) and `raw.charset` (UTF-8).
-    pub fn take(options: &mut OptionReader<'_>) -> Result<Self> {
+    /// Takes, behind this name, `endianness` (big-endian, little-endian) and `charset` (UTF-8).
+    pub fn take(name: &str, options: &mut OptionReader<'_>) -> Result<Self> {
         let utf8 = |text: &str| text.eq_ignore_ascii_case("UTF-8").then_some(());
-        options.with("raw.charset", "UTF-8, which is the only one that is supported", utf8)?;
+        options.with(&format!("{name}.charset"), "UTF-8, which is the only one that is supported", utf8)?;
         let orders = [("big-endian", Order::BigEndian), ("little-endian", Order::LittleEndian)];
-        Ok(Self { order: options.choice("raw.endianness", &orders)?.unwrap_or_default() })
+        Ok(Self { order: options.choice(&format!("{name}.endianness"), &orders)?.unwrap_or_default() })
     }
 }
 
@@ -308,7 +308,7 @@ mod tests {
     fn other_character_sets_are_refused() {
         let take = |charset| {
             let table = fixture::with_options(&[("raw.charset", charset)]);
-            RawOptions::take(&mut OptionReader::new(&table))
+            RawOptions::take("raw", &mut OptionReader::new(&table))
         };
         assert_eq!(take("utf-8").unwrap(), BIG);
         let error = take("UTF-16").unwrap_err().to_string();

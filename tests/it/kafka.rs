@@ -1565,20 +1565,36 @@ async fn a_partitioner_places_rows_by_task_or_one_after_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_may_be_raw_and_is_left_out_of_the_value_on_request() {
-    let topic = Topic::create(1, &[]).await;
-    let options = [("key.fields", "name"), ("key.format", "raw"), ("value.fields-include", "EXCEPT_KEY")];
-    let definition = outgoing(&topic, &options);
-    let sink = open_sink(definition.clone()).await;
-    sink.open(1).await.unwrap();
-    write(&sink, 1, rows(&definition, 3..5)).await.unwrap();
-    let message = |key: &str, value: &str| (0i64, Some(key.to_string()), Some(value.to_string()));
-    assert_eq!(messages(&topic), [message("n3", "{\"id\":3}"), message("n4", "{\"id\":4}")]);
-    sink.close().await;
-    let source = open(definition, 1).await;
-    let read = batches(&source, &topic.span(0, 0, 2), &[0, 1]).await.unwrap();
-    let names: Vec<_> = read.iter().flat_map(|batch| batch.column(1).as_string_view().iter().flatten()).collect();
-    assert_eq!((read[0].column(0).as_primitive::<Int64Type>().value(0), names), (3, vec!["n3", "n4"]));
+async fn a_key_has_its_format_and_is_left_out_of_the_value_on_request() {
+    let (raw, csv, json) = (("key.format", "raw"), ("key.format", "csv"), ("key.format", "json"));
+    let (name, id) = (("key.fields", "name"), ("key.fields", "id"));
+    let prefix = ("key.fields-prefix", "na");
+    for (options, keys) in [
+        (&[name, raw][..], ["n3", "n4"]),
+        (&[id, raw], ["\0\0\0\0\0\0\0\u{3}", "\0\0\0\0\0\0\0\u{4}"]),
+        (&[id, raw, ("key.raw.endianness", "little-endian")], ["\u{3}\0\0\0\0\0\0\0", "\u{4}\0\0\0\0\0\0\0"]),
+        (&[id, csv], ["3", "4"]),
+        (&[name, csv, ("key.csv.field-delimiter", "n"), prefix], ["\"n3\"", "\"n4\""]),
+        (&[name, json, prefix], ["{\"me\":\"n3\"}", "{\"me\":\"n4\"}"]),
+    ] {
+        let topic = Topic::create(1, &[]).await;
+        let definition = outgoing(&topic, &[options, &[("value.fields-include", "EXCEPT_KEY")]].concat());
+        let sink = open_sink(definition.clone()).await;
+        sink.open(1).await.unwrap();
+        write(&sink, 1, rows(&definition, 3..5)).await.unwrap();
+        let values = match options.contains(&id) {
+            true => ["{\"name\":\"n3\"}", "{\"name\":\"n4\"}"],
+            false => ["{\"id\":3}", "{\"id\":4}"],
+        };
+        let message = |(key, value): (&str, &str)| (0i64, Some(key.to_string()), Some(value.to_string()));
+        let expected: Vec<_> = keys.into_iter().zip(values).map(message).collect();
+        assert_eq!(messages(&topic), expected, "{options:?}");
+        sink.close().await;
+        let source = open(definition, 1).await;
+        let read = batches(&source, &topic.span(0, 0, 2), &[0, 1]).await.unwrap();
+        let names: Vec<_> = read.iter().flat_map(|batch| batch.column(1).as_string_view().iter().flatten()).collect();
+        assert_eq!((read[0].column(0).as_primitive::<Int64Type>().value(0), names), (3, vec!["n3", "n4"]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

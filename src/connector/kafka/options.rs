@@ -6,9 +6,10 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::Schema;
 use regex::Regex;
 
 use super::properties::Properties;
@@ -87,10 +88,18 @@ const OPTIONS: &[OptionEntry] = &[
     ),
     OptionEntry::new(
         "key.format",
-        "`json`, `raw`",
+        "`json`, `csv`, `raw`",
         "writing: `json`",
-        "how they make the key: an object of them, or the bytes of the only one, a STRING or BYTES",
+        "how they make the key: as an object, a line, or the [bytes](sql.md#raw) of the only one",
     ),
+    OptionEntry::new(
+        "key.json.*",
+        "",
+        "",
+        "with `json`: its [own options](#json), as `key.json.timestamp-format.standard`",
+    ),
+    OptionEntry::new("key.csv.*", "", "", "with `csv`: its [own options](#csv), as `key.csv.field-delimiter`"),
+    OptionEntry::new("key.raw.*", "", "", "with `raw`: its [own options](#raw), as `key.raw.endianness`"),
     OptionEntry::new(
         "key.fields-prefix",
         "a text",
@@ -222,7 +231,7 @@ impl KafkaOptions {
             bounded: Position::take(&mut reader, Side::Bounded, form, |text| offsets(text, only))?,
             discovery: reader.duration(DISCOVERY_OPTION)?,
             on_data_loss: ScanOptions::take(&mut reader)?.on_data_loss,
-            key_format: reader.choice("key.format", &[("json", KeyFormat::Json), ("raw", KeyFormat::Raw)])?,
+            key_format: key_format(&mut reader, &table)?,
             key_fields: reader.text("key.fields")?,
             key_prefix: reader.text("key.fields-prefix")?,
             is_key_in_payload: reader.choice("value.fields-include", &[("ALL", true), ("EXCEPT_KEY", false)])?,
@@ -276,6 +285,9 @@ pub(super) fn with_plain_format(table: &TableDefinition) -> Result<Cow<'_, Table
 const DELIVERIES: [(&str, Delivery); 3] =
     [("exactly-once", Delivery::ExactlyOnce), ("at-least-once", Delivery::AtLeastOnce), ("none", Delivery::None)];
 
+/// The formats of keys, and what their own options begin with.
+const KEY_FORMATS: [(&str, &str); 3] = [("json", "key.json."), ("csv", "key.csv."), ("raw", "key.raw.")];
+
 const PARTITIONERS: [(&str, Partitioner); 3] =
     [("default", Partitioner::Hash), ("fixed", Partitioner::Fixed), ("round-robin", Partitioner::RoundRobin)];
 
@@ -303,16 +315,17 @@ impl Given {
         let fields = key_fields(table, self.key_fields.as_deref())?;
         let key = Key::of(table, "key", &fields)?;
         let is_key_in_payload = self.is_key_in_payload.unwrap_or(true);
-        check_made_key(table, &key, self.key_format, is_key_in_payload)?;
+        check_made_key(table, &key, self.key_format.as_ref(), is_key_in_payload)?;
         let key_prefix = key_prefix(self.key_prefix, &fields, is_key_in_payload)?;
         // Without a format, or by a PRIMARY KEY alone, a key is only written; and what payloads have is read from them.
         let is_read = self.key_fields.is_some() && !is_key_in_payload;
-        let key_columns = self.key_format.filter(|_| is_read).map(|format| KeyColumns {
+        let key_columns = self.key_format.clone().filter(|_| is_read).map(|format| KeyColumns {
             metadata: "key",
             names: fields,
             prefix: key_prefix.clone(),
             format,
         });
+        let key_format = self.key_format.unwrap_or_else(|| format.key_format());
         Ok(KafkaOptions {
             topics,
             delivery: self.delivery.unwrap_or(Delivery::ExactlyOnce),
@@ -324,7 +337,7 @@ impl Given {
             discovery: self.discovery.unwrap_or(DISCOVERY),
             on_data_loss: self.on_data_loss,
             key,
-            key_format: self.key_format.unwrap_or(KeyFormat::Json),
+            key_format,
             key_prefix,
             is_key_in_payload,
             key_columns,
@@ -427,6 +440,21 @@ fn offsets(text: &str, only: Option<&str>) -> Option<Offsets> {
     (!offsets.is_empty()).then_some(offsets)
 }
 
+/// `key.format`, with its own options.
+fn key_format(reader: &mut OptionReader<'_>, table: &TableDefinition) -> Result<Option<KeyFormat>> {
+    let given = reader.choice("key.format", &KEY_FORMATS.map(|(name, _)| (name, name)))?;
+    for (name, options) in KEY_FORMATS {
+        reader.suggest(options, []);
+        if let Some(option) = table.options.keys().find(|key| key.starts_with(options) && given != Some(name)) {
+            return Err(reader.blame(Error::usage(format!("option '{option}' needs 'key.format' = '{name}'"))));
+        }
+    }
+    match given {
+        Some(name) => KeyFormat::take(name, reader),
+        None => Ok(None),
+    }
+}
+
 fn key_fields(table: &TableDefinition, given: Option<&str>) -> Result<Vec<String>> {
     let Some(given) = given else { return Ok(table.primary_key.clone()) };
     let physical = |column: &&Column| matches!(column.kind, ColumnKind::Physical);
@@ -453,7 +481,7 @@ fn key_fields(table: &TableDefinition, given: Option<&str>) -> Result<Vec<String
 }
 
 /// Checks what only a key of columns can have.
-fn check_made_key(table: &TableDefinition, key: &Key, format: Option<KeyFormat>, is_in_payload: bool) -> Result<()> {
+fn check_made_key(table: &TableDefinition, key: &Key, format: Option<&KeyFormat>, is_in_payload: bool) -> Result<()> {
     let option = match (format, is_in_payload) {
         (Some(_), _) => "key.format",
         (None, false) => "value.fields-include",
@@ -477,19 +505,9 @@ fn check_made_key(table: &TableDefinition, key: &Key, format: Option<KeyFormat>,
         }
         _ => {}
     }
-    let is_bytes = |column: &Column| matches!(column.data_type, DataType::Utf8 | DataType::Utf8View | DataType::Binary);
-    match (format, columns.as_slice()) {
-        (Some(KeyFormat::Raw), [only]) if is_bytes(only) => Ok(()),
-        (Some(KeyFormat::Raw), columns) => {
-            let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-            Err(Error::usage(format!(
-                "option 'key.format': 'raw' is the bytes of one STRING or BYTES column, and the key is made of ({}); say \
-                 'json'",
-                names.join(", ")
-            )))
-        }
-        _ => Ok(()),
-    }
+    let Some(format) = format else { return Ok(()) };
+    let key = Schema::new(columns.iter().map(|column| column.field()).collect::<Vec<_>>());
+    format.check(Arc::new(key)).map_err(|error| error.context("option 'key.format'"))
 }
 
 /// Checks `key.fields-prefix`.

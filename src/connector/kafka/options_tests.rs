@@ -1,3 +1,5 @@
+use arrow::datatypes::DataType;
+
 use super::*;
 use crate::connector::entry::assert_described;
 use crate::connector::kafka::KafkaConnector;
@@ -168,16 +170,18 @@ fn keys_are_physical_columns() {
 #[test]
 fn a_made_key_may_be_raw_and_left_out_of_payloads() {
     let plain = take(&[]).unwrap();
-    assert_eq!((plain.key_format, plain.is_key_in_payload), (KeyFormat::Json, true));
-    let raw = [("key.fields", "name"), ("key.format", "raw"), ("value.fields-include", "EXCEPT_KEY")];
-    let raw = take(&raw).unwrap();
-    assert_eq!((raw.key_format, raw.is_key_in_payload), (KeyFormat::Raw, false));
-    assert_eq!(take_keyed(&["name"], &[("key.format", "raw")]).unwrap().key_format, KeyFormat::Raw);
-    assert_eq!(take(&[("key.fields", "id"), ("key.format", "json")]).unwrap().key_format, KeyFormat::Json);
-    for fields in ["id", "name;item"] {
-        let text = refusal(&[("key.fields", fields), ("key.format", "raw")]);
-        assert!(text.contains("one STRING or BYTES column") && text.contains(&fields.replace(';', ", ")), "{text}");
+    assert_eq!((plain.key_format, plain.is_key_in_payload), (KeyFormat::default(), true));
+    let raw = take_keyed(&["name"], &[("key.format", "raw")]).unwrap().key_format;
+    assert_ne!(raw, KeyFormat::default());
+    for fields in ["name", "id"] {
+        let options = [("key.fields", fields), ("key.format", "raw"), ("value.fields-include", "EXCEPT_KEY")];
+        let options = take(&options).unwrap();
+        assert_eq!((options.key_format, options.is_key_in_payload), (raw.clone(), false));
     }
+    let json = take(&[("key.fields", "id"), ("key.format", "json")]).unwrap();
+    assert_eq!(json.key_format, KeyFormat::default());
+    let text = refusal(&[("key.fields", "name;item"), ("key.format", "raw")]);
+    assert!(text.contains("option 'key.format': 'raw' is one value, and the key is made of (name, item)"), "{text}");
     for (key, value) in [("key.format", "json"), ("value.fields-include", "EXCEPT_KEY")] {
         let text = refusal(&[(key, value)]);
         assert!(text.contains(&format!("option '{key}' is for a key that is made of columns")), "{text}");
@@ -189,6 +193,38 @@ fn a_made_key_may_be_raw_and_left_out_of_payloads() {
     assert!(text.contains("column k is the key as it is; declare it VIRTUAL"), "{text}");
     assert!(refusal(&[("key.fields", "id"), ("key.format", "avro")]).contains("'avro' is no choice"));
     assert!(refusal(&[("value.fields-include", "SOME")]).contains("known are ALL, EXCEPT_KEY"));
+}
+
+#[test]
+fn options_of_a_keys_format_begin_with_key() {
+    let of_key = |format, more: &[(&str, &str)]| {
+        take(&[&[("key.fields", "id"), ("key.format", format)], more].concat()).map(|options| options.key_format)
+    };
+    for (format, option, value) in [
+        ("json", "key.json.timestamp-format.standard", "ISO-8601"),
+        ("csv", "key.csv.field-delimiter", "|"),
+        ("raw", "key.raw.endianness", "little-endian"),
+    ] {
+        assert_ne!(of_key(format, &[(option, value)]).unwrap(), of_key(format, &[]).unwrap(), "{option}");
+        let text = refusal(&[("key.fields", "id"), (option, value)]);
+        assert!(text.ends_with(&format!("option '{option}' needs 'key.format' = '{format}'")), "{text}");
+    }
+    // Without a format of their own, keys are as JSON payloads are.
+    let iso = ("json.timestamp-format.standard", "ISO-8601");
+    let iso_key = of_key("json", &[("key.json.timestamp-format.standard", "ISO-8601")]).unwrap();
+    assert_eq!(take(&[iso]).unwrap().key_format, iso_key);
+    assert_eq!(of_key("json", &[iso]).unwrap(), KeyFormat::default());
+    for (format, option, value, advice) in [
+        ("json", "key.json.ignore-parse-errors", "true", "say 'format.on-error' = 'skip'"),
+        ("csv", "key.csv.ignore-parse-errors", "true", "say 'format.on-error' = 'skip'"),
+        ("csv", "key.csv.null-litteral", "-", "did you mean 'key.csv.null-literal'?"),
+        ("csv", "key.csv.field-delimiter", "ab", "option 'key.csv.field-delimiter': 'ab' is not one ASCII character"),
+        ("raw", "key.json.fail-on-missing-field", "true", "needs 'key.format' = 'json'"),
+        ("debezium-json", "key.debezium-json.schema-include", "true", "known are json, csv, raw"),
+    ] {
+        let text = of_key(format, &[(option, value)]).unwrap_err().chain();
+        assert!(text.contains(advice), "{text}");
+    }
 }
 
 #[test]

@@ -12,8 +12,8 @@ use arrow::array::types::{Int32Type, TimestampMillisecondType};
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, Int32Array, MapArray, RecordBatch, StringArray, TimestampMillisecondArray,
 };
-use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use rdkafka::message::{Header, OwnedHeaders};
 
 use super::columns::Column;
@@ -22,7 +22,7 @@ use crate::catalog::{ColumnKind, TableDefinition};
 use crate::connector::outgoing::{Encoding, PAYLOAD};
 use crate::connector::upserts::{Key, Upserts};
 use crate::error::{Error, Result};
-use crate::format::{Encoder, KeyFormat};
+use crate::format::Encoder;
 
 /// Makes messages of rows.
 #[derive(Debug)]
@@ -31,23 +31,14 @@ pub(super) struct Rows {
     /// Which columns that gets: all of them, or all but the key's.
     encoded: Vec<usize>,
     key: Key,
-    /// Makes keys of columns, where there is a key that is no column by itself.
-    key_encoder: Option<KeyEncoder>,
+    /// Makes keys of columns, where there is a key that is no column by itself; they are named as in this schema.
+    key_encoder: Option<(SchemaRef, Box<dyn Encoder>)>,
     /// For each metadata column of the encoding, in order: what it is.
     metadata: Vec<Column>,
     spread: Option<Spread>,
     schema: SchemaRef,
     topic: String,
     progress_topic: String,
-}
-
-/// Makes a key of columns.
-#[derive(Debug)]
-enum KeyEncoder {
-    /// An object of them, whose fields are named as in this schema.
-    Object(SchemaRef, Box<dyn Encoder>),
-    /// The one that there is, as it is.
-    Raw,
 }
 
 /// Partitions for rows that say none.
@@ -83,19 +74,17 @@ impl Rows {
     pub(super) fn try_new(table: &TableDefinition, options: &KafkaOptions, task: u32, partitions: u32) -> Result<Self> {
         let (reduced, encoded) = payload_table(table, options)?;
         let encoding = Encoding::try_new(&reduced, &options.format)?;
-        let key_encoder = match (&options.key, options.key_format) {
-            (Key::Made(columns), _) if columns.is_empty() => None,
-            (Key::Made(_), KeyFormat::Raw) => Some(KeyEncoder::Raw),
-            (Key::Made(columns), KeyFormat::Json) => {
+        let key_encoder = match &options.key {
+            Key::Made(columns) if !columns.is_empty() => {
                 let named = table.writable_schema().project(columns)?;
                 let fields = named.fields().iter().map(|field| {
                     let name = field.name().strip_prefix(options.key_prefix.as_str());
                     Field::new(name.unwrap_or(field.name()), field.data_type().clone(), true)
                 });
                 let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-                Some(KeyEncoder::Object(Arc::clone(&schema), options.format.key_encoder(schema)?))
+                Some((Arc::clone(&schema), options.key_format.encoder(schema)?))
             }
-            (Key::Given(_), _) => None,
+            _ => None,
         };
         let names = encoding.schema().fields().iter().skip(1).map(|field| field.name().trim_start_matches("metadata."));
         let metadata =
@@ -145,15 +134,10 @@ impl Rows {
             }
             columns.push(values);
         }
-        if let Some(encoder) = &mut self.key_encoder {
+        if let Some((schema, encoder)) = &mut self.key_encoder {
             let key = upserts.rows.project(self.key.columns())?;
-            columns.push(match encoder {
-                KeyEncoder::Object(schema, encoder) => {
-                    let key = RecordBatch::try_new(Arc::clone(schema), key.columns().to_vec())?;
-                    Arc::new(encoder.encode(&key)?) as ArrayRef
-                }
-                KeyEncoder::Raw => cast(key.column(0), &DataType::Binary)?,
-            });
+            let key = RecordBatch::try_new(Arc::clone(schema), key.columns().to_vec())?;
+            columns.push(Arc::new(encoder.encode(&key)?));
         }
         if let Some(spread) = &mut self.spread {
             // Columns are in the order of the metadata, behind the payload.
@@ -294,7 +278,7 @@ impl<'a> Messages<'a> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::Int64Array;
+    use arrow::array::{Date32Array, Int64Array, StringViewArray};
 
     use super::*;
     use crate::connector::contract::fixture;
@@ -335,11 +319,42 @@ mod tests {
         );
     }
 
+    /// The key of a row `id BIGINT, item STRING, day DATE` with these options.
+    fn key_of(options: &[(&str, &str)]) -> Result<Vec<u8>> {
+        let columns: [(&str, ArrayRef); 3] = [
+            ("id", Arc::new(Int64Array::from(vec![258]))),
+            ("item", Arc::new(StringViewArray::from(vec!["a;b"]))),
+            ("day", Arc::new(Date32Array::from(vec![0]))),
+        ];
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let base =
+            [("connector", "kafka"), ("topic", "t"), ("format", "json"), ("properties.bootstrap.servers", "a:1")];
+        let table = fixture::table_of("t", &rows.schema(), &[&base[..], options].concat());
+        let mut encoder = Rows::try_new(&table, &KafkaOptions::take(&table)?, 0, 1)?;
+        let encoded = encoder.encode(&Upserts { rows, valued: None, kinds: None })?;
+        Ok(Messages::of(&encoded).key(0).unwrap().to_vec())
+    }
+
+    #[test]
+    fn a_key_is_written_as_its_format_says() {
+        let (csv, raw) = (("key.format", "csv"), ("key.format", "raw"));
+        let all = ("key.fields", "item;id;day");
+        assert_eq!(key_of(&[all]).unwrap(), br#"{"item":"a;b","id":258,"day":"1970-01-01"}"#);
+        assert_eq!(key_of(&[all, csv]).unwrap(), b"a;b,258,1970-01-01");
+        assert_eq!(key_of(&[all, csv, ("key.csv.field-delimiter", ";")]).unwrap(), b"\"a;b\";258;1970-01-01");
+        assert_eq!(key_of(&[("key.fields", "item"), raw]).unwrap(), b"a;b");
+        let id = ("key.fields", "id");
+        assert_eq!(key_of(&[id, raw]).unwrap(), 258i64.to_be_bytes());
+        assert_eq!(key_of(&[id, raw, ("key.raw.endianness", "little-endian")]).unwrap(), 258i64.to_le_bytes());
+        let error = key_of(&[("key.fields", "day"), raw]).unwrap_err().to_string();
+        assert!(error.starts_with("table t: option 'key.format': column day: raw has no bytes for DATE"), "{error}");
+    }
+
     #[test]
     fn a_row_says_more_than_the_partitioner() {
         let columns: [(&str, ArrayRef); 4] = [
             ("id", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
-            ("item", Arc::new(StringArray::from(vec!["a", "b", "c", "d"]))),
+            ("item", Arc::new(StringViewArray::from(vec!["a", "b", "c", "d"]))),
             ("part", Arc::new(Int32Array::from(vec![None, Some(7), None, None]))),
             ("topic", Arc::new(StringArray::from(vec![None, None, Some("other"), Some("t")]))),
         ];
