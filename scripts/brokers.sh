@@ -7,7 +7,8 @@
 #   brokers.sh stop DIR SERVER [--kill]       end one server: kafka, rocketmq (the broker), namesrv or s3
 #   brokers.sh start DIR SERVER               start it again, on its ports and data, and wait until it serves; or one
 #                                             that up leaves out: kafka2, a second node of the same cluster, or
-#                                             rocketmq2, a second master at the same name server; stop ends it
+#                                             rocketmq2 and rocketmq3, more masters at the same name server, the third
+#                                             of which asks who it is (ACL); stop ends it
 #   brokers.sh restart DIR SERVER [--kill]
 #   brokers.sh env DIR                        print DIR/env: what the tests want to know
 #   brokers.sh run DIR -- COMMAND...          run a command with that environment
@@ -17,15 +18,16 @@
 # tuned to start soon and to live briefly: MILLSTREAM_BROKER_JAVA_OPTS= (empty) gives them the JVM's full compiler.
 #
 # Kafka has a second door, with TLS and names (SASL_SSL). There an admin may do everything, and a guest what an access
-# list allows. Whoever comes without a name, by the first door, may do everything, too.
+# list allows. Whoever comes without a name, by the first door, may do everything, too. Of RocketMQ's brokers only the
+# third asks for names; there the admin may do everything, and RocketMQ's tools come as the admin.
 set -euo pipefail
 
 tools=${MILLSTREAM_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/millstream/tools}
 [[ $tools == /* ]] || tools=$PWD/$tools
 read -ra java_opts <<<"${MILLSTREAM_BROKER_JAVA_OPTS--XX:TieredStopAtLevel=1 -XX:+UseSerialGC}"
-readonly servers=(namesrv rocketmq kafka s3) extras=(kafka2 rocketmq2)
-# What a second server is called beside the first.
-declare -rA node=([kafka]=1 [kafka2]=2) master=([rocketmq]=broker-a [rocketmq2]=broker-b)
+readonly servers=(namesrv rocketmq kafka s3) extras=(kafka2 rocketmq2 rocketmq3)
+# What servers are called beside each other.
+declare -rA node=([kafka]=1 [kafka2]=2) master=([rocketmq]=broker-a [rocketmq2]=broker-b [rocketmq3]=broker-c)
 readonly s3_key=testkey s3_secret=testsecret bucket=lake
 readonly admin=admin admin_password=admin-hunter2 guest=guest guest_password=guest-hunter2 store_password=keystore
 readonly patience=120 # seconds until a server must serve
@@ -44,14 +46,14 @@ choose_ports() { # --fixed-ports|""
     [[ -f $dir/ports ]] && return 0
     if [[ $1 ]]; then
         printf '%s\n' kafka=9092 controller=9093 sasl=9094 kafka2=9095 namesrv=9876 rocketmq=10911 ha=10912 \
-            rocketmq2=10921 ha2=10922 s3=7070 >"$dir/ports"
+            rocketmq2=10921 ha2=10922 rocketmq3=10931 ha3=10932 s3=7070 >"$dir/ports"
         return 0
     fi
     # Below the ports that the kernel gives to outgoing connections, so that they are still free after a restart. A
     # RocketMQ broker also takes its port less 2.
     for _ in {1..100}; do
         base=$((20000 + RANDOM % 600 * 20)) free=yes
-        for number in $(seq "$base" $((base + 12))); do
+        for number in $(seq "$base" $((base + 15))); do
             ! listening "$number" || free=
         done
         [[ ! $free ]] || break
@@ -59,20 +61,20 @@ choose_ports() { # --fixed-ports|""
     [[ $free ]] || die "found no free ports"
     printf '%s\n' "kafka=$base" "controller=$((base + 1))" "namesrv=$((base + 2))" "s3=$((base + 3))" \
         "sasl=$((base + 5))" "rocketmq=$((base + 6))" "ha=$((base + 7))" "kafka2=$((base + 8))" \
-        "rocketmq2=$((base + 11))" "ha2=$((base + 12))" >"$dir/ports"
+        "rocketmq2=$((base + 11))" "ha2=$((base + 12))" "rocketmq3=$((base + 15))" "ha3=$((base + 14))" >"$dir/ports"
 }
 
 load_ports() {
     local name value
     [[ -f $dir/ports ]] || die "no servers were ever started in $dir"
     while IFS='=' read -r name value; do port[$name]=$value; done <"$dir/ports"
-    [[ ${port[sasl]-} ]] || die "$dir is of an older version, with other servers: remove it"
+    [[ ${port[rocketmq3]-} ]] || die "$dir is of an older version, with other servers: remove it"
 }
 
 ports_of() { # SERVER
     case $1 in
         kafka) echo "${port[kafka]} ${port[controller]} ${port[sasl]}" ;;
-        rocketmq | rocketmq2) echo "${port[$1]} $((port[$1] - 2)) ${port[${1/rocketmq/ha}]}" ;;
+        rocketmq*) echo "${port[$1]} $((port[$1] - 2)) ${port[${1/rocketmq/ha}]}" ;;
         *) echo "${port[$1]}" ;;
     esac
 }
@@ -80,9 +82,9 @@ ports_of() { # SERVER
 # --- configuration --------------------------------------------------------------------------------------------------
 
 # The command to put before a tool's arguments. The * is for java, not for the shell that runs it: hence the quotes.
-tool() { # PART CLASS
+tool() { # PART CLASS [JAVA-OPTION...]
     echo "java -Xmx256m -Xlog:disable -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData" \
-        "-Djava.io.tmpdir=$dir/tmp" \
+        "-Djava.io.tmpdir=$dir/tmp" "${@:3}" \
         "-XX:SharedArchiveFile=\"$tools/java/$1.jsa\" -cp \"$tools/$1/*:$tools/java/tool.jar\" $2"
 }
 
@@ -106,11 +108,9 @@ group.initial.rebalance.delay.ms=0
 END
 }
 
-# Stock brokers hand out 32 messages or 256 KiB a pull, and preallocate 1 GiB. They filter by tags alone, as the second
-# one does.
+# Stock brokers preallocate 1 GiB. They hand out 32 messages or 256 KiB a pull, and filter by tags alone, as all but the
+# first do.
 rocketmq_configuration() { # SERVER
-    local by_properties=true
-    [[ $1 == rocketmq ]] || by_properties=false
     cat <<END
 brokerClusterName=DefaultCluster
 brokerName=${master[$1]}
@@ -126,21 +126,37 @@ brokerRole=ASYNC_MASTER
 flushDiskType=ASYNC_FLUSH
 autoCreateTopicEnable=true
 autoCreateSubscriptionGroup=true
-enablePropertyFilter=$by_properties
 # A busy machine is no reason to refuse messages: stock is 200 ms.
 waitTimeMillsInSendQueue=10000
 mappedFileSizeCommitLog=67108864
 diskMaxUsedSpaceRatio=95
+END
+    case $1 in
+        rocketmq)
+            cat <<END
+enablePropertyFilter=true
 maxTransferCountOnMessageInMemory=1024
 maxTransferBytesOnMessageInMemory=4194304
 maxTransferCountOnMessageInDisk=1024
 maxTransferBytesOnMessageInDisk=4194304
 END
+            ;;
+        rocketmq3)
+            cat <<END
+authenticationEnabled=true
+authenticationMetadataProvider=org.apache.rocketmq.auth.authentication.provider.LocalAuthenticationMetadataProvider
+initAuthenticationUser={"username":"$admin","password":"$admin_password"}
+innerClientAuthenticationCredentials={"accessKey":"$admin","secretKey":"$admin_password"}
+authorizationEnabled=true
+authorizationMetadataProvider=org.apache.rocketmq.auth.authorization.provider.LocalAuthorizationMetadataProvider
+END
+            ;;
+    esac
 }
 
 write_configuration() {
     local server
-    mkdir -p "$dir"/{conf,data/{kafka,kafka2,rocketmq,rocketmq2},data/s3/"$bucket",logs,pids,tmp}
+    mkdir -p "$dir"/{conf,data/{kafka,kafka2,rocketmq,rocketmq2,rocketmq3},data/s3/"$bucket",logs,pids,tmp}
 
     cat - <(kafka_configuration) >"$dir/conf/kafka.properties" <<END
 process.roles=broker,controller
@@ -186,7 +202,7 @@ END
 END
 
     kafka_tool=$(tool kafka KafkaTool)
-    rocketmq_tool=$(tool rocketmq RocketmqTool)
+    rocketmq_tool=$(tool rocketmq RocketmqTool "-Daccess-key=$admin" "-Dsecret-key=$admin_password")
     cat >"$dir/env" <<END
 export MILLSTREAM_TEST_KAFKA=127.0.0.1:${port[kafka]}
 export MILLSTREAM_TEST_KAFKA_SASL=127.0.0.1:${port[sasl]}
@@ -196,6 +212,8 @@ export MILLSTREAM_TEST_KAFKA_ADMIN_PASSWORD=$admin_password
 export MILLSTREAM_TEST_KAFKA_GUEST=$guest
 export MILLSTREAM_TEST_KAFKA_GUEST_PASSWORD=$guest_password
 export MILLSTREAM_TEST_ROCKETMQ=127.0.0.1:${port[namesrv]}
+export MILLSTREAM_TEST_ROCKETMQ_ADMIN=$admin
+export MILLSTREAM_TEST_ROCKETMQ_ADMIN_PASSWORD=$admin_password
 export MILLSTREAM_TEST_S3=http://127.0.0.1:${port[s3]}
 export MILLSTREAM_TEST_S3_KEY=$s3_key
 export MILLSTREAM_TEST_S3_SECRET=$s3_secret
@@ -299,7 +317,7 @@ launch_server() { # SERVER
     done
     case $1 in
         namesrv) rocketmq_server namesrv 128m org.apache.rocketmq.namesrv.NamesrvStartup -c "$config" ;;
-        rocketmq | rocketmq2)
+        rocketmq*)
             rocketmq_server "$1" 384m -Xms384m -XX:MaxDirectMemorySize=256m \
                 org.apache.rocketmq.broker.BrokerStartup -c "$config"
             ;;

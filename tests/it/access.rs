@@ -42,10 +42,10 @@ impl User {
 }
 
 /// A SQL file and its checkpoint, in a directory of their own.
-struct Script(tempfile::TempDir);
+pub struct Script(tempfile::TempDir);
 
 impl Script {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
@@ -60,14 +60,14 @@ impl Script {
     }
 
     /// It ends well: all that was printed.
-    fn passes(&self, sql: &str) -> String {
+    pub fn passes(&self, sql: &str) -> String {
         let (code, said) = self.run(sql);
         assert_eq!(code, Some(0), "{said}");
         said
     }
 
     /// An error with these parts ends it, without another try: all that was printed.
-    fn is_refused(&self, sql: &str, parts: &[&str]) -> String {
+    pub fn is_refused(&self, sql: &str, parts: &[&str]) -> String {
         let (code, said) = self.run(sql);
         assert_eq!(code, Some(1), "{said}");
         assert!(!said.contains("\"event\":\"retry\""), "{said}");
@@ -81,7 +81,7 @@ impl Script {
     }
 
     /// Whether a file of the checkpoint holds this.
-    fn keeps(&self, secret: &str) -> bool {
+    pub fn keeps(&self, secret: &str) -> bool {
         let checkpoint = self.0.path().join("ck");
         assert!(checkpoint.exists());
         Command::new("grep").args(["-r", "-q", "-F", secret]).arg(checkpoint).status().unwrap().success()
@@ -99,7 +99,7 @@ fn allow(operation: &str, kind: &str, name: &str) {
 }
 
 /// From topic to topic.
-fn copy(from: String, to: String) -> String {
+pub fn copy(from: String, to: String) -> String {
     format!("{from}{to}INSERT INTO output SELECT n FROM input;")
 }
 
@@ -131,7 +131,7 @@ fn a_certificate_that_nobody_vouches_for_is_refused() {
     Script::new().is_refused(&copy(table, BLACKHOLE.into()), &["the cluster refused the connection", "certificate"]);
 }
 
-const BLACKHOLE: &str = "CREATE TABLE output (n BIGINT) WITH ('connector' = 'blackhole');\n";
+pub const BLACKHOLE: &str = "CREATE TABLE output (n BIGINT) WITH ('connector' = 'blackhole');\n";
 const HIDDEN: &str =
     "TopicAuthorizationFailed (Broker: Topic authorization failed); the user needs DESCRIBE on the topic";
 

@@ -71,16 +71,24 @@ impl Broker {
         Feeder { broker: self, input: child.stdin.take().unwrap(), child }
     }
 
-    /// The `n` of every message, in offset order.
-    pub fn numbers(self, topic: &str) -> Vec<i64> {
+    /// The payload of every message, in offset order.
+    pub fn payloads(self, topic: &str) -> Vec<String> {
         let field = if self == Broker::Kafka { "value" } else { "body" };
         let messages = self.run(&["consume", topic]);
-        let number = |line: &str| {
+        let payload = |line: &str| {
             let message: serde_json::Value = serde_json::from_str(line).unwrap();
-            let payload: serde_json::Value = serde_json::from_str(message[field].as_str().unwrap()).unwrap();
+            message[field].as_str().unwrap().to_string()
+        };
+        messages.lines().map(payload).collect()
+    }
+
+    /// The `n` of every message, in offset order.
+    pub fn numbers(self, topic: &str) -> Vec<i64> {
+        let number = |payload: &String| {
+            let payload: serde_json::Value = serde_json::from_str(payload).unwrap();
             payload["n"].as_i64().unwrap()
         };
-        messages.lines().map(number).collect()
+        self.payloads(topic).iter().map(number).collect()
     }
 
     /// DDL of a table over a topic.

@@ -6,6 +6,7 @@
 #![recursion_limit = "512"]
 
 mod access;
+mod access_rocketmq;
 mod ask;
 mod brokers;
 mod cases;

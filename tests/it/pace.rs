@@ -1,5 +1,5 @@
-//! How much epochs take: what each option makes of the spans, epoch by epoch. Time is a seeded clock's, which the tests
-//! move.
+//! How much epochs take: what each option makes of the spans, epoch by epoch, of topics in memory and of both brokers'.
+//! Time is a seeded clock's, which the tests move.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,9 +7,10 @@ use millstream::clock::Clock;
 use millstream::query::progress::{EpochProgress, Event, Reporter};
 use millstream::query::{Query, Step};
 
+use crate::brokers::Broker;
 use crate::harness::World;
 
-/// A query over the streams `a`, which has options, and `b`.
+/// A query over the streams `a`, which has options, and `b`, or over a topic of a broker.
 struct Run {
     world: World,
     clock: Clock,
@@ -30,9 +31,13 @@ fn script(settings: &str, of_a: &str) -> String {
 impl Run {
     /// With so many rows in the partitions of `a`.
     async fn new(settings: &str, of_a: &str, rows: &[i64]) -> Self {
-        let (world, clock) = (World::new(), Clock::seeded(1, 0));
+        let world = World::new();
         (0..).zip(rows).for_each(|(partition, rows)| world.append("a", partition, 0..*rows));
-        let spec = world.plan_by(&script(settings, of_a), &clock).await;
+        Self::of(world, Clock::seeded(1, 0), &script(settings, of_a)).await
+    }
+
+    async fn of(world: World, clock: Clock, script: &str) -> Self {
+        let spec = world.plan_by(script, &clock).await;
         let epochs: Arc<Mutex<Vec<EpochProgress>>> = Arc::default();
         let seen = Arc::clone(&epochs);
         let reporter = Reporter::new(move |event| {
@@ -150,6 +155,122 @@ async fn epochs_grow_towards_the_time_that_they_should_take() {
     assert_eq!(run.step().await, "a:0 12..28, by Duration");
     assert_eq!(run.step().await, "a:0 28..48, by Rows", "the least of the limits");
     assert_eq!(run.step().await, "a:0 48..60");
+}
+
+/// A broker's topic, each row of which is a message of ten bytes.
+struct Topic {
+    broker: Broker,
+    name: String,
+    rows: i64,
+}
+
+impl Topic {
+    fn new(broker: Broker) -> Self {
+        Self { broker, name: broker.topic("pace"), rows: 0 }
+    }
+
+    /// Sends so many rows to the first partitions, and waits until they can be read: RocketMQ acknowledges a message a
+    /// moment before.
+    fn feed(&mut self, rows: [i64; 2]) {
+        let mut feeder = self.broker.feeder(&self.name, &[]);
+        for (partition, rows) in rows.into_iter().enumerate() {
+            for n in self.rows..self.rows + rows {
+                feeder.send_payload(partition, &format!("{{\"n\":{}}}", 1000 + n));
+            }
+            self.rows += rows;
+        }
+        feeder.finish();
+        let found = (0..60).any(|_| self.end() == self.rows);
+        assert!(found, "{} does not hold {} rows", self.name, self.rows);
+    }
+
+    /// How many messages there are, by the broker's own tool.
+    fn end(&self) -> i64 {
+        let field = if self.broker == Broker::Kafka { "end" } else { "max" };
+        let ends = self.broker.run(&["ends", &self.name]);
+        let end = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()[field].as_i64().unwrap();
+        ends.lines().map(end).sum()
+    }
+
+    /// A query that has not begun. Its clock stands still, and its names are no other's.
+    async fn run(&self, settings: &str, options: &str) -> Run {
+        let script = format!(
+            "SET 'checkpoint.location' = 'memory://ck'; SET 'parallelism' = '2'; {settings}\n{}
+             CREATE TABLE output (n BIGINT) WITH ('connector' = 'memory', 'topic' = 'output');
+             INSERT INTO output SELECT n FROM input;",
+            self.broker.table("input", &self.name, "n BIGINT", options)
+        );
+        let system = Clock::system();
+        Run::of(World::new(), Clock::seeded(system.random(), system.now_ms()), &script).await
+    }
+
+    /// What a step of it did; partitions are only numbered.
+    async fn step(&self, run: &mut Run) -> String {
+        let name: &str = if self.broker == Broker::Kafka { &self.name } else { "broker-a" };
+        run.step().await.replace(&format!("{name}:"), "")
+    }
+
+    /// Each of the steps does this, after the clock has moved by so many ms; then all rows are there once.
+    async fn steps(&self, mut run: Run, expected: &[(i64, &str)]) {
+        for (ms, expected) in expected {
+            run.clock.advance(*ms);
+            assert_eq!(self.step(&mut run).await, *expected, "{:?}", self.broker);
+        }
+        let mut rows = run.world.numbers("output");
+        rows.sort_unstable();
+        assert_eq!(rows, (1000..1000 + self.rows).collect::<Vec<_>>(), "{:?}", self.broker);
+        run.query.close().await;
+    }
+}
+
+/// The same options, over real brokers.
+#[tokio::test(flavor = "multi_thread")]
+async fn epochs_of_brokers_topics_take_what_the_options_say() {
+    for broker in [Broker::Kafka, Broker::Rocketmq] {
+        let mut topic = Topic::new(broker);
+        topic.feed([36, 5]);
+
+        let run = topic.run("", ", 'scan.max-bytes-per-epoch' = '100'").await;
+        let expected = [
+            (0, "0 0..1, by Bytes"),
+            (0, "0 1..10, 1 0..1, by Bytes"),
+            (0, "0 10..19, 1 1..2, by Bytes"),
+            (0, "0 19..28, 1 2..3, by Bytes"),
+            (0, "0 28..36, 1 3..5"),
+            (0, "Idle"),
+        ];
+        topic.steps(run, &expected).await;
+
+        let run = topic.run("", ", 'scan.max-rows-per-second-per-partition' = '10'").await;
+        let expected = [
+            (0, "0 0..10, 1 0..5, by Rate"),
+            (0, "Idle"),
+            (500, "0 10..15, by Rate"),
+            (1_000, "0 15..25, by Rate"),
+            (8_000, "0 25..36"),
+            (60_000, "Idle"),
+        ];
+        topic.steps(run, &expected).await;
+
+        // By this clock an epoch takes some microseconds.
+        let run = topic.run("SET 'epoch.target-duration' = '5 s'; SET 'epoch.initial-rows' = '4';", "").await;
+        let expected = [
+            (0, "0 0..3, 1 0..1, by Duration"),
+            (0, "0 3..10, 1 1..2, by Duration"),
+            (0, "0 10..25, 1 2..3, by Duration"),
+            (0, "0 25..36, 1 3..5"),
+            (0, "Idle"),
+        ];
+        topic.steps(run, &expected).await;
+
+        let least = ", 'scan.min-rows-per-epoch' = '50', 'scan.min-rows-max-wait' = '5 s'";
+        let mut run = topic.run("", least).await;
+        assert_eq!(topic.step(&mut run).await, "Idle", "{broker:?}");
+        topic.feed([0, 9]);
+        assert_eq!(topic.step(&mut run).await, "0 0..36, 1 0..14", "{broker:?}");
+        topic.feed([3, 0]);
+        topic.steps(run, &[(4_000, "Idle"), (1_000, "0 36..39"), (0, "Idle")]).await;
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream::checkpoint::inspect;
 use millstream::connector::Connectors;
 use millstream::connector::memory::MemoryConnector;
 use millstream::error::{Kind, Result};
@@ -30,6 +31,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 const BROKERS: [Broker; 2] = [Broker::Kafka, Broker::Rocketmq];
 const GO_ON: &str = ", 'scan.on-data-loss' = 'continue'";
+/// What an error about messages that are gone must say: it is a choice.
+const CHOICE: &str = "'scan.on-data-loss' = 'continue'";
 const OFTEN: &str = ", 'scan.topic-partition-discovery.interval' = '100 ms'";
 
 /// Sends rows to all four partitions in turn.
@@ -136,7 +139,7 @@ async fn kafka_offsets_that_are_gone_end_a_query_or_are_counted() {
         let error = run(&world, &strict).await.unwrap_err();
         assert_eq!(error.kind(), Kind::DataLoss, "{}", error.chain());
         let said = format!("offsets 2..4 of {topic}:0 are gone; asked were 2..4, there are 7..10");
-        assert!(error.chain().contains(&said), "{}", error.chain());
+        assert!(error.chain().contains(&said) && error.chain().contains(CHOICE), "{}", error.chain());
 
         input.delete_records(1, 10).await;
         run(&world, &copy(Broker::Kafka, &topic, GO_ON, &table)).await.unwrap();
@@ -189,7 +192,7 @@ async fn restart_behind_what_a_rocketmq_broker_has_dropped() {
     let error = run(&world, &strict).await.unwrap_err();
     assert_eq!(error.kind(), Kind::DataLoss, "{}", error.chain());
     let said = "offsets 2..4 were to be read and are gone: the broker keeps 7..10 now";
-    assert!(error.chain().contains(said), "{}", error.chain());
+    assert!(error.chain().contains(said) && error.chain().contains(CHOICE), "{}", error.chain());
     run(&world, &copy(Broker::Rocketmq, &topic, GO_ON, &output(FILES))).await.unwrap();
     assert_eq!(visible(&world).await, (0..8).chain(28..40).collect::<Vec<_>>());
     assert_eq!(world.lost("memory://ck", "test/output").await, 4 * 5);
@@ -330,6 +333,79 @@ async fn restart_without_a_filter_that_a_rocketmq_broker_does_not_take() {
     assert_eq!(visible(&world).await, (0..8).collect::<Vec<_>>());
 }
 
+/// Stock brokers give 32 messages a pull, as the second one does here: in one epoch a queue is pulled many times.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "starts a second broker: make test runs it by itself"]
+async fn restart_with_a_rocketmq_broker_that_gives_little_a_pull() {
+    const ROWS: i64 = 4_000;
+    let _second = Extra::start("rocketmq2");
+    let topic = Broker::Rocketmq.topic("stock");
+    let mut feeder = Broker::Rocketmq.feeder(&topic, &["--batch", "50"]);
+    (0..ROWS).for_each(|n| feeder.send_to(format_args!("broker-b:{}", n % 4), n));
+    feeder.finish();
+    for filter in ["", ", 'filter.tag' = 'tag'"] {
+        let world = World::new();
+        let input = Broker::Rocketmq.table("input", &topic, "n BIGINT, text STRING", filter);
+        let select = "SELECT n FROM input WHERE text = concat('row ', CAST(n AS VARCHAR))";
+        run(&world, &insert(&input, &output(MEMORY), select)).await.unwrap();
+        assert_eq!(visible(&world).await, (0..ROWS).collect::<Vec<_>>(), "{filter}");
+        let checkpoint = world.stores.open("memory://ck", &BTreeMap::new()).unwrap();
+        assert_eq!(inspect::epochs(&checkpoint, "test/output").await.unwrap(), [1]);
+    }
+}
+
+/// Where partitions begin that are not listed, the default says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_begins_at_offsets_that_are_listed() {
+    for (broker, listed) in
+        [(Broker::Kafka, "partition:1,offset:7"), (Broker::Rocketmq, "broker:broker-a,queue:1,offset:7")]
+    {
+        let topic = broker.topic("listed");
+        feed(broker, &topic, 0..40);
+        for (default, has_others) in [("earliest-offset", true), ("latest-offset", false)] {
+            let world = World::new();
+            let options = format!(
+                ", 'scan.startup.mode' = 'specific-offsets', 'scan.startup.specific-offsets' = '{listed}',
+                   'scan.startup.default' = '{default}'"
+            );
+            run(&world, &copy(broker, &topic, &options, &output(MEMORY))).await.unwrap();
+            let expected = (0..40).filter(|n| if n % 4 == 1 { n / 4 >= 7 } else { has_others });
+            assert_eq!(visible(&world).await, expected.collect::<Vec<i64>>(), "{broker:?}, {default}");
+        }
+    }
+}
+
+/// A field has quotes where it needs them. What is written is read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn csv_is_read_from_topics_and_written_to_them() {
+    let line = |n: i64| match n % 3 {
+        0 => format!("{n},row {n}"),
+        1 => format!("{n},\"row, {n}\""),
+        _ => format!("{n},\"a \"\"row\"\" {n}\""),
+    };
+    for broker in BROKERS {
+        let (from, to) = (broker.topic("from"), broker.topic("to"));
+        let mut feeder = broker.feeder(&from, &[]);
+        (0..60).for_each(|n| feeder.send_payload(n % 4, &line(n)));
+        feeder.finish();
+        let table = |name: &str, topic: &str| {
+            broker.table(name, topic, "n BIGINT, text STRING", "").replace("'format' = 'json'", "'format' = 'csv'")
+        };
+        let copied = insert(&table("input", &from), &table("output", &to), "SELECT n, text FROM input");
+        run(&World::new(), &copied).await.unwrap();
+        let (mut lines, mut expected) = (broker.payloads(&to), (0..60).map(line).collect::<Vec<_>>());
+        lines.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(lines, expected, "{broker:?}");
+
+        let world = World::new();
+        let select = "SELECT n FROM input WHERE replace(replace(text, ',', ''), 'a \"row\"', 'row')
+                      = concat('row ', CAST(n AS VARCHAR))";
+        run(&world, &insert(&table("input", &to), &output(MEMORY), select)).await.unwrap();
+        assert_eq!(visible(&world).await, (0..60).collect::<Vec<_>>(), "{broker:?}");
+    }
+}
+
 /// The end is found out once: what comes later is not read, also not by a run that comes later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bounded_stream_ends_and_closes_every_window() {
@@ -397,6 +473,7 @@ fn lags(broker: Broker, topic: &str, group: &str) -> Vec<i64> {
     ends.iter().map(|(partition, end)| end - group.get(partition).unwrap_or(&-1)).collect()
 }
 
+/// One run is enough: before it ends it tells where it stands.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_has_no_lag_when_all_is_read() {
     for (broker, option) in [(Broker::Kafka, "properties.group.id"), (Broker::Rocketmq, "group")] {
@@ -405,16 +482,12 @@ async fn a_group_has_no_lag_when_all_is_read() {
         (0..30).for_each(|n| feeder.send_to(n % 3, n));
         feeder.finish();
         let group = format!("g-{topic}");
-        let script = copy(broker, &topic, &format!(", '{option}' = '{group}'"), &output(MEMORY));
-        // Each run tells where it ends; the first may be over before a new group has found its coordinator.
-        for tries in 1.. {
-            run(&world, &script).await.unwrap();
-            let lags = lags(broker, &topic, &group);
-            if lags == [0; 4] {
-                break;
-            }
-            assert!(tries < 20, "{broker:?}: {lags:?}");
+        if broker == Broker::Kafka {
+            // The first group of a cluster waits for its coordinator, and a query that ends not for long.
+            broker.run(&["commit", &group, &topic, "0=0"]);
         }
+        run(&world, &copy(broker, &topic, &format!(", '{option}' = '{group}'"), &output(MEMORY))).await.unwrap();
+        assert_eq!(lags(broker, &topic, &group), [0; 4], "{broker:?}");
         assert_eq!(visible(&world).await, (0..30).collect::<Vec<_>>(), "{broker:?}");
     }
 }

@@ -15,6 +15,8 @@ import java.util.Properties;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.concurrent.TimeUnit;
+import org.apache.rocketmq.acl.common.AclClientRPCHook;
+import org.apache.rocketmq.acl.common.SessionCredentials;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.exception.MQBrokerException;
@@ -28,6 +30,7 @@ import org.apache.rocketmq.common.compression.CompressionType;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
+import org.apache.rocketmq.remoting.RPCHook;
 import org.apache.rocketmq.remoting.exception.RemotingException;
 import org.apache.rocketmq.remoting.protocol.ResponseCode;
 import org.apache.rocketmq.remoting.protocol.body.Connection;
@@ -43,7 +46,7 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
 public final class RocketmqTool {
     private static final String USAGE = String.join("\n",
             "usage: RocketmqTool wait NAMESRV [SECONDS [BROKER]]",
-            "       RocketmqTool create NAMESRV TOPIC QUEUES [ATTRIBUTE=VALUE...]",
+            "       RocketmqTool create NAMESRV TOPIC[@BROKER] QUEUES [ATTRIBUTE=VALUE...]",
             "       RocketmqTool delete NAMESRV TOPIC",
             "       RocketmqTool produce NAMESRV TOPIC [--compress zlib|zstd|lz4 | --batch N] [--property K=V]...",
             "                            [--charset NAME]",
@@ -57,12 +60,18 @@ public final class RocketmqTool {
             "       RocketmqTool groups NAMESRV",
             "       RocketmqTool members NAMESRV GROUP",
             "       RocketmqTool join NAMESRV GROUP TOPIC",
+            "       RocketmqTool user NAMESRV BROKER NAME SECRET",
+            "       RocketmqTool allow NAMESRV BROKER USER RESOURCE ACTION...",
             "produce reads lines of QUEUE<tab>TAGS<tab>KEYS<tab>BODY; empty tags and keys are left out. Where several",
             "brokers have the topic, the queue is BROKER:QUEUE. Bodies are UTF-8, unless a charset says otherwise.",
-            "join is a member of the group, from when it says READY until stdin ends, and consumes nothing.");
+            "join is a member of the group, from when it says READY until stdin ends, and consumes nothing.",
+            "user makes a user of a broker that asks who it is; allow says all that one may do with a resource:",
+            "Topic:NAME, or Group:PREFIX*. The system properties access-key and secret-key say who asks.");
 
     private static final String CLUSTER = "DefaultCluster";
     private static final String GROUP = "millstream-tool";
+    /** What signs requests; brokers that do not ask who it is do not look. */
+    private static final RPCHook SIGNATURE = signature(System.getProperty("access-key"));
     private static final PrintStream OUT = new PrintStream(System.out, false, StandardCharsets.UTF_8);
 
     public static void main(String[] args) {
@@ -104,12 +113,19 @@ public final class RocketmqTool {
             case "groups" -> groups(namesrv);
             case "members" -> members(namesrv, args[2]);
             case "join" -> join(namesrv, args[2], args[3]);
+            case "user" -> user(namesrv, args[2], args[3], args[4]);
+            case "allow" -> allow(namesrv, args[2], args[3], args[4], List.of(args).subList(5, args.length));
             default -> throw new IllegalArgumentException("unknown command " + args[0]);
         }
     }
 
+    private static RPCHook signature(String key) {
+        return key == null ? null
+                : new AclClientRPCHook(new SessionCredentials(key, System.getProperty("secret-key")));
+    }
+
     private static DefaultMQAdminExt admin(String namesrv) throws MQClientException {
-        DefaultMQAdminExt admin = new DefaultMQAdminExt(10_000);
+        DefaultMQAdminExt admin = new DefaultMQAdminExt(SIGNATURE, 10_000);
         admin.setNamesrvAddr(namesrv);
         admin.setAdminExtGroup(GROUP + "-admin");
         admin.start();
@@ -141,20 +157,33 @@ public final class RocketmqTool {
         throw new Exception("not ready after " + seconds + " s: " + why);
     }
 
-    private static void create(String namesrv, String topic, int queues, String[] args) throws Exception {
+    /** The broker of this name. */
+    private static String address(DefaultMQAdminExt admin, String name) throws Exception {
+        return admin.examineBrokerClusterInfo().getBrokerAddrTable().get(name).selectBrokerAddr();
+    }
+
+    private static void create(String namesrv, String name, int queues, String[] args) throws Exception {
+        String[] place = name.split("@", 2);
+        String topic = place[0];
         TopicConfig config = new TopicConfig(topic, queues, queues);
         for (int i = 4; i < args.length; i++) {
             String[] attribute = args[i].split("=", 2);
             config.getAttributes().put("+" + attribute[0], attribute[1]);
         }
         DefaultMQAdminExt admin = admin(namesrv);
+        List<String> brokers = new ArrayList<>();
+        if (place.length == 2) {
+            brokers.add(address(admin, place[1]));
+        } else {
+            brokers(admin).forEach(broker -> brokers.add(broker.selectBrokerAddr()));
+        }
         boolean existed = true;
-        for (BrokerData broker : brokers(admin)) {
-            existed &= exists(admin, broker.selectBrokerAddr(), topic);
-            admin.createAndUpdateTopicConfig(broker.selectBrokerAddr(), config);
+        for (String broker : brokers) {
+            existed &= exists(admin, broker, topic);
+            admin.createAndUpdateTopicConfig(broker, config);
         }
         // The brokers have it; a client sees it when each has told the name server.
-        while (!routed(admin, topic, queues)) {
+        while (!routed(admin, topic, queues, brokers.size())) {
             Thread.sleep(20);
         }
         OUT.println(existed ? "exists" : "created");
@@ -171,10 +200,10 @@ public final class RocketmqTool {
         }
     }
 
-    private static boolean routed(DefaultMQAdminExt admin, String topic, int queues) throws Exception {
+    private static boolean routed(DefaultMQAdminExt admin, String topic, int queues, int brokers) throws Exception {
         try {
             var route = admin.examineTopicRouteInfo(topic);
-            return route.getQueueDatas().size() == brokers(admin).size()
+            return route.getQueueDatas().size() == brokers
                     && route.getQueueDatas().stream().allMatch(q -> q.getReadQueueNums() == queues);
         } catch (MQClientException e) {
             if (e.getResponseCode() == ResponseCode.TOPIC_NOT_EXIST) {
@@ -197,7 +226,7 @@ public final class RocketmqTool {
     }
 
     private static void produce(String namesrv, String topic, String[] args) throws Exception {
-        DefaultMQProducer producer = new DefaultMQProducer(GROUP + "-producer");
+        DefaultMQProducer producer = new DefaultMQProducer(GROUP + "-producer", SIGNATURE);
         producer.setNamesrvAddr(namesrv);
         producer.setSendMsgTimeout(10_000);
         producer.setCompressMsgBodyOverHowmuch(Integer.MAX_VALUE);
@@ -279,7 +308,7 @@ public final class RocketmqTool {
     }
 
     private static DefaultMQPullConsumer consumer(String namesrv, String group) throws MQClientException {
-        DefaultMQPullConsumer consumer = new DefaultMQPullConsumer(group);
+        DefaultMQPullConsumer consumer = new DefaultMQPullConsumer(group, SIGNATURE);
         consumer.setNamesrvAddr(namesrv);
         consumer.start();
         return consumer;
@@ -353,7 +382,7 @@ public final class RocketmqTool {
     /** Lets a broker drop all files of its log but the newest, whatever their age; it does so after a while. */
     private static void expire(String namesrv, String name) throws Exception {
         DefaultMQAdminExt admin = admin(namesrv);
-        String broker = admin.examineBrokerClusterInfo().getBrokerAddrTable().get(name).selectBrokerAddr();
+        String broker = address(admin, name);
         Properties keepNothing = new Properties();
         keepNothing.setProperty("fileReservedTime", "0");
         admin.updateBrokerConfig(broker, keepNothing);
@@ -447,7 +476,7 @@ public final class RocketmqTool {
 
     /** Is a member of a group that has subscribed to the topic, until stdin ends. */
     private static void join(String namesrv, String group, String topic) throws Exception {
-        DefaultMQPullConsumer consumer = new DefaultMQPullConsumer(group);
+        DefaultMQPullConsumer consumer = new DefaultMQPullConsumer(group, SIGNATURE);
         consumer.setNamesrvAddr(namesrv);
         consumer.registerMessageQueueListener(topic, (changed, all, divided) -> { });
         consumer.start();
@@ -459,5 +488,20 @@ public final class RocketmqTool {
         OUT.flush();
         System.in.read();
         consumer.shutdown();
+    }
+
+    /** Makes a user who may do nothing yet. */
+    private static void user(String namesrv, String broker, String name, String secret) throws Exception {
+        DefaultMQAdminExt admin = admin(namesrv);
+        admin.createUser(address(admin, broker), name, secret, "Normal");
+        OUT.println("created");
+    }
+
+    /** Says what a user may do with a resource, instead of what was said of it before. */
+    private static void allow(String namesrv, String broker, String user, String resource, List<String> actions)
+            throws Exception {
+        DefaultMQAdminExt admin = admin(namesrv);
+        admin.createAcl(address(admin, broker), "User:" + user, List.of(resource), actions, null, "Allow");
+        OUT.println("allowed");
     }
 }

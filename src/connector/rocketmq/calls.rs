@@ -18,6 +18,9 @@ pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// The broker's code for a consumer group that does not exist.
 pub(super) const NO_GROUP: i32 = 26;
 
+/// What to do when the broker does not let in who asks, or not do this.
+const DENIED: &str = "access denied; check 'access-key' and 'secret-key', and what that user may do";
+
 /// From here on codes are the library's own, not a broker's.
 const LIBRARY_CODES: i32 = 10_000;
 
@@ -58,7 +61,13 @@ pub(super) fn explained(what: impl Display, error: ClientError) -> Error {
     let code = code(&error);
     let (kind, advice) = match (code, error.descriptor().code().as_str()) {
         (Some(16), _) | (None, "auth.permission.denied" | "auth.credentials.invalid" | "auth.user.not_found") => {
-            (Kind::Refused, "access denied; check 'access-key' and 'secret-key', and what that user may do")
+            (Kind::Refused, DENIED)
+        }
+        (Some(1), _) if is_denied_by_acl(&error) => (Kind::Refused, DENIED),
+        (Some(1), _) => {
+            let advice = "it failed, and the broker's log says why; one that checks keys by ACL 1.0 answers so, too, if \
+                          'access-key' or 'secret-key' is wrong or missing";
+            (Kind::Transient, advice)
         }
         (Some(17), _) | (None, "broker.topic.not_found") => {
             (Kind::Usage, "the broker does not have the topic; create it, or correct 'topic'")
@@ -85,6 +94,14 @@ pub(super) fn explained(what: impl Display, error: ClientError) -> Error {
     };
     let code = code.map(|code| format!(" (code {code})")).unwrap_or_default();
     Error::new(kind, format!("{what}: {advice}{code}")).caused_by(error)
+}
+
+/// Whether a broker with ACL 1.0, which has no code for it, does not let in who asks. It is found out where the library
+/// keeps the text, which is of changes at the broker. A topic may be called oracle, so that "acl" alone says nothing.
+fn is_denied_by_acl(error: &ClientError) -> bool {
+    let text = error.source_ref::<MQClientException>().and_then(MQClientException::error_message);
+    let text = text.unwrap_or_default().to_lowercase();
+    ["aclexception", "signature failed", "signature-failed"].iter().any(|sign| text.contains(sign))
 }
 
 /// How often a call that failed is tried again, and the pauses between.
@@ -152,6 +169,12 @@ mod tests {
         let hidden = |code| explained("x", MQClientException::new_with_code(code, "").into());
         assert_eq!([hidden(16).kind(), hidden(10_005).kind()], [Kind::Refused, Kind::Transient]);
         assert!(hidden(10_005).to_string().ends_with("the client could not carry it out"));
+        let told = |text: &str| explained("x", MQClientException::new_with_code(1, text).into());
+        let by_acl = told("org.apache.rocketmq.acl.common.AclException: Check signature failed for accessKey=me");
+        assert_eq!([by_acl.kind(), told("topic oracle: no such file").kind()], [Kind::Refused, Kind::Transient]);
+        assert!(by_acl.to_string().contains("check 'access-key' and 'secret-key'"), "{by_acl}");
+        let untold = explained("x", ClientError::broker_operation_failed("PULL", 1, "AclException")).to_string();
+        assert!(untold.contains("'secret-key' is wrong or missing (code 1)"), "{untold}");
         let error = explained("table t: topic x", ClientError::broker_operation_failed("PULL", 16, ""));
         assert!(error.to_string().starts_with("table t: topic x: access denied;"), "{error}");
     }
