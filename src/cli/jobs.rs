@@ -421,6 +421,10 @@ impl Heard {
             lines.extend(epoch.watermark_ms.and_then(output::time).map(|time| line("watermark", time)));
             for (table, source) in &epoch.sources {
                 lines.push(line(format_args!("reads {table}"), format_args!("lag {}", source.lag)));
+                if !source.idle.is_empty() {
+                    let idle: Vec<String> = source.idle.iter().map(ToString::to_string).collect();
+                    lines.push(line(format_args!("idle in {table}"), idle.join(", ")));
+                }
             }
             for ((table, partition), (next, end)) in &self.offsets {
                 lines.push(line(format_args!("reads {table}, {partition}"), format_args!("next {next}, end {end}")));
@@ -513,6 +517,7 @@ mod tests {
         let read = PartitionProgress { to, latest: 9, ..PartitionProgress::default() };
         let source = SourceProgress {
             lag: 9 - to,
+            idle: vec![Partition::new("t", 1 - partition)],
             partitions: [(Partition::new("t", partition), read)].into(),
             ..SourceProgress::default()
         };
@@ -596,6 +601,7 @@ mod tests {
             "epoch: 9",
             "watermark: 1970-01-01 00:00:01.000",
             "reads orders: lag 0",
+            "idle in orders: t:0",
             "reads orders, t:0: next 5, end 9",
             "reads orders, t:1: next 9, end 9",
             "remembers aggregate-1: 1,200 rows, 2.00 KiB",

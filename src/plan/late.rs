@@ -109,6 +109,8 @@ impl LateTable {
     fn rows(&self, late: &RecordBatch, operator: &str, from: &str, watermark: Option<i64>) -> Result<RecordBatch> {
         let rows = late.num_rows();
         let text = |value: &str| Arc::new(StringArray::from(vec![value; rows])) as ArrayRef;
+        // The end of time, once the stream has ended, is no time to show.
+        let watermark = watermark.filter(|watermark| *watermark < i64::MAX);
         let column = |field: &FieldRef| {
             let column = match field.name().as_str() {
                 OPERATOR => text(operator),
@@ -258,5 +260,26 @@ impl ExecutionPlan for LateExec {
         let (rows, this) = (self.input.execute(partition, context)?, self.clone());
         let kept = rows.map(move |batch| Ok(this.pass(batch?, partition)?));
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), kept)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::TimestampMillisecondType;
+
+    use super::*;
+
+    #[test]
+    fn a_late_row_shows_the_watermark_if_it_is_a_time() {
+        let [_, _, watermark, _] = own_fields();
+        let table = LateTable::new("late", Arc::new(Schema::new(vec![watermark])));
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let late = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(vec![1]))]).unwrap();
+        for (watermark, expected) in [(None, None), (Some(7), Some(7)), (Some(i64::MAX), None)] {
+            let rows = table.rows(&late, "aggregate-1", "t:0", watermark).unwrap();
+            let shown = rows.column(0).as_primitive::<TimestampMillisecondType>();
+            assert_eq!(shown.iter().collect::<Vec<_>>(), [expected]);
+        }
     }
 }

@@ -361,7 +361,7 @@ impl Walk<'_> {
         }
         if known.is_updating {
             return Err(refused(
-                "GROUP BY over a changing result",
+                "GROUP BY over a changing result (DISTINCT beside another aggregate makes one)",
                 "group what is below by a window (TUMBLE, HOP, CUMULATE, SESSION), whose result only grows",
             ));
         }

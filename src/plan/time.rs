@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, TimestampMillisecondArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result as DfResult, ScalarValue};
 use datafusion::functions_nested::extract::array_element_udf;
@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 
 /// What stands for the watermark in the expression of a [`Rising`].
 const WATERMARK: &str = "watermark";
-/// 2026-01-01: a time at which windows of any common length begin.
+/// 2026-01-01: a time like any other.
 const SAMPLE_MS: i64 = 1_767_225_600_000;
 
 /// The marker of event time: gives back what it gets.
@@ -97,23 +97,35 @@ impl Rising {
     /// Before what values nothing will come any more, once nothing before `watermark_ms` will; in the ticks of the
     /// column's own type. None where that cannot be said.
     pub fn bound(&self, watermark_ms: i64) -> Result<Option<i64>> {
-        let millis = TimestampMillisecondArray::from(vec![watermark_ms]);
+        Ok(ticks(&self.at(watermark_ms)?)?.iter().next().flatten())
+    }
+
+    /// The column's value where event time is `time_ms`.
+    fn at(&self, time_ms: i64) -> Result<ArrayRef> {
+        let millis = TimestampMillisecondArray::from(vec![time_ms]);
         // A watermark is an instant; without this, a cast would take it for the local time of the column's zone.
         let millis: ArrayRef = match &self.time {
             DataType::Timestamp(_, Some(_)) => Arc::new(millis.with_timezone("UTC")),
             _ => Arc::new(millis),
         };
         let time = cast(&millis, &self.time)?;
-        let schema = Arc::new(Schema::new(vec![Field::new(WATERMARK, self.time.clone(), true)]));
-        let value = self.expr.evaluate(&RecordBatch::try_new(schema, vec![time])?)?.into_array(1)?;
-        Ok(ticks(&value)?.iter().next().flatten())
+        let row = RecordBatch::try_new(Arc::new(self.schema()), vec![time])?;
+        Ok(self.expr.evaluate(&row)?.into_array(1)?)
     }
 
-    /// How far event time must go before the column rises: the length of a window, about. A power of two, in ms.
+    /// What the expression is over.
+    fn schema(&self) -> Schema {
+        Schema::new(vec![Field::new(WATERMARK, self.time.clone(), true)])
+    }
+
+    /// How far the column rises at once, in ms: the length of a window, about.
     pub fn period_ms(&self) -> i64 {
-        let bound = |ms: i64| self.bound(SAMPLE_MS + ms).ok().flatten();
-        let first = bound(0);
-        (0..45).map(|power| 1 << power).find(|ms| bound(*ms) > first).unwrap_or(i64::MAX)
+        let value = |ms: i64| self.at(SAMPLE_MS + ms).and_then(|value| millis(&value)).ok().flatten();
+        // A window may begin anywhere. The first power of two by which the column has risen is less than twice the way to
+        // where it did, so it has not risen a second time.
+        let first = value(0);
+        let risen = (0..45).map(|power| value(1 << power)).find(|value| *value > first).flatten();
+        first.zip(risen).map_or(i64::MAX, |(first, risen)| risen - first)
     }
 
     /// Whether it is a function of `other` that never falls: then it lies where `other` does.
@@ -141,9 +153,8 @@ impl Rising {
     /// What the elements of a column of lists are, when each becomes a row.
     pub fn unnested(&self) -> Option<Rising> {
         let one: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(ScalarValue::Int64(Some(1))));
-        let schema = Schema::new(vec![Field::new(WATERMARK, self.time.clone(), true)]);
         let args = vec![Arc::clone(&self.expr), one];
-        let first = ScalarFunctionExpr::try_new(array_element_udf(), args, &schema, Default::default()).ok()?;
+        let first = ScalarFunctionExpr::try_new(array_element_udf(), args, &self.schema(), Default::default()).ok()?;
         Some(Rising { expr: Arc::new(first), time: self.time.clone() })
     }
 }
@@ -156,6 +167,16 @@ pub fn ticks(column: &ArrayRef) -> Result<arrow::array::Int64Array> {
         other => return Err(Error::internal(format!("{other} does not rise with event time"))),
     };
     Ok(numbers.as_primitive::<Int64Type>().clone())
+}
+
+/// The one value of a column that rises, in ms.
+fn millis(value: &ArrayRef) -> Result<Option<i64>> {
+    let zone = match value.data_type() {
+        DataType::Timestamp(_, zone) => zone.clone(),
+        _ => None,
+    };
+    let value = cast(value, &DataType::Timestamp(TimeUnit::Millisecond, zone))?;
+    Ok(ticks(&value)?.iter().next().flatten())
 }
 
 /// Whether a column of this type can be a key that rises.
@@ -197,11 +218,13 @@ fn rise(
         let is_constant = |side: &Arc<dyn PhysicalExpr>| {
             side.downcast_ref::<Literal>().is_some_and(|literal| !has_months(literal.value()))
         };
-        return match binary.op() {
+        let sum = match binary.op() {
             Operator::Plus if is_constant(binary.left()) || is_constant(binary.right()) => with(expr, columns, found),
             Operator::Minus if is_constant(binary.right()) => with(expr, columns, found),
             _ => None,
-        };
+        }?;
+        let has_days = [binary.left(), binary.right()].into_iter().any(counts_days);
+        return Some(sum).filter(|sum| !has_days || found.as_ref().is_some_and(|found| has_even_days(sum, found)));
     }
     let function = expr.downcast_ref::<ScalarFunctionExpr>()?;
     if function.fun().inner().is::<EventTime>() {
@@ -219,6 +242,24 @@ fn rise(
         | "to_timestamp_micros"
         | "to_timestamp_nanos" => with(expr, columns, found),
         _ => None,
+    }
+}
+
+/// Whether it is an interval with days.
+fn counts_days(side: &Arc<dyn PhysicalExpr>) -> bool {
+    match side.downcast_ref::<Literal>().map(Literal::value) {
+        Some(ScalarValue::IntervalMonthDayNano(Some(interval))) => interval.days != 0,
+        Some(ScalarValue::IntervalDayTime(Some(interval))) => interval.days != 0,
+        _ => false,
+    }
+}
+
+/// Whether all days of an expression have 24 hours. Where clocks are put back, one has 25, and a day later is nearer for the
+/// second half past one than for the first.
+fn has_even_days(expr: &Arc<dyn PhysicalExpr>, over: &Rising) -> bool {
+    match expr.data_type(&over.schema()) {
+        Ok(DataType::Timestamp(_, Some(zone))) => &*zone == "UTC" || zone.starts_with(['+', '-']),
+        other => other.is_ok(),
     }
 }
 

@@ -52,6 +52,7 @@ pub(super) struct NewEpoch {
     latest: BTreeMap<String, Offsets>,
     unreachable: BTreeMap<String, BTreeMap<Partition, String>>,
     limited: BTreeMap<String, LimitedBy>,
+    idle: BTreeMap<String, Vec<Partition>>,
     batch_time_ms: i64,
     watermark_ms: Option<i64>,
     plan_ms: f64,
@@ -96,7 +97,7 @@ impl Query {
         self.check_ends(&extents)?;
         let shares = self.shares(&extents, &latest, start)?;
         let batch_time_ms = self.spec.environment.clock.now_ms().max(self.position.batch_time_ms + 1);
-        let watermark_ms = self.watermark(&extents, batch_time_ms)?;
+        let (watermark_ms, idle) = self.watermark(&extents, batch_time_ms)?;
         if !shares.are_enough && !self.would_close(watermark_ms)? {
             self.retries = 0;
             let has_ended = !shares.have_unread && self.has_ended(&extents);
@@ -113,6 +114,7 @@ impl Query {
             latest,
             unreachable,
             limited,
+            idle,
             batch_time_ms,
             watermark_ms,
             plan_ms,
@@ -223,11 +225,16 @@ impl Query {
         commits.into_iter().flatten().map(|(partition, commit)| (partition.clone(), commit.next)).collect()
     }
 
-    /// The watermark of the next epoch, by what has been read so far.
-    fn watermark(&self, extents: &[(String, Extent)], batch_time_ms: i64) -> Result<Option<i64>> {
+    /// The watermark of the next epoch, by what has been read so far; and by table the partitions that do not count for it,
+    /// as they are idle.
+    fn watermark(
+        &self,
+        extents: &[(String, Extent)],
+        batch_time_ms: i64,
+    ) -> Result<(Option<i64>, BTreeMap<String, Vec<Partition>>)> {
         let timed = self.opened.planned.timed_tables();
         if timed.is_empty() {
-            return Ok(None);
+            return Ok((None, BTreeMap::new()));
         }
         let is_read = |(table, extent): &(String, Extent)| {
             if !timed.contains_key(table) {
@@ -241,9 +248,9 @@ impl Query {
             extent.complete && extent.partitions.iter().all(is_read)
         };
         if extents.iter().all(is_read) {
-            return Ok(Some(i64::MAX));
+            return Ok((Some(i64::MAX), BTreeMap::new()));
         }
-        let mut sources = vec![];
+        let (mut sources, mut idle) = (vec![], BTreeMap::new());
         for (table, extent) in extents {
             let Some(definition) = timed.get(table).filter(|table| table.watermark.is_some()) else { continue };
             let (commits, end) = (self.position.sources.get(table), self.record.end.get(table));
@@ -266,11 +273,14 @@ impl Query {
             let read = commits.into_iter().flatten().map(|(partition, _)| partition);
             let known: BTreeSet<&Partition> =
                 extent.partitions.keys().chain(extent.unreachable.keys()).chain(read).collect();
-            let partitions: Vec<PartitionTime> = known.into_iter().filter_map(shown).collect();
+            let counted = known.into_iter().filter_map(|partition| Some((partition.clone(), shown(partition)?)));
+            let (partitions, times): (Vec<Partition>, Vec<PartitionTime>) = counted.unzip();
             let timeout = ScanOptions::of(definition)?.idle_timeout;
-            sources.push(watermark::of_source(&partitions, batch_time_ms, timeout));
+            sources.push(watermark::of_source(&times, batch_time_ms, timeout));
+            let found = partitions.into_iter().zip(&times).filter(|(_, time)| time.is_idle(batch_time_ms, timeout));
+            idle.insert(table.clone(), found.map(|(partition, _)| partition).collect());
         }
-        Ok(watermark::next(&sources, self.position.watermark_ms))
+        Ok((watermark::next(&sources, self.position.watermark_ms), idle))
     }
 
     /// Whether anything would come out at this watermark without a new row.
@@ -287,7 +297,7 @@ impl Query {
 
     /// Writes the intent, unless there is one; from here on the epoch's result is decided.
     pub(super) async fn intend(&mut self, next: Next) -> Result<Batch> {
-        let NewEpoch { cuts, latest, unreachable, limited, batch_time_ms, watermark_ms, plan_ms } = match next {
+        let NewEpoch { cuts, latest, unreachable, limited, idle, batch_time_ms, watermark_ms, plan_ms } = match next {
             Next::Pending(batch) => return Ok(*batch),
             Next::New(new) => *new,
         };
@@ -321,7 +331,7 @@ impl Query {
         let (cuts, published) = (intent.sources.clone(), vec![None; self.opened.sinks.len()]);
         let batch = self.batch(intent, cuts, Arc::clone(&self.opened), pins, published);
         let took = Durations { plan: plan_ms, intend: self.ms_since(start), ..Durations::default() };
-        Ok(Batch { latest, unreachable, limited, took, ..batch })
+        Ok(Batch { latest, unreachable, limited, idle, took, ..batch })
     }
 
     /// The epoch's physical plans: a pure function of the intent.

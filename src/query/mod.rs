@@ -233,6 +233,8 @@ pub struct Batch {
     unreachable: BTreeMap<String, BTreeMap<Partition, String>>,
     /// By table, what kept it from taking all there was.
     limited: BTreeMap<String, LimitedBy>,
+    /// By table, partitions that do not hold the watermark back.
+    idle: BTreeMap<String, Vec<Partition>>,
     /// By operator, its state after the epoch, once that is saved.
     state: BTreeMap<String, StateCommit>,
     took: Durations,
@@ -285,7 +287,7 @@ impl Query {
         published: Vec<Option<Published>>,
     ) -> Batch {
         let (looked_again, looked_us) = (Some(self.look_again(intent.epoch)), self.start_us());
-        let (latest, unreachable, limited, state, took) = Default::default();
+        let (latest, unreachable, limited, idle, state, took) = Default::default();
         Batch {
             intent,
             cuts,
@@ -297,6 +299,7 @@ impl Query {
             latest,
             unreachable,
             limited,
+            idle,
             state,
             took,
         }

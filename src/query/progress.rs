@@ -80,6 +80,9 @@ pub struct SourceProgress {
     /// Partitions that could not be reached when the epoch was planned, and why.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unreachable: BTreeMap<Partition, String>,
+    /// Partitions that were idle when the epoch was planned, and did not hold the watermark back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub idle: Vec<Partition>,
     /// By partition, those that were read.
     pub partitions: BTreeMap<Partition, PartitionProgress>,
 }
@@ -191,6 +194,7 @@ impl Query {
             let mut source = SourceProgress {
                 lost: lost.get(table).into_iter().flat_map(BTreeMap::values).sum(),
                 unreachable: batch.unreachable.get(table).cloned().unwrap_or_default(),
+                idle: batch.idle.get(table).cloned().unwrap_or_default(),
                 limited_by: batch.limited.get(table).copied(),
                 ..SourceProgress::default()
             };

@@ -15,9 +15,10 @@ use crate::catalog::{Column, ColumnKind, TableDefinition};
 use crate::connector::dead_letters::{self, DeadLetters};
 use crate::connector::{Connector, Partition, Role, Span, overlap};
 use crate::error::{Error, Result};
-use crate::plan::aggregate::{Times, shapes};
+use crate::plan::aggregate::{Emit, Shape, Times, shapes};
 use crate::plan::changes::{self, is_updating};
 use crate::plan::explain::{self, Explained};
+use crate::plan::kept::Kept;
 use crate::plan::late::{LateTable, late_rows};
 use crate::plan::{Binding, StreamPlan, opener::Opener};
 use crate::query::definition::{self, Definition, OtherInsert, durable, revived};
@@ -350,7 +351,7 @@ impl Session {
         let dead_letters = spec.planned.dead_letters.iter().map(|dead| ("dead letters", &dead.table));
         let others = late.chain(dead_letters).map(|(what, table)| Ok((what, table.as_ref(), guarantee(table)?)));
         let (outputs, others) = (outputs.collect::<Result<Vec<_>>>()?, others.collect::<Result<Vec<_>>>()?);
-        Ok(explain::explain(&spec.name, &outputs, &others))
+        explain::explain(&spec.name, &outputs, &others)
     }
 }
 
@@ -364,6 +365,16 @@ fn check_result(target: &TableDefinition, connector: &dyn Connector, trial: &Arc
         return Err(Error::usage(format!(
             "a changelog is read, whose rows change, and {} only takes rows that stay: write to a topic with PRIMARY KEY (…) NOT \
              ENFORCED, to one whose format is debezium-json or canal-json, or to 'connector' = 'print'",
+            target.name
+        )));
+    }
+    let is_row = |shape: &Arc<Shape>| shape.emit == Emit::Change && matches!(shape.kept, Kept::Row(_));
+    if !connector.takes_updates(target) && shapes(trial).iter().any(is_row) {
+        return Err(Error::usage(format!(
+            "the result changes as rows arrive (one that comes before what is kept may still come), and {} only takes rows \
+             that stay: ORDER BY the column of a WATERMARK, ascending, keeps the first row by event time, and ORDER BY \
+             PROCTIME() the first that arrives, which stay; or write to a table that takes changes: a topic with PRIMARY \
+             KEY (…) NOT ENFORCED on the columns of PARTITION BY, or 'connector' = 'print'",
             target.name
         )));
     }

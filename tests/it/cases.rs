@@ -12,7 +12,8 @@
 //! < value, value                       a row that comes out in this epoch, in order of the sorted lines
 //! << value, value                      a row that goes to the table `late`
 //! idle                                 no epoch was needed
-//! watermark TIME, state ROWS, late N   what the epoch says of itself, where a case wants to show it
+//! watermark TIME, idle PARTITIONS, state ROWS, late N
+//!                                      what the epoch says of itself, where a case wants to show it
 //! refused TEXT                         instead of epochs: the query is refused, and the message holds TEXT
 //! ```
 //!
@@ -299,6 +300,11 @@ fn said(epoch: &EpochProgress, wanted: &[String]) -> Vec<String> {
     if wants("watermark") {
         let time = |ms| chrono::DateTime::from_timestamp_millis(ms).unwrap().format("%H:%M:%S%.f").to_string();
         lines.push(format!("watermark {}", epoch.watermark_ms.map_or("none".into(), time)));
+    }
+    if wants("idle ") {
+        let idle: Vec<String> =
+            epoch.sources.values().flat_map(|source| &source.idle).map(ToString::to_string).collect();
+        lines.push(format!("idle {}", if idle.is_empty() { "none".into() } else { idle.join(", ") }));
     }
     if wants("state") {
         lines.push(format!("state {}", epoch.state.values().map(|state| state.rows).sum::<usize>()));

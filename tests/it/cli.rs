@@ -415,7 +415,7 @@ fn the_examples_run() {
     run("submit", "enrich", &[]);
     assert!(dir.path().join("enrich/named_orders/day=2026-01-02").is_dir());
     let plans = run("submit", "hot-items", &["--explain"]);
-    assert!(plans.contains("aggregate-1 remembers [count(Int64(1))[count]] by ["), "{plans}");
+    assert!(plans.contains("remembers [count(Int64(1))[count]] by ["), "{plans}");
     assert!(plans.contains("append-only") && plans.contains("until the watermark has passed"), "{plans}");
     run("submit", "hot-items", &[]);
     run("submit", "hourly-totals", &[]);

@@ -16,6 +16,7 @@ mod clusters;
 mod clusters_rocketmq;
 mod crash;
 mod examples;
+mod explain;
 mod failover;
 mod family;
 mod harness;
