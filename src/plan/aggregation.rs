@@ -13,7 +13,7 @@ use super::time::{Rising, can_rise};
 use crate::error::Result;
 
 /// Aggregate functions whose answer depends on the order of rows.
-const ORDERED: &[&str] = &["array_agg", "first_value", "last_value", "nth_value", "string_agg"];
+const ORDERED: &[&str] = &["any_value", "array_agg", "first_value", "last_value", "nth_value", "string_agg"];
 
 /// An aggregation as DataFusion planned it, in one step or two.
 #[derive(Debug, Clone)]
@@ -113,6 +113,11 @@ impl Aggregation {
             ORDERED.contains(&f.fun().name()) && order.is_empty()
         };
         match self.functions.iter().find(depends) {
+            // It takes an ORDER BY, and does not heed it.
+            Some(function) if function.fun().name() == "any_value" => Err(refused(
+                &format!("{}, whose answer depends on how rows arrive,", function.name()),
+                "say which value: min(x), or first_value(x ORDER BY ts)",
+            )),
             Some(function) => Err(refused(
                 &format!("{} without an ORDER BY", function.name()),
                 "say in which order: array_agg(x ORDER BY ts)",

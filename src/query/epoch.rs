@@ -20,7 +20,7 @@ use super::progress::{Durations, Event};
 use super::salvage::goes_on;
 use super::trigger::Trigger;
 use super::watermark::{self, PartitionTime};
-use super::{Batch, DeadLetterTable, Opened, Position, Query, Step, definition, loss, planning};
+use super::{Batch, DeadLetterTable, IdlePartitions, Opened, Position, Query, Step, definition, loss, planning};
 use crate::checkpoint::{Commit, Cut, Intent, SourceCommit, VERSION};
 use crate::connector::spool::Spooled;
 use crate::connector::{Bounds, Extent, Offsets, OnDataLoss, Partition, PartitionReport, Published, ScanOptions, Span};
@@ -52,7 +52,7 @@ pub(super) struct NewEpoch {
     latest: BTreeMap<String, Offsets>,
     unreachable: BTreeMap<String, BTreeMap<Partition, String>>,
     limited: BTreeMap<String, LimitedBy>,
-    idle: BTreeMap<String, Vec<Partition>>,
+    idle: IdlePartitions,
     batch_time_ms: i64,
     watermark_ms: Option<i64>,
     plan_ms: f64,
@@ -227,11 +227,7 @@ impl Query {
 
     /// The watermark of the next epoch, by what has been read so far; and by table the partitions that do not count for it,
     /// as they are idle.
-    fn watermark(
-        &self,
-        extents: &[(String, Extent)],
-        batch_time_ms: i64,
-    ) -> Result<(Option<i64>, BTreeMap<String, Vec<Partition>>)> {
+    fn watermark(&self, extents: &[(String, Extent)], batch_time_ms: i64) -> Result<(Option<i64>, IdlePartitions)> {
         let timed = self.opened.planned.timed_tables();
         if timed.is_empty() {
             return Ok((None, BTreeMap::new()));

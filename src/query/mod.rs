@@ -65,6 +65,9 @@ const CLEARING_UP: Duration = Duration::from_secs(10);
 /// Plans a definition again: an intent is finished under the one it names.
 pub type Replan = Arc<dyn Fn(Definition) -> BoxFuture<'static, Result<Planned>> + Send + Sync>;
 
+/// By table, the partitions that do not hold the watermark back.
+type IdlePartitions = BTreeMap<String, Vec<Partition>>;
+
 /// A definition with its plan.
 #[derive(Debug, Clone)]
 pub struct Planned {
@@ -233,8 +236,7 @@ pub struct Batch {
     unreachable: BTreeMap<String, BTreeMap<Partition, String>>,
     /// By table, what kept it from taking all there was.
     limited: BTreeMap<String, LimitedBy>,
-    /// By table, partitions that do not hold the watermark back.
-    idle: BTreeMap<String, Vec<Partition>>,
+    idle: IdlePartitions,
     /// By operator, its state after the epoch, once that is saved.
     state: BTreeMap<String, StateCommit>,
     took: Durations,

@@ -241,7 +241,7 @@ fn anew<'a>(
     commits: &'a SourceCommit,
     topic: impl Fn(&'a Partition) -> &'a str,
 ) -> BTreeSet<Partition> {
-    let others = shown.iter().filter_map(|(partition, is_same)| (!is_same).then(|| topic(partition)));
+    let others = shown.iter().filter(|(_, is_same)| !**is_same).map(|(partition, _)| topic(partition));
     let topics: BTreeSet<&str> = others.collect();
     let anew = commits.iter().filter_map(|(partition, commit)| {
         let has_read_on = || extent.partitions.get(partition).is_some_and(|bounds| commit.next > bounds.earliest);

@@ -84,6 +84,29 @@ pub struct Ran {
     pub stopped: bool,
 }
 
+/// By how much a floating-point answer may differ from the batch's, in parts of it: sums are rounded in another order.
+pub const ROUNDING: f64 = 1e-9;
+/// The same of an `approx_…` function, whose method sees the rows in another order.
+pub const APPROXIMATION: f64 = 0.05;
+
+/// Whether two sorted answers say the same. The numbers of a column may differ by its `tolerance`, in parts of the larger
+/// one or, if both are small, of 1.
+pub fn is_same(found: &[String], expected: &[String], tolerance: impl Fn(usize) -> f64) -> bool {
+    fn cells(line: &str) -> Vec<&str> {
+        line.trim_start_matches("< ").split(", ").collect()
+    }
+    let is_near = |(column, (a, b)): (usize, (&str, &str))| match (a.parse::<f64>(), b.parse::<f64>()) {
+        _ if a == b => true,
+        (Ok(a), Ok(b)) => (a - b).abs() <= tolerance(column) * a.abs().max(b.abs()).max(1.0),
+        _ => false,
+    };
+    let is_same_line = |(a, b): (&String, &String)| {
+        let (a, b) = (cells(a), cells(b));
+        a.len() == b.len() && a.into_iter().zip(b).enumerate().all(is_near)
+    };
+    found.len() == expected.len() && found.iter().zip(expected).all(is_same_line)
+}
+
 impl Case {
     /// A query over these tables, with no row yet.
     pub fn of(tables: Vec<String>, query: String) -> Self {
@@ -429,6 +452,12 @@ impl Case {
 }
 
 impl Case {
+    /// Why the query is refused, if it is.
+    pub async fn refusal(&self) -> Option<String> {
+        let planned = Run::new(self, 1).plan(self).await;
+        planned.err().map(|error| error.chain())
+    }
+
     /// DataFusion's batch answer: the same SELECT, planned over static tables. None with computed columns, which these lack.
     pub async fn batch_answer(&self) -> Option<Vec<String>> {
         let select = self.query.split_once("INSERT INTO out").unwrap().1;

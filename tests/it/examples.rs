@@ -1,6 +1,6 @@
 //! The queries of `queries/` that need no broker, but for the plain filter of the quickstart, give DataFusion's batch answer over
-//! the rows that they read, however these are cut into epochs, whatever the parallelism, and wherever they are stopped.
-//! All of them run in the shell.
+//! the rows that they read: as they are, and over fewer rows, however these are cut into epochs, whatever the parallelism,
+//! and stopped at each call. All of them run in the shell.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -26,21 +26,76 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::brokers::Broker;
 use crate::harness::gated;
 
-/// A query's script with its places and its pace changed.
-fn script(name: &str, out: &Path, rows_per_epoch: usize) -> String {
-    let path = format!("{}/queries/{name}.sql", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(path).unwrap();
-    let text = text.replace("${out}", &out.display().to_string()).replace("'1 s'", "'continuous'");
-    let text = text.replace("'rows-per-second' = '100000'", "'rows-per-second' = '100000000'");
-    let limit = format!("'scan.max-rows-per-epoch' = '{rows_per_epoch}'");
-    match text.find("'scan.max-rows-per-epoch' = '") {
-        Some(start) => {
-            let end = start + text[start..].match_indices('\'').nth(3).unwrap().0 + 1;
-            text[..start].to_owned() + &limit + &text[end..]
-        }
-        None => text.replace("'connector' = 'datagen'", &format!("'connector' = 'datagen', {limit}")),
-    }
+/// A query of `queries/` whose answers are compared.
+struct Example {
+    name: &'static str,
+    /// The tables that it writes, and the columns of each that are compared.
+    targets: &'static [(&'static str, &'static str)],
+    /// What it reads, and which of these rows count.
+    source: &'static str,
+    filter: &'static str,
+    /// What changes so that 80 rows are enough: they are as far apart as makes windows and keys of a few rows each.
+    small: &'static [(&'static str, &'static str)],
+    /// So many of the few rows an epoch at most, or those that come late are not late.
+    most: usize,
 }
+
+const EXAMPLES: [Example; 6] = [
+    Example {
+        name: "hot-items",
+        targets: &[("hot_items", "window_start, window_end, place, item, clicks")],
+        source: "clicks",
+        filter: "",
+        small: &[("'number-of-rows' = '100000'", "'number-of-rows' = '80'"), ("'100 ms'", "'90 s'")],
+        most: 1_000_000,
+    },
+    Example {
+        name: "hourly-totals",
+        targets: &[("hourly_totals", "hour, item, orders, total, mean")],
+        source: "orders",
+        filter: "",
+        small: &[("'number-of-rows' = '100000'", "'number-of-rows' = '80'"), ("'2 s'", "'10 min'")],
+        most: 1_000_000,
+    },
+    Example {
+        name: "deduplicated-orders",
+        targets: &[("orders", "order_id, amount, ts")],
+        source: "sent",
+        filter: "",
+        small: &[("'number-of-rows' = '50000'", "'number-of-rows' = '80'"), ("'20000'", "'30'")],
+        most: 1_000_000,
+    },
+    Example {
+        name: "sessions",
+        targets: &[("user_sessions", "user_id, begins, ends, clicks")],
+        source: "clicks",
+        // All that arrive a day late, and nothing else, are late.
+        filter: "WHERE ts = arrived",
+        small: &[
+            ("'number-of-rows' = '100000'", "'number-of-rows' = '80'"),
+            ("click > 20000 AND click % 1000 = 0", "click > 50 AND click % 5 = 0"),
+            ("'fields.user_id.max' = '1000'", "'fields.user_id.max' = '8'"),
+            ("'500 ms'", "'3 min'"),
+        ],
+        most: 50,
+    },
+    Example {
+        name: "enrich",
+        targets: &[("named_orders", "order_id, item, amount, ts")],
+        source: "orders",
+        filter: "",
+        small: &[("'number-of-rows' = '100000'", "'number-of-rows' = '80'"), ("'2 s'", "'30 min'")],
+        most: 1_000_000,
+    },
+    Example {
+        name: "fan-out",
+        targets: &[("all_orders", "order_id, item, amount, ts"), ("hourly_totals", "hour, item, orders, total")],
+        source: "orders",
+        filter: "",
+        small: &[("'number-of-rows' = '100000'", "'number-of-rows' = '80'"), ("'2 s'", "'10 min'")],
+        most: 1_000_000,
+    },
+];
 
 /// Rows as sorted lines of these columns.
 fn lines(batches: &[RecordBatch], columns: &[&str]) -> Vec<String> {
@@ -97,70 +152,122 @@ async fn run(name: &str, script: &str, parallelism: usize, gate: &Arc<Gate>) {
     }
 }
 
-/// What the query writes to `target`, in these columns. At the k-th call the process is gone, and another one goes on.
-async fn answer(
-    name: &str,
-    target: &str,
-    columns: &[&str],
-    (rows_per_epoch, parallelism, stop): (usize, usize, Option<(u64, Moment)>),
-) -> Vec<String> {
-    let dir = tempfile::tempdir().unwrap();
-    let script = script(name, dir.path(), rows_per_epoch);
-    let (call, moment) = stop.unwrap_or((0, Moment::Before));
-    let gate = Gate::new(call, moment);
-    let stopped = tokio::select! {
-        () = gate.tripped() => true,
-        () = run(name, &script, parallelism, &gate) => false,
-    };
-    assert_eq!(stopped, stop.is_some(), "{name}: {} calls", gate.calls());
-    if stopped {
-        run(name, &script, parallelism, &Gate::new(0, moment)).await;
+impl Example {
+    /// The script with its places and its pace changed; over the few rows, if `is_small`.
+    fn script(&self, is_small: bool, out: &Path, rows_per_epoch: usize) -> String {
+        let path = format!("{}/queries/{}.sql", env!("CARGO_MANIFEST_DIR"), self.name);
+        let mut text = std::fs::read_to_string(path).unwrap();
+        for (from, to) in self.small.iter().filter(|_| is_small) {
+            assert!(text.contains(from), "{}: there is no {from}", self.name);
+            text = text.replace(from, to);
+        }
+        let text = text.replace("${out}", &out.display().to_string()).replace("'1 s'", "'continuous'");
+        let text = text.replace("'rows-per-second' = '100000'", "'rows-per-second' = '100000000'");
+        let limit = format!("'scan.max-rows-per-epoch' = '{rows_per_epoch}'");
+        match text.find("'scan.max-rows-per-epoch' = '") {
+            Some(start) => {
+                let end = start + text[start..].match_indices('\'').nth(3).unwrap().0 + 1;
+                text[..start].to_owned() + &limit + &text[end..]
+            }
+            None => text.replace("'connector' = 'datagen'", &format!("'connector' = 'datagen', {limit}")),
+        }
     }
-    lines(&written(&dir.path().join(target)), columns)
-}
 
-/// The batch answer over the rows of `source` that pass `filter`.
-async fn batch_answer(name: &str, target: &str, columns: &[&str], source: &str, filter: &str) -> Vec<String> {
-    let dir = tempfile::tempdir().unwrap();
-    let script = script(name, dir.path(), 1_000_000);
-    let (tables, select) = script.split_once(&format!("INSERT INTO {target}\n")).unwrap();
-    let mut session = Session::new(name).unwrap();
-    session.execute_script(tables).await.unwrap();
-    let read = rows(&mut session, &format!("SELECT * FROM {source} {filter}")).await;
-    let table = MemTable::try_new(read[0].schema(), vec![read]).unwrap();
-    session.context().deregister_table(TableReference::bare(source)).unwrap();
-    session.context().register_table(TableReference::bare(source), Arc::new(table)).unwrap();
-    let target = session.tables()[target].writable_schema();
-    let found = rows(&mut session, select).await;
-    let fitted = found.iter().map(|batch| {
-        let columns = batch.columns().iter().zip(target.fields()).map(|(c, field)| cast(c, field.data_type()).unwrap());
-        RecordBatch::try_new(Arc::clone(&target), columns.collect()).unwrap()
-    });
-    lines(&fitted.collect::<Vec<_>>(), columns)
-}
+    /// What it writes, by target, and whether there was a call of the number that `stop` names. There the process is gone,
+    /// and another one goes on, with another number of rows an epoch.
+    async fn answers(
+        &self,
+        is_small: bool,
+        (rows_per_epoch, parallelism): (usize, usize),
+        stop: Option<(u64, Moment, usize)>,
+    ) -> (Vec<Vec<String>>, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let (call, moment, then) = stop.unwrap_or((0, Moment::Before, rows_per_epoch));
+        let gate = Gate::new(call, moment);
+        let first = self.script(is_small, dir.path(), rows_per_epoch);
+        let stopped = tokio::select! {
+            () = gate.tripped() => true,
+            () = run(self.name, &first, parallelism, &gate) => false,
+        };
+        if stopped {
+            let second = self.script(is_small, dir.path(), then);
+            run(self.name, &second, parallelism, &Gate::new(0, moment)).await;
+        }
+        let answer = |(target, columns): &(&str, &str)| {
+            lines(&written(&dir.path().join(target)), &columns.split(", ").collect::<Vec<_>>())
+        };
+        (self.targets.iter().map(answer).collect(), gate.calls() >= call)
+    }
 
-async fn check(name: &str, target: &str, columns: &str, source: &str, filter: &str) {
-    let columns: Vec<&str> = columns.split(", ").collect();
-    let expected = batch_answer(name, target, &columns, source, filter).await;
-    assert!(!expected.is_empty(), "{name}: nothing to compare with");
-    let stops = [(11, Moment::Before), (17, Moment::After), (40, Moment::Before), (75, Moment::After)];
-    let cuts = [(997, 1, None), (10_000, 3, None)].into_iter();
-    for cut in cuts.chain(stops.map(|stop| (2_000, 2, Some(stop)))) {
-        let found = answer(name, target, &columns, cut).await;
-        let place = found.iter().zip(&expected).position(|(a, b)| a != b).unwrap_or(found.len().min(expected.len()));
-        let (found, expected) = ((found.len(), found.get(place)), (expected.len(), expected.get(place)));
-        assert_eq!(found, expected, "{name}: rows an epoch, parallelism, stop: {cut:?}");
+    /// By target, the batch answer over the rows that count.
+    async fn batch_answers(&self, is_small: bool) -> Vec<Vec<String>> {
+        let dir = tempfile::tempdir().unwrap();
+        let script = self.script(is_small, dir.path(), 1_000_000);
+        let (tables, _) = script.split_once("EXECUTE").or_else(|| script.split_once("INSERT INTO")).unwrap();
+        let mut session = Session::new(self.name).unwrap();
+        session.execute_script(tables).await.unwrap();
+        let read = rows(&mut session, &format!("SELECT * FROM {} {}", self.source, self.filter)).await;
+        let table = MemTable::try_new(read[0].schema(), vec![read]).unwrap();
+        session.context().deregister_table(TableReference::bare(self.source)).unwrap();
+        session.context().register_table(TableReference::bare(self.source), Arc::new(table)).unwrap();
+        let mut answers = vec![];
+        for (target, columns) in self.targets {
+            let (_, rest) = script.split_once(&format!("INSERT INTO {target}\n")).unwrap();
+            let target = session.tables()[*target].writable_schema();
+            let found = rows(&mut session, rest.split(';').next().unwrap()).await;
+            let fitted = found.iter().map(|batch| {
+                let columns = batch.columns().iter().zip(target.fields());
+                let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap());
+                RecordBatch::try_new(Arc::clone(&target), columns.collect()).unwrap()
+            });
+            let columns: Vec<&str> = columns.split(", ").collect();
+            answers.push(lines(&fitted.collect::<Vec<_>>(), &columns));
+        }
+        answers
+    }
+
+    fn check(&self, found: &[Vec<String>], expected: &[Vec<String>], how: &str) {
+        for (((target, _), found), expected) in self.targets.iter().zip(found).zip(expected) {
+            assert!(!expected.is_empty(), "{}: nothing to compare {target} with", self.name);
+            let place = found.iter().zip(expected).position(|(a, b)| a != b);
+            let place = place.unwrap_or(found.len().min(expected.len()));
+            let (found, expected) = ((found.len(), found.get(place)), (expected.len(), expected.get(place)));
+            assert_eq!(found, expected, "{}: {target}, {how}", self.name);
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_examples_give_the_batch_answer() {
-    check("hot-items", "hot_items", "window_start, window_end, place, item, clicks", "clicks", "").await;
-    check("hourly-totals", "hourly_totals", "hour, item, orders, total, mean", "orders", "").await;
-    check("deduplicated-orders", "orders", "order_id, amount, ts", "sent", "").await;
-    // All that arrive a day late, and nothing else, are late.
-    check("sessions", "user_sessions", "user_id, begins, ends, clicks", "clicks", "WHERE ts = arrived").await;
-    check("enrich", "named_orders", "order_id, item, amount, ts", "orders", "").await;
+    for example in &EXAMPLES {
+        let expected = example.batch_answers(false).await;
+        let (found, _) = example.answers(false, (10_000, 3), None).await;
+        example.check(&found, &expected, "as it is");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_examples_give_it_however_they_are_cut_and_wherever_they_are_stopped() {
+    for example in &EXAMPLES {
+        let expected = example.batch_answers(true).await;
+        for cut in [(1, 1), (7, 3), (example.most, 2)] {
+            let (found, _) = example.answers(true, cut, None).await;
+            example.check(&found, &expected, &format!("rows an epoch and parallelism: {cut:?}"));
+        }
+        let mut call = 1;
+        loop {
+            let moment = if call % 2 == 0 { Moment::After } else { Moment::Before };
+            // Other epochs each time.
+            let then = 10 + call as usize * 7919 % 41;
+            let (found, was_there) = example.answers(true, (40, 2), Some((call, moment, then))).await;
+            example.check(&found, &expected, &format!("stopped {moment:?} call {call}, then {then} rows an epoch"));
+            if !was_there {
+                break;
+            }
+            call += 1;
+        }
+        assert!(call > 20, "{}: only {call} calls", example.name);
+    }
 }
 
 /// Each file of `queries/` in an order in which they can be run, a directory that it writes, or reads, and how many rows

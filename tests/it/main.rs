@@ -7,6 +7,7 @@
 
 mod access;
 mod access_rocketmq;
+mod aggregates;
 mod ask;
 mod brokers;
 mod cases;
