@@ -460,3 +460,45 @@ async fn is_there(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<bool> {
         Err(e) => Err(Error::from(e).context(path)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::StateFile;
+    use crate::storage::Stores;
+
+    #[tokio::test]
+    async fn files_of_state_go_when_no_commit_names_them_and_they_are_old() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let checkpoint = Stores::new(clock.clone()).open(dir.path().to_str().unwrap(), &BTreeMap::new()).unwrap();
+        let log = Log::open(&checkpoint, "q", &clock).await.unwrap();
+        let state = log.state("aggregate-1");
+        for name in ["named", "named-before", "unnamed", "unnamed-yet"] {
+            state.put(name, Bytes::from_static(b"rows")).await.unwrap();
+        }
+        let folder = dir.path().join("q").join(digits(1)).join("state/aggregate-1");
+        let newest = std::fs::metadata(folder.join("unnamed-yet")).unwrap().modified().unwrap();
+        for old in ["named", "named-before", "unnamed"] {
+            let file = std::fs::File::options().write(true).open(folder.join(old)).unwrap();
+            file.set_modified(newest - Duration::from_secs(2 * 60 * 60)).unwrap();
+        }
+        for (epoch, name) in [(1, "named-before"), (2, "named")] {
+            let file = StateFile { name: name.to_owned(), epoch, rows: 1, bytes: 4, latest: None };
+            let state = StateCommit { files: vec![file], ..StateCommit::default() };
+            let state = BTreeMap::from([("aggregate-1".to_owned(), state)]);
+            log.commit(&Commit { version: VERSION, epoch, state, ..Commit::default() }).await.unwrap();
+        }
+        let left = async || {
+            log.prune().await.unwrap();
+            let found: Vec<_> = log.store.list(Some(&log.root.clone().join("state"))).try_collect().await.unwrap();
+            let mut names: Vec<String> =
+                found.iter().filter_map(|meta| meta.location.filename()).map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(left().await, ["named", "named-before", "unnamed-yet"]);
+        // A commit that is no longer kept names nothing.
+        log.delete(vec![record_path(&log.root, "commits", 1)]).await.unwrap();
+        assert_eq!(left().await, ["named", "unnamed-yet"]);
+    }
+}

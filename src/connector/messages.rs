@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
-use arrow::compute::{CastOptions, and, cast, cast_with_options, filter, filter_record_batch, is_not_null, take};
+use arrow::compute::{CastOptions, cast, cast_with_options, filter, filter_record_batch, is_not_null, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use datafusion::execution::SendableRecordBatchStream;

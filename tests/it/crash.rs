@@ -10,6 +10,7 @@ use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use futures::TryStreamExt;
+use millstream::checkpoint::inspect;
 use millstream::error::Kind;
 use millstream::query::progress::Reporter;
 use millstream::query::{Query, Step};
@@ -84,23 +85,29 @@ pub fn world() -> World {
 
 /// DataFusion's batch answer over all rows, as a sorted list: to the filter, or to the windows.
 pub async fn oracle(script: &str) -> Vec<i64> {
-    let context = datafusion::prelude::SessionContext::new();
-    let rows = format!(
-        "(SELECT p * 1000 + i AS n, i FROM generate_series(0, 2) AS a(p), generate_series(0, {}) AS b(i))",
+    batch_answer(match script {
+        _ if script.contains("TUMBLE") => {
+            "SELECT i / 3 * 3 * 1000 + sum(n) + max(n) AS a FROM numbers GROUP BY i / 3, n % 4"
+        }
+        _ if script.contains("SESSION") => "SELECT i * 1000 + sum(n) + max(n) AS a FROM numbers GROUP BY i",
+        _ if script.contains("ROW_NUMBER") => "SELECT n AS a FROM numbers WHERE i % 2 = 0 AND n < 1000",
+        _ => "SELECT n AS a FROM numbers WHERE n % 3 <> 0",
+    })
+    .await
+}
+
+/// The column `a` of a SELECT over `numbers`, which has all rows: `n`, and its time in seconds, `i`; as a sorted list.
+async fn batch_answer(select: &str) -> Vec<i64> {
+    let numbers = format!(
+        "SELECT p * 1000 + i AS n, i FROM generate_series(0, 2) AS a(p), generate_series(0, {}) AS b(i)",
         ROWS - 1
     );
-    let sql = match script {
-        _ if script.contains("TUMBLE") => {
-            format!("SELECT i / 3 * 3 * 1000 + sum(n) + max(n) AS n FROM {rows} GROUP BY i / 3, n % 4 ORDER BY n")
-        }
-        _ if script.contains("SESSION") => {
-            format!("SELECT i * 1000 + sum(n) + max(n) AS n FROM {rows} GROUP BY i ORDER BY n")
-        }
-        _ if script.contains("ROW_NUMBER") => format!("SELECT n FROM {rows} WHERE i % 2 = 0 AND n < 1000 ORDER BY n"),
-        _ => format!("SELECT n FROM {rows} WHERE n % 3 <> 0 ORDER BY n"),
-    };
-    let batches = context.sql(&sql).await.unwrap().collect().await.unwrap();
-    batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
+    let sql = format!("WITH numbers AS ({numbers}) SELECT a FROM ({select}) AS answer");
+    let batches = datafusion::prelude::SessionContext::new().sql(&sql).await.unwrap().collect().await.unwrap();
+    let mut rows: Vec<i64> =
+        batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+    rows.sort_unstable();
+    rows
 }
 
 /// What a reader sees, as a sorted list.
@@ -363,6 +370,120 @@ async fn a_stop_before_late_rows_lose_their_table_changes_nothing() {
     let expected = visible(&undisturbed, FILES).await;
     let check = async |world: &World, stop: String| assert_eq!(visible(world, FILES).await, expected, "{stop}");
     at_every_stop(&script, &then, check).await;
+}
+
+/// The script with each of these parts, which it has, replaced.
+fn with(script: &str, changes: &[(&str, &str)]) -> String {
+    changes.iter().fold(script.to_owned(), |script, (from, to)| {
+        assert!(script.contains(from), "there is no {from} in {script}");
+        script.replace(from, to)
+    })
+}
+
+/// What of a query may change while it remembers something, with the answer that it then gives, and what is refused.
+/// The change comes when the first epoch is done and the second is not: that may be under way, and is finished as it was
+/// begun. No window has come out by then, so the answer is all the new query's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_query_goes_on_or_is_refused() {
+    let windows = windows(FILES);
+    let of = |parts: &[(&str, &str)]| with(&windows, parts);
+    let (tables, _) = windows.split_once("SELECT CAST").unwrap();
+    let distinct = format!("{tables} SELECT DISTINCT n % 5 FROM input;");
+    let for_a_day = |script: &str| with(script, &[("SET 'par", "SET 'state.ttl' = '1 d'; SET 'par")]);
+    let distinct_for_a_day = for_a_day(&distinct);
+    let ranked = of(&[
+        ("SELECT CAST", "SELECT w FROM (SELECT window_start, window_end, CAST"),
+        ("+ max(n)", "+ max(n) AS w"),
+        ("n % 4;", "n % 4) QUALIFY ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY w DESC) = 1;"),
+    ]);
+    let aggregated = of(&[
+        ("SELECT CAST", "SELECT sum(w) FROM (SELECT window_end AS rowtime, CAST"),
+        ("+ max(n)", "+ max(n) AS w"),
+        ("n % 4;", "n % 4) GROUP BY date_bin(INTERVAL '6 seconds', rowtime);"),
+    ]);
+    let answer = |shown: &str, filter: &str, having: &str| {
+        let shown = format!("i / 3 AS k, i / 3 * 3 * 1000 + {shown} AS a");
+        format!("SELECT {shown} FROM numbers {filter} GROUP BY i / 3, n % 4 {having}")
+    };
+    let same = answer("sum(n) + max(n)", "", "");
+    let above = |shown: &str, key: &str| format!("SELECT {shown} AS a FROM ({same}) AS w GROUP BY {key}");
+
+    let needs = |was: &str, is: &str| Err(format!("{was}, and the query now needs {is}"));
+    let gone = |operator: &str| Err(format!("has state of {operator}, which the query no longer has"));
+
+    let changes = [
+        (
+            "HAVING",
+            &windows,
+            of(&[("n % 4;", "n % 4 HAVING sum(n) > 3012;")]),
+            Ok(answer("sum(n) + max(n)", "", "HAVING sum(n) > 3012")),
+        ),
+        ("an expression above", &windows, of(&[("+ max(n)", "- max(n)")]), Ok(answer("sum(n) - max(n)", "", ""))),
+        ("a ranking above", &windows, ranked, Ok(above("max(a)", "k"))),
+        ("one aggregation more", &windows, aggregated.clone(), Ok(above("sum(a)", "(k * 3 + 3) / 6"))),
+        // None of the rows that it leaves out is read by then.
+        (
+            "a filter below",
+            &windows,
+            of(&[("GROUP BY", "WHERE n % 1000 <> 8 GROUP BY")]),
+            Ok(answer("sum(n) + max(n)", "WHERE i <> 8", "")),
+        ),
+        ("the watermark", &windows, of(&[("AS ts)", "AS ts - INTERVAL '1' SECOND)")]), Ok(same.clone())),
+        ("state.ttl over windows", &windows, for_a_day(&windows), Ok(same.clone())),
+        (
+            "state.ttl",
+            &distinct_for_a_day,
+            with(&distinct_for_a_day, &[("'1 d'", "'2 d'")]),
+            Ok("SELECT DISTINCT n % 5 AS a FROM numbers".to_owned()),
+        ),
+        ("state.ttl begins", &distinct, distinct_for_a_day.clone(), needs("has nothing", "$touched Int64")),
+        ("state.ttl ends", &distinct_for_a_day, distinct.clone(), needs("has $touched Int64", "nothing")),
+        ("the size", &windows, of(&[("'3' SECOND", "'4' SECOND")]), needs("", "date_bin(")),
+        ("the offset", &windows, of(&[("'3' SECOND", "'3' SECOND, INTERVAL '1' SECOND")]), needs("", "date_bin(")),
+        ("an aggregate", &windows, of(&[("max(n)", "min(n)")]), needs("[value] Int64", "min(")),
+        ("one aggregate more", &windows, of(&[("+ max(n)", "+ max(n) + count(*)")]), needs("has nothing", "count(")),
+        ("one aggregate less", &windows, of(&[("+ max(n)", "")]), needs("[value] Int64", "nothing")),
+        ("a key", &windows, of(&[("n % 4", "n % 5")]), needs("has n % 4 Int64", "n % 5 Int64")),
+        ("one key less", &windows, of(&[(", n % 4;", ";")]), needs("has n % 4 Int64", "sum(")),
+        ("one aggregation less", &aggregated, windows.clone(), gone("aggregate-2")),
+        ("no state", &windows, script(FILES), gone("aggregate-1")),
+    ];
+    for (what, first, then, expected) in changes {
+        change(what, first, &then, expected).await;
+    }
+}
+
+/// Changes `first` to `then`, stopped at some calls up to the second commit, in a world of its own each time. A reader
+/// sees the batch answer to the SELECT that is expected, or the query is refused with this in the message.
+async fn change(what: &str, first: &str, then: &str, expected: Result<String, String>) {
+    assert_ne!(first, then, "{what}");
+    let expected = match expected {
+        Ok(select) => Ok(batch_answer(&select).await),
+        Err(text) => Err(text),
+    };
+    let through = || Gate::new(0, Moment::Before);
+    for k in (0..).step_by(17) {
+        let world = world();
+        let mut query = Query::open(world.plan(first, Some(&through())).await, Reporter::silent()).await.unwrap();
+        assert_eq!(query.step().await.unwrap(), Step::Committed(1), "{what}");
+        query.close().await;
+        if k > 0 {
+            crash(&world, first, &Gate::new(k, Moment::After)).await;
+        }
+        let checkpoint = world.stores.open("memory://ck", &Default::default()).unwrap();
+        if inspect::commits(&checkpoint, "test/output", usize::MAX).await.unwrap().len() > 1 {
+            assert!(k > 20, "{what}: the gate sees too little");
+            break;
+        }
+        let ended = run_to_end(world.plan(then, Some(&through())).await).await;
+        match (&expected, ended) {
+            (Ok(rows), Ok(())) => assert_eq!(&visible(&world, FILES).await, rows, "{what}, stopped at call {k}"),
+            (Err(text), Err(error)) => {
+                assert!(error.chain().contains(text.as_str()), "{what}, stopped at call {k}: {}", error.chain());
+            }
+            (_, ended) => panic!("{what}, stopped at call {k}: {ended:?}"),
+        }
+    }
 }
 
 /// Under a shorter gap what is remembered would be other sessions, of which some might come out twice.

@@ -8,16 +8,22 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use futures::TryStreamExt;
 use millstream::checkpoint::{
     Commit, DefinitionRecord, Intent, PartitionCommit, QueryRecord, Rewound, RunRecord, VERSION,
 };
 use millstream::connector::{Fingerprint, Offsets, Partition, Published, Span};
 use millstream::query::definition::{Definition, OtherInsert};
+use millstream::query::progress::Reporter;
+use millstream::query::{Query, Step};
 use millstream::sql::{Statement, parse};
-use millstream::state::files::{decode, encode};
+use millstream::state::files::{columns, decode, encode};
 use millstream::state::{StateCommit, StateFile};
+use object_store::ObjectStoreExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::harness::World;
 
 /// The record is written as the golden file has it, and read back from it.
 fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, record: T) {
@@ -185,4 +191,59 @@ fn state_files_are_read_as_ever() {
     }
     let error = decode("golden", &written, &fields("max(v)[value]")).unwrap_err().to_string();
     assert!(error.contains("golden has sum(v)[sum] Int64, and the query now needs max(v)[value] Int64"), "{error}");
+}
+
+/// The one file of state that the first epoch of a query writes.
+async fn state_of(settings: &str, select: &str) -> Vec<u8> {
+    let world = World::new();
+    world.append("input", 0, 0..5);
+    let script = format!(
+        "SET 'checkpoint.location' = 'memory://ck'; SET 'parallelism' = '1'; {settings}
+         CREATE TABLE input (n BIGINT, item AS CAST(n % 3 AS STRING), ts AS to_timestamp_millis(n * 1000),
+           WATERMARK FOR ts AS ts) WITH ('connector' = 'memory', 'topic' = 'input');
+         CREATE TABLE output (n BIGINT) WITH ('connector' = 'memory', 'topic' = 'output');
+         INSERT INTO output SELECT {select};"
+    );
+    let mut query = Query::open(world.plan(&script, None).await, Reporter::silent()).await.unwrap();
+    assert_eq!(query.step().await.unwrap(), Step::Committed(1));
+    query.close().await;
+    let checkpoint = world.stores.open("memory://ck", &Default::default()).unwrap();
+    let mut files: Vec<_> = checkpoint.store.list(Some(&checkpoint.prefix)).try_collect().await.unwrap();
+    files.retain(|file| file.location.as_ref().contains("/state/"));
+    assert_eq!(files.len(), 1, "{select}: {files:?}");
+    checkpoint.store.get(&files[0].location).await.unwrap().bytes().await.unwrap().to_vec()
+}
+
+/// Each kind of operator writes the columns and rows that it ever wrote: other ones, or other names, would refuse the
+/// state of every query that runs.
+#[tokio::test]
+async fn state_is_written_and_read_as_ever() {
+    let window = "FROM TABLE(TUMBLE(TABLE input, DESCRIPTOR(ts), INTERVAL '3' SECOND))
+                  GROUP BY window_start, window_end";
+    let session = "FROM TABLE(SESSION(TABLE input PARTITION BY item, DESCRIPTOR(ts), INTERVAL '2' SECOND))
+                   GROUP BY window_start, window_end, item";
+    for (kind, settings, select) in [
+        ("groups", "", format!("count(*) + sum(n) {window}, item")),
+        ("members", "", format!("count(DISTINCT item) + CAST(median(n) AS BIGINT) {window}")),
+        ("sessions", "", format!("count(*) + sum(n) {session}")),
+        ("touched", "SET 'state.ttl' = '1 d';", "sum(n) FROM input GROUP BY item".to_owned()),
+        ("first", "", "n FROM input QUALIFY ROW_NUMBER() OVER (PARTITION BY item ORDER BY ts) = 1".to_owned()),
+    ] {
+        let path = format!("{}/tests/golden/state.{kind}.v1.arrow.zst", env!("CARGO_MANIFEST_DIR"));
+        let written = state_of(settings, &select).await;
+        if std::env::var_os("MILLSTREAM_WRITE_GOLDEN").is_some() {
+            std::fs::write(&path, &written).unwrap();
+        }
+        let golden = std::fs::read(&path).unwrap();
+        let (schema, keys) = columns(kind, &golden).unwrap();
+        assert_eq!(columns(kind, &written).unwrap(), (Arc::clone(&schema), keys), "{kind}");
+        // When a row was last touched is another time in each run.
+        let is_same = |index: &usize| schema.field(*index).name() != "$touched";
+        let same: Vec<usize> = (0..schema.fields().len()).filter(is_same).collect();
+        let rows = |body: &[u8]| -> Vec<RecordBatch> {
+            let batches = decode(kind, body, &schema).unwrap();
+            batches.iter().map(|batch| batch.project(&same).unwrap()).collect()
+        };
+        assert_eq!(rows(&written), rows(&golden), "{kind}");
+    }
 }

@@ -35,6 +35,17 @@ fn script(target: &str, options: &str) -> String {
     )
 }
 
+/// Sums up windows of four seconds: each row is a second later than the one before.
+fn windows(options: &str) -> String {
+    script(MEMORY, options)
+        .replace("input (n BIGINT)", "input (n BIGINT, ts AS to_timestamp_seconds(n % 100), WATERMARK FOR ts AS ts)")
+        .replace(
+            "SELECT n FROM input",
+            "SELECT sum(n) FROM TABLE(TUMBLE(TABLE input, DESCRIPTOR(ts), INTERVAL '4' SECOND))
+             GROUP BY window_start, window_end",
+        )
+}
+
 /// What a reader of the table `output` sees, sorted.
 pub async fn visible(world: &World) -> Vec<i64> {
     let files = world.parquet("memory://lake/out").await.into_iter().flat_map(|(_, rows)| rows);
@@ -62,14 +73,8 @@ async fn a_stream_begins_where_the_query_says() {
 #[tokio::test]
 async fn a_bounded_stream_ends_and_closes_every_window() {
     let world = world();
-    let script = script(MEMORY, ", 'scan.bounded.mode' = 'latest-offset'")
-        .replace("SET 'epoch.trigger' = 'available-now';", "")
-        .replace("input (n BIGINT)", "input (n BIGINT, ts AS to_timestamp_seconds(n % 100), WATERMARK FOR ts AS ts)")
-        .replace(
-            "SELECT n FROM input",
-            "SELECT sum(n) FROM TABLE(TUMBLE(TABLE input, DESCRIPTOR(ts), INTERVAL '4' SECOND))
-             GROUP BY window_start, window_end",
-        );
+    let script =
+        windows(", 'scan.bounded.mode' = 'latest-offset'").replace("SET 'epoch.trigger' = 'available-now';", "");
     let mut query = Query::open(world.plan(&script, None).await, Reporter::silent()).await.unwrap();
     assert_eq!(query.step().await.unwrap(), Step::Committed(1));
     query.close().await;
@@ -86,6 +91,29 @@ async fn a_bounded_stream_ends_and_closes_every_window() {
         error.contains("source input: where a stream ends ('scan.bounded.*') was decided when the query"),
         "{error}"
     );
+}
+
+/// A run up to what is there makes one more epoch where its last one moved the watermark past the end of a window. The
+/// windows that are open then come out of a later run, once.
+#[tokio::test]
+async fn a_run_up_to_now_brings_out_what_is_complete() {
+    let (world, script) = (world(), windows(""));
+    let run = async || {
+        let mut query = Query::open(world.plan(&script, None).await, Reporter::silent()).await.unwrap();
+        finish(&mut query).await.unwrap();
+        assert_eq!(query.step().await.unwrap(), Step::Finished);
+        query.close().await;
+        query.position().epoch
+    };
+    // Two rows of each partition an epoch, and the last ones in the fifth: by these it is 8 s.
+    assert_eq!(run().await, 6);
+    assert_eq!(visible(&world).await, [406 + 6, 422 + 22]);
+    assert_eq!(run().await, 6, "nothing has come");
+    // Up to 12 s.
+    world.append("input", 0, 9..13);
+    world.append("input", 1, 109..113);
+    assert_eq!(run().await, 9);
+    assert_eq!(visible(&world).await, [406 + 6, 422 + 22, 438 + 38]);
 }
 
 #[tokio::test]
