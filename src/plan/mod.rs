@@ -96,7 +96,7 @@ impl StreamPlan {
     pub fn try_new(state: &SessionState, plan: LogicalPlan, ttl: Option<Duration>) -> Result<Self> {
         let plan = volatile::open_clock(plan)?;
         volatile::refuse_above_state(&plan)?;
-        let plan = state.optimize(&plan)?;
+        let plan = volatile::read_below_state(state.optimize(&plan)?)?;
         incremental::check(&plan)?;
         let (mut tables, mut remembers, mut asks, mut reads_changes) = (BTreeMap::new(), false, false, false);
         plan.apply_with_subqueries(|node| {

@@ -3,13 +3,15 @@
 //! DataFusion would fold `now()` and kin to the time of planning. Here they become a placeholder, which every epoch binds
 //! to its batch time (`current_watermark` to its watermark), so that a rerun answers the same. What draws random numbers is refused by name.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, Result as DfResult};
 use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility, cast};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Volatility, cast};
 
 use super::incremental::remembers;
 use crate::error::{Error, Result};
@@ -32,6 +34,37 @@ pub fn open_clock(plan: LogicalPlan) -> Result<LogicalPlan> {
         if rewritten.transformed { rewritten.map_data(LogicalPlan::recompute_schema) } else { Ok(rewritten) }
     })?;
     Ok(opened.data)
+}
+
+/// Has the clock of a GROUP BY and its aggregates read below them, as columns. What is remembered of a row is then the
+/// time of the epoch that read it, not of the one in which its group comes out; and no time is in a state column's name.
+pub fn read_below_state(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let read = plan.transform_up(|node| {
+        if !matches!(node, LogicalPlan::Aggregate(_)) || !remembers(&node) {
+            return Ok(Transformed::no(node));
+        }
+        let (names, mut clocks) = (NamePreserver::new(&node), BTreeMap::new());
+        let moved = node.expressions().into_iter().map(|expr| {
+            let name = names.save(&expr);
+            let moved = expr.transform_up(|expr| {
+                let Expr::Placeholder(clock) = &expr else { return Ok(Transformed::no(expr)) };
+                let column = Column::new_unqualified(clock.id.as_str());
+                clocks.insert(clock.id.clone(), expr);
+                Ok(Transformed::yes(Expr::Column(column)))
+            })?;
+            Ok(name.restore(moved.data))
+        });
+        let moved = moved.collect::<DfResult<Vec<Expr>>>()?;
+        if clocks.is_empty() {
+            return Ok(Transformed::no(node));
+        }
+        let input = node.inputs()[0].clone();
+        let columns: Vec<Expr> = input.schema().iter().map(Expr::from).collect();
+        let shown = columns.into_iter().chain(clocks.into_iter().map(|(name, clock)| clock.alias(name)));
+        let input = LogicalPlanBuilder::from(input).project(shown)?.build()?;
+        Ok(Transformed::yes(node.with_new_exprs(moved, vec![input])?))
+    })?;
+    Ok(read.data)
 }
 
 fn rewrite(expr: Expr) -> Result<Transformed<Expr>> {
