@@ -8,8 +8,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 
 use super::concat::{ConcatExec, concat};
-use super::stateful::{Known, column, fed, held_by, refused, sorts};
-use super::time::{Rising, can_rise};
+use super::stateful::{Key, Known, column, fed, held_by, refused, sorts, time_key};
+use super::time::Rising;
 use crate::error::Result;
 
 /// Aggregate functions whose answer depends on the order of rows.
@@ -75,14 +75,10 @@ impl Aggregation {
         self.group_by.expr().iter().enumerate().map(rising).collect()
     }
 
-    /// The key that decides when a group is complete: the one that rises soonest, as CUMULATE's window_end does.
+    /// The key that decides when a group is complete.
     pub(super) fn time_key(&self, rising: &[Option<Rising>]) -> Option<usize> {
-        let schema = self.input.schema();
-        let can = |index: &usize| {
-            let data_type = self.group_by.expr()[*index].0.data_type(&schema);
-            rising[*index].is_some() && data_type.is_ok_and(|data_type| can_rise(&data_type))
-        };
-        (0..rising.len()).filter(can).min_by_key(|index| rising[*index].as_ref().map(Rising::period_ms))
+        let keys = self.group_by.expr().iter().map(|(key, _)| Arc::clone(key)).zip(rising.iter().cloned());
+        time_key(&keys.collect::<Vec<Key>>(), &self.input.schema())
     }
 
     /// The key that is this column of the input.
@@ -98,8 +94,8 @@ impl Aggregation {
     /// The result's columns. Where groups are held back until the key `held_by` is complete, only what follows that key
     /// still rises with event time.
     pub(super) fn result_rising(&self, keys: Vec<Option<Rising>>, whole: Option<usize>) -> Vec<Option<Rising>> {
-        let mut keys = match whole {
-            Some(key) => held_by(keys, key),
+        let mut keys = match whole.and_then(|key| keys[key].clone()) {
+            Some(key) => held_by(keys, &key),
             None => keys,
         };
         keys.resize(self.group_by.num_group_exprs() + self.functions.len(), None);

@@ -1,8 +1,9 @@
 //! `ROW_NUMBER() OVER (PARTITION BY k ORDER BY …) = 1` over a stream: one row of each key, remembered.
 //!
-//! The idea: which row that is, and whether it can change, follows from the order.
+//! The idea: where a key rises with event time, as the columns of a window do, the row is kept until that key is
+//! complete, comes out once, and is forgotten. Else which row it is, and whether it can change, follows from the order.
 //!
-//! | ORDER BY | what comes out |
+//! | ORDER BY | what comes out, where no key rises |
 //! |---|---|
 //! | event time, rising | the first row by event time, once the watermark has passed its time; then it stays |
 //! | `PROCTIME()`, rising | the first row that arrives, of one epoch the first in the rest of the order; it stays |
@@ -12,7 +13,8 @@
 //! comes in the order of time, and the other one remembers which keys have come out.
 //!
 //! Guarantee: of rows that are equal in the order, the first by (topic, partition, offset) is taken, however the input is
-//! cut into epochs; where rows have no position any more (they come out of state, or of a join), the first that comes.
+//! cut into epochs; where rows have no position any more (they come out of state, or of a join), the first by their
+//! columns. Of rows that come out of state in one epoch the first by their columns counts as the first that arrives.
 
 use std::sync::Arc;
 
@@ -27,12 +29,15 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::windows::WindowUDFExpr;
 
-use super::aggregate::Emit;
+use super::aggregate::{Emit, stateful_nodes};
 use super::carry::{Carried, carried};
 use super::changes::{ROW_KIND, with_kind};
+use super::concat::concat;
 use super::kept::{Choice, Kept};
 use super::scan::position_fields;
-use super::stateful::{Key, Known, Remembering, Visited, Walk, column, held_by, readable, window_functions};
+use super::stateful::{
+    Key, Known, Remembering, Visited, Walk, by_columns, column, readable, sorted, time_key, window_functions,
+};
 use super::time::{Rising, can_rise};
 use crate::error::Result;
 
@@ -96,7 +101,7 @@ impl Walk<'_> {
         ranking: &Arc<dyn ExecutionPlan>,
         mut input: Arc<dyn ExecutionPlan>,
         mut known: Known,
-        keys: &[Arc<dyn PhysicalExpr>],
+        mut keys: Vec<Key>,
     ) -> Result<Visited> {
         let columns = input.schema().fields().len();
         let functions = window_functions(ranking).unwrap_or_default();
@@ -109,6 +114,10 @@ impl Walk<'_> {
             // Rows come in that order, and need not be compared.
             order.clear();
             choice.1 = is_last;
+            if !stateful_nodes(&input).is_empty() {
+                // They come from shards.
+                input = sorted(concat(input), []);
+            }
         } else if let Some(numbered) = carried(&input, &Carried::Position)? {
             let positions = position_fields();
             let position = |(index, field): (usize, &arrow::datatypes::FieldRef)| {
@@ -117,24 +126,26 @@ impl Walk<'_> {
             order.extend(positions.iter().enumerate().map(position));
             known.rising.extend(vec![None; positions.len()]);
             input = numbered;
+        } else {
+            order.extend(by_columns(&input));
         }
-        let mut keys: Vec<Key> = keys.iter().map(|key| (Arc::clone(key), Rising::of(key, &known.rising))).collect();
-        if let Some(first) = order.first()
+        let time_key = time_key(&keys, &input.schema());
+        if let Some(key) = time_key {
+            known = known.held(&keys[key]);
+            choice.0 = Emit::Complete;
+        } else if let Some(first) = order.first()
             && let Some(rising) = Rising::of(&first.expr, &known.rising)
             && !first.options.descending
             && can_rise(&first.expr.data_type(&input.schema())?)
         {
-            let held = keys.iter().cloned().chain([(Arc::clone(&first.expr), Some(rising))]).collect();
+            let time: Key = (Arc::clone(&first.expr), Some(rising));
+            let held = keys.iter().cloned().chain([time.clone()]).collect();
             input = self.one_row(input, held, Some(keys.len()), &order, (Emit::Complete, false))?;
-            (known.whole, known.is_inclusive) = (column(&first.expr), false);
-            known.rising = match known.whole {
-                Some(whole) => held_by(known.rising, whole),
-                None => vec![None; known.rising.len()],
-            };
+            known = known.held(&time);
             keys.iter_mut().for_each(|(key, rising)| *rising = Rising::of(key, &known.rising));
             choice.0 = Emit::New;
         }
-        let first = self.one_row(input, keys, None, &order, choice)?;
+        let first = self.one_row(input, keys, time_key, &order, choice)?;
 
         known.is_updating = choice.0 == Emit::Change;
         known.rising.truncate(columns);

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::{FieldRef, SchemaRef};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::common::{JoinType, ScalarValue};
 use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::logical_expr::Aggregate as LogicalAggregate;
@@ -207,33 +207,41 @@ impl Walk<'_> {
         if let Some(functions) = session_functions(&plan)? {
             return self.open_sessions(&plan, input, known, functions);
         }
-        let columns: Vec<usize> = keys.iter().filter_map(column).collect();
-        if !known.whole.is_some_and(|whole| columns.contains(&whole)) {
-            let period = |index: &usize| known.rising[*index].as_ref().map(Rising::period_ms);
-            let schema = input.schema();
-            let can = |index: &&usize| {
-                let rises = known.rising[**index].is_some() && can_rise(schema.field(**index).data_type());
-                rises && known.whole.is_none()
-            };
-            let is_first = self.rankings.iter().any(|ranking| Arc::ptr_eq(ranking, &plan));
-            if is_first && !columns.iter().any(|index| known.rising[*index].is_some()) {
+        if !known.whole.is_some_and(|whole| keys.iter().any(|key| column(key) == Some(whole))) {
+            let keys = known.keys(keys);
+            if self.rankings.iter().any(|ranking| Arc::ptr_eq(ranking, &plan)) {
                 return self.first_rows(&plan, input, known, keys);
             }
-            let Some(key) = columns.iter().filter(can).min_by_key(|index| period(index)).copied() else {
+            let Some(key) = time_key(&keys, &input.schema()) else {
                 return Err(refused(
-                    "a window function (OVER) whose PARTITION BY has no column that rises with event time",
+                    "a window function (OVER) whose PARTITION BY has nothing that rises with event time",
                     "PARTITION BY the columns of a window too (window_start, window_end), or over the result of a GROUP BY \
                      of them",
                 ));
             };
-            let all = schema.fields().iter().enumerate();
-            let all = all.map(|(index, f)| (Arc::new(Column::new(f.name(), index)) as _, f.name().clone())).collect();
-            input = self.hold(all, input, &known.rising, key)?;
-            known.rising = held_by(known.rising, key);
-            (known.whole, known.is_inclusive) = (Some(key), false);
+            input = self.hold_rows(input, &known, &keys[key])?;
+            known = known.held(&keys[key]);
         }
         known.rising.resize(plan.schema().fields().len(), None);
         Ok((fed(plan, concat(input))?, known))
+    }
+
+    /// All columns of these rows, held back until the key is complete.
+    fn hold_rows(
+        &mut self,
+        input: Arc<dyn ExecutionPlan>,
+        known: &Known,
+        (key, rising): &Key,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (shown, mut members, mut rises) = (columns(&input), columns(&input), known.rising.clone());
+        if let Some(key) = column(key) {
+            return self.hold(members, input, &rises, key);
+        }
+        // The key is one more member, and no column of the rows.
+        members.push((Arc::clone(key), key.to_string()));
+        rises.push(rising.clone());
+        let held = self.hold(members, input, &rises, shown.len())?;
+        Ok(Arc::new(ProjectionExec::try_new(shown, held)?))
     }
 
     /// Rows of these columns, held back until the key among them is complete; remembered as members, with how often each
@@ -368,6 +376,7 @@ impl Walk<'_> {
         if let Some(sessions) = &known.sessions {
             return self.group_sessions(&aggregation, input, sessions);
         }
+        aggregation.check_order()?;
         let rising = aggregation.rising(&known);
         if let Some(whole) = known.whole
             && let Some(key) = aggregation.key_at(whole)
@@ -380,7 +389,6 @@ impl Walk<'_> {
                 Known { reads_stream: true, rising, whole: Some(key), is_inclusive, ..Known::default() },
             ));
         }
-        aggregation.check_order()?;
         let key = aggregation.time_key(&rising);
         let large = aggregation.functions.iter().find(|f| !is_small(f));
         let emit = match (key, aggregation.functions.is_empty()) {
@@ -575,12 +583,18 @@ pub(super) fn is_small(function: &Arc<AggregateFunctionExpr>) -> bool {
     SMALL.contains(&function.fun().name()) && !function.is_distinct()
 }
 
-/// Columns of rows that are held back until the one at `key` is complete: only what follows that one still rises.
-pub(super) fn held_by(mut columns: Vec<Option<Rising>>, key: usize) -> Vec<Option<Rising>> {
-    if let Some(key) = columns[key].clone() {
-        columns.iter_mut().for_each(|column| *column = column.take().filter(|column| column.follows(&key)));
-    }
-    columns
+/// Columns of rows that are held back until a key is complete: only what follows that one still rises.
+pub(super) fn held_by(columns: Vec<Option<Rising>>, key: &Rising) -> Vec<Option<Rising>> {
+    columns.into_iter().map(|column| column.filter(|column| column.follows(key))).collect()
+}
+
+/// The key that decides when rows are complete: the one that rises soonest, as CUMULATE's window_end does.
+pub(super) fn time_key(keys: &[Key], schema: &Schema) -> Option<usize> {
+    let can = |index: &usize| {
+        let (key, rising) = &keys[*index];
+        rising.is_some() && key.data_type(schema).is_ok_and(|data_type| can_rise(&data_type))
+    };
+    (0..keys.len()).filter(can).min_by_key(|index| keys[*index].1.as_ref().map(Rising::period_ms))
 }
 
 fn member_name(index: usize, expr: &Arc<dyn PhysicalExpr>) -> String {
@@ -596,6 +610,20 @@ pub(super) fn readable(expr: &impl ToString) -> String {
 }
 
 impl Known {
+    /// These keys, and how they rise.
+    pub(super) fn keys(&self, keys: &[Arc<dyn PhysicalExpr>]) -> Vec<Key> {
+        keys.iter().map(|key| (Arc::clone(key), Rising::of(key, &self.rising))).collect()
+    }
+
+    /// The same rows, held back until this key is complete.
+    pub(super) fn held(self, (key, rising): &Key) -> Known {
+        let rising = match rising {
+            Some(rising) => held_by(self.rising, rising),
+            None => vec![None; self.rising.len()],
+        };
+        Known { rising, whole: column(key), is_inclusive: false, ..self }
+    }
+
     fn projected(self, projection: Option<&[usize]>) -> Known {
         let Some(projection) = projection else { return self };
         let whole = self.whole.and_then(|whole| projection.iter().position(|index| *index == whole));
@@ -648,13 +676,35 @@ pub(super) fn column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
     expr.downcast_ref::<Column>().map(Column::index)
 }
 
-/// A node over this input, sorted as the node wants it.
-pub(super) fn fed(node: Arc<dyn ExecutionPlan>, mut input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    if let Some(order) = node.required_input_ordering().into_iter().next().flatten() {
-        let order = LexOrdering::from(order.into_single());
-        input = Arc::new(SortExec::new(order, input).with_preserve_partitioning(true));
+/// The columns of a plan.
+fn columns(plan: &Arc<dyn ExecutionPlan>) -> Vec<(Arc<dyn PhysicalExpr>, String)> {
+    let schema = plan.schema();
+    let all = schema.fields().iter().enumerate();
+    all.map(|(index, field)| (Arc::new(Column::new(field.name(), index)) as _, field.name().clone())).collect()
+}
+
+/// The order of a plan's columns, from left to right: rows that are equal in it are the same.
+pub(super) fn by_columns(plan: &Arc<dyn ExecutionPlan>) -> Vec<PhysicalSortExpr> {
+    columns(plan).into_iter().map(|(column, _)| PhysicalSortExpr::new_default(column)).collect()
+}
+
+/// A plan's rows in this order, and by their columns where they are equal in it: they come from shards, and the answer
+/// must not depend on how many there are.
+pub(super) fn sorted(
+    input: Arc<dyn ExecutionPlan>,
+    order: impl IntoIterator<Item = PhysicalSortExpr>,
+) -> Arc<dyn ExecutionPlan> {
+    match LexOrdering::new(order.into_iter().chain(by_columns(&input))) {
+        Some(order) => Arc::new(SortExec::new(order, input).with_preserve_partitioning(true)),
+        None => input,
     }
-    Ok(replace_children_if_necessary(node, vec![input])?)
+}
+
+/// A node over this input, sorted as the node wants it.
+pub(super) fn fed(node: Arc<dyn ExecutionPlan>, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let wanted = node.required_input_ordering().into_iter().next().flatten();
+    let wanted = wanted.into_iter().flat_map(|order| order.into_single()).map(PhysicalSortExpr::from);
+    Ok(replace_children_if_necessary(node, vec![sorted(input, wanted)])?)
 }
 
 /// Whether a node only puts rows in order.

@@ -92,8 +92,6 @@ pub fn columns(name: &str, bytes: &[u8]) -> Result<(SchemaRef, Option<usize>)> {
 
 /// State is kept where its columns are the same: names say what each of them is.
 fn check(name: &str, found: &Schema, expected: &Schema) -> Result<()> {
-    let advice = "state cannot be carried over to another computation; give the query another name \
-                  (SET 'pipeline.name') to start anew, or put the query back as it was";
     for index in 0..found.fields().len().max(expected.fields().len()) {
         let text = |schema: &Schema| match schema.fields().get(index) {
             Some(field) => format!("{} {}", field.name(), field.data_type()),
@@ -101,10 +99,16 @@ fn check(name: &str, found: &Schema, expected: &Schema) -> Result<()> {
         };
         let (was, is) = (text(found), text(expected));
         if was != is {
-            return Err(Error::refused(format!(
-                "the state in {name} has {was}, and the query now needs {is}; {advice}"
-            )));
+            return Err(differs(name, &was, &is));
         }
     }
     Ok(())
+}
+
+/// What is said of a file of another computation: what it has, and what is needed.
+pub fn differs(name: &str, was: &str, is: &str) -> Error {
+    Error::refused(format!(
+        "the state in {name} has {was}, and the query now needs {is}; state cannot be carried over to another \
+         computation; give the query another name (SET 'pipeline.name') to start anew, or put the query back as it was"
+    ))
 }

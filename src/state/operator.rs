@@ -55,10 +55,22 @@ fn broken_off(error: JoinError) -> Error {
     Error::internal("work on state ended by itself").caused_by(error)
 }
 
+/// Rows that stayed came out in their own time, and would come out again with a key that rises.
+fn check_ageing(layout: &Layout, commit: &StateCommit) -> Result<()> {
+    let rising = layout.rising.and(layout.aged_by());
+    match (rising, commit.files.iter().find(|file| file.latest.is_none())) {
+        (Some(rising), Some(file)) => {
+            Err(files::differs(&file.name, "rows that stay", &format!("rows that go by {rising}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Operator {
     /// The state that a commit names, in so many shards.
     ///
-    /// Errors: files that are not there, or that hold other columns than the operator keeps now.
+    /// Errors: files that are not there, or that hold other columns than the operator keeps now, or rows that were to
+    /// stay where they now go.
     pub async fn restore(
         layout: Layout,
         store: StateStore,
@@ -68,6 +80,7 @@ impl Operator {
     ) -> Result<Self> {
         let codec = Arc::new(KeyCodec::try_new(&layout.keys, layout.rising)?);
         let mut commit = commit.clone();
+        check_ageing(&layout, &commit)?;
         if commit.aged_by != layout.aged_by() {
             // What was closed by another key says nothing of this one; files that still hold rows of it are refused below.
             (commit.closed, commit.aged_by) = (None, layout.aged_by());
@@ -215,5 +228,26 @@ impl Operator {
             progress.memory += locked(shard).memory();
         }
         (self.writer.layout.name.clone(), progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::StateFile;
+    use arrow::datatypes::{DataType, Field};
+
+    #[test]
+    fn rows_that_stay_are_not_taken_for_rows_that_go() {
+        let minute = Arc::new(Field::new("minute", DataType::Int64, true));
+        let mut layout = Layout { keys: vec![minute], ..Layout::named("first-1") };
+        let file = StateFile { name: "the file".into(), epoch: 1, rows: 1, bytes: 1, latest: None };
+        let mut commit = StateCommit { files: vec![file], ..StateCommit::default() };
+        check_ageing(&layout, &commit).unwrap();
+        layout.rising = Some(0);
+        let error = check_ageing(&layout, &commit).unwrap_err().to_string();
+        assert!(error.contains("has rows that stay, and the query now needs rows that go by minute"), "{error}");
+        commit.files[0].latest = Some(60);
+        check_ageing(&layout, &commit).unwrap();
     }
 }

@@ -292,8 +292,15 @@ impl Drawn {
         match self.question {
             Question::First => ranked("ts", 1),
             Question::Last => ranked("ts DESC NULLS LAST, price DESC NULLS LAST", 1),
-            // Rows that are equal in this order look the same.
-            Question::Top(_, places) => ranked("price DESC NULLS LAST, item, ts", places),
+            Question::Top(_, places) => {
+                // Many rows are equal in this order. One alone is the first by its position, several come by what is read of them.
+                let ties = match (in_time, places) {
+                    (false, _) => "",
+                    (true, 1) => ", row_at",
+                    (true, _) => ", price NULLS FIRST, ts NULLS FIRST",
+                };
+                ranked(&format!("CAST(price AS BIGINT) / 10{ties}"), places)
+            }
             Question::Distinct(_) => format!("SELECT DISTINCT {columns} FROM {from} {filter}"),
             Question::Rollup(_) => format!(
                 "SELECT {columns} FROM {from} {filter} GROUP BY window_start, window_end, ROLLUP (item) {having}"
