@@ -233,6 +233,11 @@ async fn any_span_is_read_exactly_and_again_the_same() {
     }
     assert_eq!(ids(&source, 1, 10, 40).await.unwrap(), (9010..9040).collect::<Vec<_>>());
 
+    // What is ahead of one span is for the next, if that begins there.
+    for (from, to) in [(0, 100), (100, 1500), (1500, 1500), (1500, 1501), (100, 1500), (1500, 1800), (1800, 3000)] {
+        assert_eq!(ids(&source, 0, from, to).await.unwrap(), (from as i64..to as i64).collect::<Vec<_>>());
+    }
+
     let span = Span::new(queue(0), 100, 400);
     let everything: Vec<usize> = (0..12).collect();
     let (once, seen) = read(&source, span.clone(), &everything).await.unwrap();
@@ -628,6 +633,28 @@ async fn offsets_that_are_not_there_are_data_loss() {
     let error = ids(&source, 0, 0, 10).await.unwrap_err();
     assert_eq!(error.kind(), Kind::DataLoss, "{error}");
     source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_the_next_spans_arrive_while_nobody_reads() {
+    let topic = new_topic("ahead", 1, &[]);
+    produce(&topic, 0, 0, 6000, &["--batch", "300"]);
+    let (source, asked_once) = (source(&topic, &[]), RocketmqSource::try_new(table(&topic, &[]), &Clock::system(), None));
+    let asked_once = asked_once.unwrap();
+    for reader in [&source, &asked_once] {
+        assert_eq!(ids(reader, 0, 0, 500).await.unwrap(), (0..500).collect::<Vec<_>>());
+    }
+    // Four stretches of 1024 are on their way.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    tool(&["delete", &name_server(), &topic], "");
+    for (from, to) in [(500, 501), (501, 1700), (1700, 4596)] {
+        assert_eq!(ids(&source, 0, from, to).await.unwrap(), (from as i64..to as i64).collect::<Vec<_>>());
+    }
+    for (reader, from) in [(&source, 4596), (&source, 0), (&asked_once, 500)] {
+        assert_eq!(ids(reader, 0, from, from + 10).await.unwrap_err().kind(), Kind::DataLoss);
+    }
+    source.close().await;
+    asked_once.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@
 //!
 //! A table with a PRIMARY KEY takes results that change, as upserts: see [`sink`].
 //!
-//! What the broker filters is checked here as far as that can be: see `filter` and `reader`. Queues and topics that come
+//! What the broker filters is checked here as far as that can be: see `filter` and `pull`. Queues and topics that come
 //! later are found, and those that cannot be reached hold up no others: see `queues`.
 //! What catalogs show and change is in `cluster`.
 //!
@@ -52,10 +52,12 @@ mod mark;
 mod message;
 mod metadata;
 mod producer;
+mod pull;
 mod queues;
 mod reader;
 mod rows;
 mod settle;
+mod stretches;
 mod topics;
 
 /// What the place of one topic begins with.

@@ -26,7 +26,7 @@ use super::consumer::{Consumer, PrivateGroup};
 use super::mark::{Mark, Ordinals};
 use super::metadata::MARK;
 use super::options::RocketmqOptions;
-use super::reader::{SECOND_LOOK, SpanReader};
+use super::pull::{Puller, SECOND_LOOK};
 use super::topics::Topics;
 use crate::clock::Clock;
 use crate::connector::{Bounds, Partition, Span};
@@ -211,17 +211,15 @@ impl Account {
         }
         let span = self.doubtful(bounds)?;
         let (mut at, to) = (span.from, span.to);
-        let reader = SpanReader {
+        let puller = Puller {
             table: settler.table.clone(),
             topics: Arc::clone(&settler.topics),
             span,
-            metadata: Vec::new(),
             filter: None,
             connection: Arc::clone(&settler.connection),
         };
         while at < to {
-            let response = reader.pull(&mut consumer, at..to, None).await?;
-            let pulled = reader.check(at..to, response, None)?;
+            let pulled = puller.pull(&mut consumer, at..to).await?;
             pulled.messages().iter().try_for_each(|message| self.note(message))?;
             at = pulled.next;
         }

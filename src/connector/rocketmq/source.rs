@@ -18,8 +18,10 @@ use super::connection::Connection;
 use super::consumer::{Consumer, PrivateGroup};
 use super::groups::{self, Told};
 use super::options::RocketmqOptions;
+use super::pull::Puller;
 use super::queues::Queues;
 use super::reader::SpanReader;
+use super::stretches::Ahead;
 use super::topics::Queue;
 use crate::catalog::TableDefinition;
 use crate::clock::Clock;
@@ -36,6 +38,7 @@ pub struct RocketmqSource {
     clock: Clock,
     connection: Arc<Connection<Consumer>>,
     queues: Queues,
+    ahead: Arc<Ahead>,
     told: Mutex<Told>,
 }
 
@@ -51,7 +54,9 @@ impl RocketmqSource {
             Box::pin(async move { Consumer::connect(&options, group, &instance).await })
         });
         let (connection, queues) = (Arc::new(connection), Queues::new(&options, clock));
-        Ok(Self { table, options, clock: clock.clone(), connection, queues, told: Mutex::default() })
+        // Who asks once has no next span.
+        let ahead = Arc::new(Ahead::new(owner.is_some()));
+        Ok(Self { table, options, clock: clock.clone(), connection, queues, ahead, told: Mutex::default() })
     }
 
     /// The offsets that a position means.
@@ -62,12 +67,11 @@ impl RocketmqSource {
         position.resolve(side, &extent, &Brokers { source: self, consumer: &consumer }).await
     }
 
-    fn reader(&self, span: Span, metadata: Vec<String>) -> SpanReader {
-        SpanReader {
+    fn puller(&self, span: Span) -> Puller {
+        Puller {
             table: self.table.name.clone(),
             topics: Arc::clone(&self.options.topics),
             span,
-            metadata,
             filter: self.options.filter.clone(),
             connection: Arc::clone(&self.connection),
         }
@@ -154,9 +158,7 @@ impl Source for RocketmqSource {
     }
 
     async fn fingerprint(&self, partition: &Partition, offset: u64) -> Result<Option<Fingerprint>> {
-        let reader = self.reader(Span::new(partition.clone(), offset, offset + 1), Vec::new());
-        let mut consumer = self.connection.client().await.map_err(|e| self.blame(e))?;
-        match reader.first(&mut consumer).await {
+        match self.puller(Span::new(partition.clone(), offset, offset + 1)).first().await {
             Ok(fingerprint) => Ok(Some(fingerprint)),
             Err(error) if error.kind() == Kind::DataLoss => Ok(None),
             Err(error) => Err(error),
@@ -173,15 +175,18 @@ impl Source for RocketmqSource {
 
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
         let decoding = Decoding::try_new(&self.table, &self.options.format, projection, report)?;
-        let reader = self.reader(span.clone(), decoding.metadata().to_vec());
+        let (puller, metadata) = (Arc::new(self.puller(span.clone())), decoding.metadata().to_vec());
+        let reader = SpanReader { puller, metadata, ahead: Arc::clone(&self.ahead) };
         Ok(decoded(decoding, span.partition.clone(), reader.messages()))
     }
 
     async fn forget(&self, before: &Offsets) {
         self.queues.remember(before.keys());
+        self.ahead.forget(before);
     }
 
     async fn close(&self) {
+        self.ahead.clear();
         if let Some(consumer) = self.connection.close().await {
             consumer.close().await;
         }
