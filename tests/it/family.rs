@@ -21,7 +21,7 @@ enum Question {
     Tumble(i64, i64),
     /// The slide, the size, and the offset.
     Hop(i64, i64, i64),
-    Cumulate(i64, i64),
+    Cumulate(i64, i64, i64),
     DateBin(i64),
     /// The gap, in ms.
     Session(i64),
@@ -99,7 +99,7 @@ fn drawn() -> impl Strategy<Value = Drawn> {
     let question = prop_oneof![
         2 => (1i64..8, offset()).prop_map(|(size, offset)| Question::Tumble(size, offset)),
         2 => (1i64..6, 1i64..5, offset()).prop_map(|(slide, times, offset)| Question::Hop(slide, slide * times, offset)),
-        2 => (1i64..6, 1i64..5).prop_map(|(step, times)| Question::Cumulate(step, step * times)),
+        2 => (1i64..6, 1i64..5, offset()).prop_map(|(step, times, offset)| Question::Cumulate(step, step * times, offset)),
         2 => (1i64..8).prop_map(Question::DateBin),
         3 => (100i64..3000).prop_map(Question::Session),
         1 => (1i64..5, 1i64..15).prop_map(|(inner, outer)| Question::Nested(inner, outer)),
@@ -254,7 +254,7 @@ impl Drawn {
         let from = match self.question {
             Question::Tumble(size, offset) => window("TUMBLE", &[size], offset),
             Question::Hop(slide, size, offset) => window("HOP", &[slide, size], offset),
-            Question::Cumulate(step, size) => window("CUMULATE", &[step, size], 0),
+            Question::Cumulate(step, size, offset) => window("CUMULATE", &[step, size], offset),
             Question::Rollup(size) | Question::Distinct(size) | Question::Top(size, _) => window("TUMBLE", &[size], 0),
             Question::DateBin(size) => kept(
                 format!(
