@@ -16,13 +16,12 @@ const COMPRESSED: i32 = 1;
 /// How an LZ4 frame begins.
 const LZ4_FRAME: [u8; 4] = [0x04, 0x22, 0x4D, 0x18];
 
-/// Appends the body to `out`, decompressed as `sys_flag` says; on an error `out` is as it was.
-pub(super) fn append_body(sys_flag: i32, body: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+/// The body, decompressed as `sys_flag` says: into `out`, whatever that held, if it has to be.
+pub(super) fn plain<'a>(sys_flag: i32, body: &'a [u8], out: &'a mut Vec<u8>) -> Result<&'a [u8], String> {
     if sys_flag & COMPRESSED == 0 {
-        out.extend_from_slice(body);
-        return Ok(());
+        return Ok(body);
     }
-    let start = out.len();
+    out.clear();
     let (name, done) = match (sys_flag >> 8) & 7 {
         1 if body.starts_with(&LZ4_FRAME) => ("LZ4", bounded(lz4_flex::frame::FrameDecoder::new(body), out)),
         1 => ("LZ4", lz4_block(body, out)),
@@ -31,10 +30,10 @@ pub(super) fn append_body(sys_flag: i32, body: &[u8], out: &mut Vec<u8>) -> Resu
         0 | 3 => ("zlib", bounded(flate2::read::ZlibDecoder::new(body), out)),
         other => ("unknown", Err(format!("kind {other}"))),
     };
-    done.map_err(|reason| {
-        out.truncate(start);
-        format!("its body cannot be decompressed ({name}: {reason})")
-    })
+    match done {
+        Ok(()) => Ok(out),
+        Err(reason) => Err(format!("its body cannot be decompressed ({name}: {reason})")),
+    }
 }
 
 fn bounded(reader: impl Read, out: &mut Vec<u8>) -> Result<(), String> {
@@ -72,12 +71,7 @@ mod tests {
     }
 
     fn body(sys_flag: i32, body: &[u8]) -> Result<Vec<u8>, String> {
-        let mut out = b"before".to_vec();
-        let done = append_body(sys_flag, body, &mut out);
-        if done.is_err() {
-            assert_eq!(out, b"before");
-        }
-        done.map(|()| out["before".len()..].to_vec())
+        plain(sys_flag, body, &mut b"before".to_vec()).map(<[u8]>::to_vec)
     }
 
     #[test]

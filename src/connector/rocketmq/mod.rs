@@ -51,6 +51,7 @@ mod groups;
 mod mark;
 mod message;
 mod metadata;
+mod piece;
 mod producer;
 mod pull;
 mod queues;

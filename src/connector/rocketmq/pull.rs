@@ -22,13 +22,15 @@ use super::calls::Patience;
 use super::connection::Connection;
 use super::consumer::Consumer;
 use super::filter::Filter;
+use super::metadata::Column;
+use super::piece::{Gathered, Piece, fingerprint};
 use super::topics::Topics;
 use crate::connector::scan::IF_GONE;
 use crate::connector::{Bounds, Fingerprint, Span};
 use crate::error::{Error, Result};
 
-/// Bytes of bodies after which a stretch is large: the rest of it is left for later.
-const STRETCH_BYTES: usize = 1 << 20;
+/// Bytes on the broker's disk after which a stretch is large: the rest of it is left for later.
+const STRETCH_BYTES: i64 = 1 << 20;
 
 /// How long the end of a queue may look too low before it is believed.
 pub(super) const SECOND_LOOK: Duration = Duration::from_secs(1);
@@ -45,6 +47,8 @@ pub(super) struct Puller {
     pub(super) topics: Arc<Topics>,
     /// What is to be read, for errors; of this queue.
     pub(super) span: Span,
+    /// The metadata to bring, in order.
+    pub(super) metadata: Vec<String>,
     /// What to leave out.
     pub(super) filter: Option<Filter>,
     /// The table's connection.
@@ -55,22 +59,35 @@ impl Puller {
     /// Pulls a stretch, or the beginning of a large one.
     pub(super) async fn stretch(self: Arc<Self>, wanted: Range<u64>) -> Result<Stretch> {
         let mut consumer = self.consumer().await?;
-        let mut stretch = Stretch { pulled: vec![], rest: wanted };
+        let mut gathered = self.gathered()?;
         // Before `doubtful` every message is read, whatever the filter says.
-        let (mut bytes, mut doubtful) = (0, stretch.rest.start);
-        while !stretch.rest.is_empty() && bytes < STRETCH_BYTES {
-            let filter = self.filter.as_ref().filter(|_| stretch.rest.start >= doubtful);
-            let response = self.ask(&mut consumer, stretch.rest.clone(), filter).await?;
+        let (mut rest, mut latest, mut bytes, mut doubtful) = (wanted.clone(), 0, 0, wanted.start);
+        while !rest.is_empty() && bytes < STRETCH_BYTES {
+            let filter = self.filter.as_ref().filter(|_| rest.start >= doubtful);
+            let response = self.ask(&mut consumer, rest.clone(), filter).await?;
             if let Some(filter) = filter.filter(|_| is_mute(&response)) {
-                doubtful = self.doubt(filter, stretch.rest.start, &response)?;
+                doubtful = self.doubt(filter, rest.start, &response)?;
                 continue;
             }
-            let pulled = self.check(stretch.rest.clone(), response, filter)?;
-            bytes += pulled.messages().iter().map(|message| message.body().map_or(0, |body| body.len())).sum::<usize>();
-            stretch.rest.start = pulled.next;
-            stretch.pulled.push(pulled);
+            let pulled = self.check(rest.clone(), response, filter)?;
+            for message in pulled.messages() {
+                bytes += i64::from(message.store_size);
+                if self.filter.as_ref().is_none_or(|filter| filter.passes(message)) {
+                    gathered.append(message)?;
+                }
+            }
+            (rest.start, latest) = (pulled.next, pulled.response.max_offset());
         }
-        Ok(stretch)
+        Ok(Stretch { piece: gathered.finish(), rest, latest })
+    }
+
+    fn gathered(&self) -> Result<Gathered> {
+        let queue = self.topics.queue(&self.span.partition);
+        let column = |key: &String| {
+            Column::new(key, queue)
+                .ok_or_else(|| Error::internal(format!("table {}: there is no metadata '{key}'", self.table)))
+        };
+        Ok(Gathered::new(self.metadata.iter().map(column).collect::<Result<_>>()?))
     }
 
     /// What there is from the beginning of `wanted` on, at most as much; whatever the filter says.
@@ -178,7 +195,7 @@ impl Puller {
             Some(_) if is_passed || expected == wanted.start => end,
             Some(_) => expected,
         };
-        Ok(Pulled { response: Arc::new(response), wanted: 0..count, next })
+        Ok(Pulled { response, count, next })
     }
 
     /// Offsets that the broker passed over.
@@ -192,7 +209,7 @@ impl Puller {
 
     /// Why there is nothing where `wanted` begins, given what the queue's master holds.
     fn nothing(&self, wanted: &Range<u64>, status: PullStatus, bounds: Bounds) -> Error {
-        let (at, to, Bounds { earliest, latest }) = (wanted.start, wanted.end.max(self.span.to), bounds);
+        let (at, to, Bounds { earliest, latest }) = (wanted.start, wanted.end, bounds);
         if at < earliest {
             return Error::data_loss(format!(
                 "{}: offsets {at}..{} were to be read and are gone: the broker keeps {earliest}..{latest} now (its \
@@ -227,9 +244,9 @@ impl Puller {
 
 /// A response that was held against what was asked for.
 pub(super) struct Pulled {
-    response: Arc<PullResult>,
-    /// Which of its messages were wanted.
-    wanted: Range<usize>,
+    response: PullResult,
+    /// How many of its messages were wanted: the first ones.
+    count: usize,
     /// Where to go on.
     pub(super) next: u64,
 }
@@ -237,30 +254,18 @@ pub(super) struct Pulled {
 impl Pulled {
     /// The messages that were wanted, in offset order.
     pub(super) fn messages(&self) -> &[MessageExt] {
-        &self.response.msg_found_list().unwrap_or_default()[self.wanted.clone()]
-    }
-
-    /// Where the queue ended.
-    pub(super) fn latest(&self) -> u64 {
-        self.response.max_offset()
-    }
-
-    /// Takes out what lies at `offset` and behind.
-    pub(super) fn split_off(&mut self, offset: u64) -> Pulled {
-        let before = self.messages().partition_point(|message| (message.queue_offset as u64) < offset);
-        let middle = self.wanted.start + before;
-        let behind = Pulled { response: Arc::clone(&self.response), wanted: middle..self.wanted.end, next: self.next };
-        (self.wanted.end, self.next) = (middle, offset);
-        behind
+        &self.response.msg_found_list().unwrap_or_default()[..self.count]
     }
 }
 
 /// What was pulled of a stretch.
 pub(super) struct Stretch {
-    /// In offset order.
-    pub(super) pulled: Vec<Pulled>,
+    /// Of its messages before `rest` those that pass.
+    pub(super) piece: Piece,
     /// What is left of it.
     pub(super) rest: Range<u64>,
+    /// Where the queue ended.
+    pub(super) latest: u64,
 }
 
 /// Whether a response brings a message that was wanted, or passes over some.
@@ -274,15 +279,6 @@ fn is_mute(pulled: &PullResult) -> bool {
     *pulled.pull_status() == PullStatus::Found && pulled.msg_found_list().unwrap_or_default().is_empty()
 }
 
-/// What a message is known by.
-pub(super) fn fingerprint(message: &MessageExt) -> Fingerprint {
-    Fingerprint {
-        offset: message.queue_offset as u64,
-        timestamp: Some(message.store_timestamp),
-        id: Some(message.msg_id().to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +290,7 @@ mod tests {
             table: "orders".into(),
             topics: Arc::new(Topics::One("t".into())),
             span: Span::new(Partition::new("broker-a", 0), from, to),
+            metadata: vec![],
             filter: None,
             connection: Arc::new(Connection::new(|| unreachable!("no broker is asked"))),
         }
@@ -318,14 +315,6 @@ mod tests {
         };
         assert_eq!(take(pulled(10..15, 15)).unwrap(), 15);
         assert_eq!(take(pulled(10..25, 25)).unwrap(), 20);
-        let mut front = puller.check(10..20, pulled(10..15, 15), None).unwrap();
-        let mut behind = front.split_off(12);
-        let last = behind.split_off(14);
-        let offsets = |p: &Pulled| p.messages().iter().map(|message| message.queue_offset).collect::<Vec<_>>();
-        assert_eq!(
-            [&front, &behind, &last].map(|p| (offsets(p), p.next)),
-            [(vec![10, 11], 12), (vec![12, 13], 14), (vec![14], 15)]
-        );
         for lost in [pulled([10, 12], 13), pulled(10..13, 23), pulled([11], 12), pulled([], 15), pulled([10, 10], 12)] {
             assert_eq!(take(lost).unwrap_err().kind(), Kind::DataLoss);
         }
@@ -373,6 +362,9 @@ mod tests {
         assert_eq!(kind(0, 19), Kind::DataLoss);
         assert_eq!(kind(0, 0), Kind::DataLoss);
         assert_eq!(kind(10, 20), Kind::Transient);
+        let bounds = Bounds { earliest: 10, latest: 17 };
+        let of_a_stretch = puller.nothing(&(10..15), PullStatus::NoNewMsg, bounds);
+        assert_eq!(of_a_stretch.kind(), Kind::Transient, "what was asked for is there");
         let error =
             puller.nothing(&(10..20), PullStatus::OffsetIllegal, Bounds { earliest: 15, latest: 50 }).to_string();
         assert!(error.contains("table orders: topic t broker-a:0 offset 10: offsets 10..15"), "{error}");

@@ -215,6 +215,7 @@ impl Account {
             table: settler.table.clone(),
             topics: Arc::clone(&settler.topics),
             span,
+            metadata: Vec::new(),
             filter: None,
             connection: Arc::clone(&settler.connection),
         };

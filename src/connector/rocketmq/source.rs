@@ -55,7 +55,7 @@ impl RocketmqSource {
         });
         let (connection, queues) = (Arc::new(connection), Queues::new(&options, clock));
         // Who asks once has no next span.
-        let ahead = Arc::new(Ahead::new(owner.is_some()));
+        let ahead = Arc::new(Ahead::new(owner.is_some(), clock.clone()));
         Ok(Self { table, options, clock: clock.clone(), connection, queues, ahead, told: Mutex::default() })
     }
 
@@ -67,11 +67,12 @@ impl RocketmqSource {
         position.resolve(side, &extent, &Brokers { source: self, consumer: &consumer }).await
     }
 
-    fn puller(&self, span: Span) -> Puller {
+    fn puller(&self, span: Span, metadata: Vec<String>) -> Puller {
         Puller {
             table: self.table.name.clone(),
             topics: Arc::clone(&self.options.topics),
             span,
+            metadata,
             filter: self.options.filter.clone(),
             connection: Arc::clone(&self.connection),
         }
@@ -158,7 +159,7 @@ impl Source for RocketmqSource {
     }
 
     async fn fingerprint(&self, partition: &Partition, offset: u64) -> Result<Option<Fingerprint>> {
-        match self.puller(Span::new(partition.clone(), offset, offset + 1)).first().await {
+        match self.puller(Span::new(partition.clone(), offset, offset + 1), Vec::new()).first().await {
             Ok(fingerprint) => Ok(Some(fingerprint)),
             Err(error) if error.kind() == Kind::DataLoss => Ok(None),
             Err(error) => Err(error),
@@ -175,8 +176,8 @@ impl Source for RocketmqSource {
 
     fn read(&self, span: &Span, projection: &[usize], report: &ReadReport) -> Result<SendableRecordBatchStream> {
         let decoding = Decoding::try_new(&self.table, &self.options.format, projection, report)?;
-        let (puller, metadata) = (Arc::new(self.puller(span.clone())), decoding.metadata().to_vec());
-        let reader = SpanReader { puller, metadata, ahead: Arc::clone(&self.ahead) };
+        let puller = Arc::new(self.puller(span.clone(), decoding.metadata().to_vec()));
+        let reader = SpanReader { puller, ahead: Arc::clone(&self.ahead) };
         Ok(decoded(decoding, span.partition.clone(), reader.messages()))
     }
 
@@ -186,7 +187,7 @@ impl Source for RocketmqSource {
     }
 
     async fn close(&self) {
-        self.ahead.clear();
+        self.ahead.close();
         if let Some(consumer) = self.connection.close().await {
             consumer.close().await;
         }

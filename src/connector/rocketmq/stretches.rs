@@ -4,23 +4,32 @@
 //! one span ends the next begins. So a few stretches of a queue are on their way at any time. Those behind the end of a
 //! span stay so for the next one, and arrive while the epoch runs.
 //!
-//! Guarantee: the messages of exactly the span, in order. A span that begins elsewhere than where the one before it ended
-//! is pulled anew. What failed ahead is asked for again when its turn has come. Of a table [`AHEAD`] stretches at most lie
-//! ahead, of about a megabyte at most as long as messages are not larger.
+//! Guarantee: the messages of exactly the span, in order. A span that begins elsewhere than where the one before it
+//! ended, or [`FRESH`] later, is pulled anew. What failed ahead is asked for again when its turn has come. Of a table
+//! [`AHEAD`] stretches at most lie ahead, and of each queue the rest of one: of about a megabyte at most as long as
+//! messages are not larger.
 //!
-//! What it does not do ahead: less than a whole stretch, as that would make two questions of one; messages that a filter
-//! of the broker passes, as it looks for them wherever they are.
+//! What it does not promise: to notice within [`FRESH`] that a broker lost what lies here. The engine compares
+//! [`Fingerprint`](crate::connector::Fingerprint)s for that.
+//!
+//! What it does not do ahead: less than a whole stretch, as that would make two questions of one, so nothing behind spans
+//! that are shorter; more than the span has, which might wait for long; messages that a filter of the broker passes, as it
+//! looks for them wherever they are.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use datafusion::common::runtime::SpawnedTask;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::consumer::PULL;
-use super::pull::{Pulled, Puller, Stretch};
+use super::piece::Piece;
+use super::pull::{Puller, Stretch};
+use crate::clock::Clock;
+use crate::connector::messages::MessageBatch;
 use crate::connector::{Offsets, Partition};
 use crate::error::{Error, Result};
 
@@ -30,8 +39,12 @@ const AT_ONCE: usize = 4;
 /// Stretches of a table that may lie beyond what was asked for.
 const AHEAD: usize = 64;
 
+/// For so long what lies ahead is taken for what the broker has.
+const FRESH: Duration = Duration::from_secs(5);
+
 /// What was pulled of a table's queues beyond the spans that were read.
 pub(super) struct Ahead {
+    clock: Clock,
     budget: Arc<Semaphore>,
     lines: Mutex<BTreeMap<Partition, Line>>,
 }
@@ -44,25 +57,42 @@ impl fmt::Debug for Ahead {
 
 impl Ahead {
     /// Nothing yet; and never, if it `is_wanted` by nobody.
-    pub(super) fn new(is_wanted: bool) -> Self {
-        Self { budget: Arc::new(Semaphore::new(if is_wanted { AHEAD } else { 0 })), lines: Mutex::default() }
+    pub(super) fn new(is_wanted: bool, clock: Clock) -> Self {
+        Self { clock, budget: Arc::new(Semaphore::new(if is_wanted { AHEAD } else { 0 })), lines: Mutex::default() }
     }
 
     /// The stretches of the span that is to be read.
     pub(super) fn stretches<'a>(&'a self, puller: &'a Arc<Puller>) -> Stretches<'a> {
         let span = &puller.span;
-        let line = self.lines().remove(&span.partition).filter(|line| line.at == span.from);
-        Stretches { line: line.unwrap_or_else(|| Line::new(span.from)), ahead: self, puller }
+        let goes_on = |line: &Line| line.at == span.from && line.metadata == puller.metadata && self.is_fresh(line);
+        let line = self.lines().remove(&span.partition).filter(goes_on);
+        Stretches { line: line.unwrap_or_else(|| Line::new(puller)), ahead: self, puller }
     }
 
-    /// Forgets all that nobody will ask for: what begins before these offsets, and queues without one.
+    /// Forgets what nobody will ask for: what begins before these offsets, and what is stale.
     pub(super) fn forget(&self, before: &Offsets) {
-        self.lines().retain(|partition, line| before.get(partition).is_some_and(|before| line.at >= *before));
+        let is_read =
+            |partition: &Partition, line: &Line| before.get(partition).is_some_and(|before| line.at < *before);
+        self.lines().retain(|partition, line| self.is_fresh(line) && !is_read(partition, line));
     }
 
-    /// Forgets everything.
-    pub(super) fn clear(&self) {
-        self.lines().clear();
+    /// Forgets everything, and keeps no more.
+    pub(super) fn close(&self) {
+        let mut lines = self.lines();
+        self.budget.close();
+        lines.clear();
+    }
+
+    fn keep(&self, partition: &Partition, line: Line) {
+        let mut lines = self.lines();
+        if !self.budget.is_closed() {
+            lines.insert(partition.clone(), line);
+        }
+    }
+
+    fn is_fresh(&self, line: &Line) -> bool {
+        let begun_us = line.begun_us().unwrap_or_default();
+        Duration::from_micros(self.clock.monotonic_us().saturating_sub(begun_us)) < FRESH
     }
 
     fn lines(&self) -> MutexGuard<'_, BTreeMap<Partition, Line>> {
@@ -74,9 +104,10 @@ impl Ahead {
 struct Line {
     /// Where it begins.
     at: u64,
-    /// What is here: of a stretch, which a span may end in.
-    here: VecDeque<Pulled>,
-    permit: Permit,
+    /// The metadata that it has.
+    metadata: Vec<String>,
+    /// The rest of a stretch that a span ended in.
+    here: Option<Part>,
     coming: VecDeque<Coming>,
     /// Where the last of them ends.
     upto: u64,
@@ -88,6 +119,16 @@ struct Line {
 struct Coming {
     wanted: Range<u64>,
     task: SpawnedTask<Result<Stretch>>,
+    begun_us: u64,
+    permit: Permit,
+}
+
+/// What has come of a stretch.
+struct Part {
+    piece: Piece,
+    /// Where it ends.
+    to: u64,
+    begun_us: u64,
     permit: Permit,
 }
 
@@ -95,8 +136,23 @@ struct Coming {
 type Permit = Option<OwnedSemaphorePermit>;
 
 impl Line {
-    fn new(at: u64) -> Self {
-        Self { at, here: VecDeque::new(), permit: None, coming: VecDeque::new(), upto: at, latest: 0 }
+    fn new(puller: &Puller) -> Self {
+        let (at, metadata) = (puller.span.from, puller.metadata.clone());
+        Self { at, metadata, here: None, coming: VecDeque::new(), upto: at, latest: 0 }
+    }
+
+    /// When the first of what it has was begun, by the monotonic clock.
+    fn begun_us(&self) -> Option<u64> {
+        let here = self.here.as_ref().map(|part| part.begun_us);
+        here.or_else(|| self.coming.front().map(|coming| coming.begun_us))
+    }
+}
+
+impl Part {
+    /// Takes out what lies at `offset` and behind.
+    fn split_off(&mut self, offset: u64) -> Part {
+        let to = std::mem::replace(&mut self.to, offset);
+        Part { piece: self.piece.split_off(offset), to, begun_us: self.begun_us, permit: self.permit.take() }
     }
 }
 
@@ -108,64 +164,67 @@ pub(super) struct Stretches<'a> {
 }
 
 impl Stretches<'_> {
-    /// What comes next; none at the end of the span.
-    pub(super) async fn next(&mut self) -> Result<Option<Pulled>> {
-        self.begin();
+    /// The messages that come next; none at the end of the span.
+    pub(super) async fn next(&mut self) -> Result<Option<MessageBatch>> {
         let to = self.puller.span.to;
-        while self.line.at < to {
-            let Some(mut pulled) = self.line.here.pop_front() else {
-                self.arrive().await?;
-                continue;
-            };
-            if pulled.next > to {
-                self.line.here.push_front(pulled.split_off(to));
+        loop {
+            self.begin();
+            if self.line.at >= to {
+                return Ok(None);
             }
-            self.line.at = pulled.next;
-            return Ok(Some(pulled));
+            let mut part = match self.line.here.take() {
+                Some(part) => part,
+                None => self.arrival().await?,
+            };
+            if part.to > to {
+                self.line.here = Some(part.split_off(to));
+            }
+            self.line.at = part.to;
+            if let Some(batch) = part.piece.into_batch() {
+                return Ok(Some(batch));
+            }
         }
-        Ok(None)
     }
 
     /// Leaves what lies behind the span to the next one.
-    pub(super) fn keep(mut self) {
-        if self.line.here.is_empty() {
-            self.line.permit = None;
-        }
+    pub(super) fn keep(self) {
         if self.line.upto > self.line.at {
-            self.ahead.lines().insert(self.puller.span.partition.clone(), self.line);
+            self.ahead.keep(&self.puller.span.partition, self.line);
         }
     }
 
-    /// Waits for the stretch that was begun first; the rest of a large one is begun.
-    async fn arrive(&mut self) -> Result<()> {
-        let Some(Coming { wanted, task, permit }) = self.line.coming.pop_front() else {
+    /// What was begun first; the rest of a large stretch is begun.
+    async fn arrival(&mut self) -> Result<Part> {
+        let Some(mut coming) = self.line.coming.pop_front() else {
             return Err(Error::internal(format!("{}: nothing is on its way", self.puller.place(self.line.at))));
         };
-        let place = self.puller.place(wanted.start);
-        let Stretch { pulled, rest } = match joined(task, &place).await {
+        let place = self.puller.place(coming.wanted.start);
+        let mut pulled = joined(coming.task, &place).await;
+        if pulled.is_err() && coming.permit.is_some() {
             // What went wrong then is asked for once more, in the name of this span.
-            Err(_) if permit.is_some() => joined(self.pull(wanted), &place).await?,
-            pulled => pulled?,
-        };
-        self.line.latest = pulled.iter().map(Pulled::latest).fold(self.line.latest, u64::max);
-        self.line.here.extend(pulled);
-        if rest.is_empty() {
-            self.line.permit = permit;
-        } else {
-            self.line.coming.push_front(Coming { task: self.pull(rest.clone()), wanted: rest, permit });
+            coming = self.coming(coming.wanted, None);
+            pulled = joined(coming.task, &place).await;
         }
-        Ok(())
+        let (Stretch { piece, rest, latest }, begun_us, mut permit) = (pulled?, coming.begun_us, coming.permit);
+        self.line.latest = self.line.latest.max(latest);
+        let to = rest.start;
+        if !rest.is_empty() {
+            let rest = self.coming(rest, permit.take());
+            self.line.coming.push_front(rest);
+        }
+        Ok(Part { piece, to, begun_us, permit })
     }
 
-    /// Has as many stretches on their way as may be.
+    /// Has as many stretches on their way as may be: behind the span at most as much as it has itself.
     fn begin(&mut self) {
         let span = &self.puller.span;
         let most = if self.puller.filter.is_some() { span.len().max(1) } else { PULL };
+        let ahead = if span.len() < PULL || self.puller.filter.is_some() { 0 } else { span.len() };
         while self.line.coming.len() < AT_ONCE {
             let from = self.line.upto;
             let (wanted, permit) = if from < span.to {
                 (from..span.to.min(from.saturating_add(most)), None)
-            } else if self.puller.filter.is_none()
+            } else if from - span.to < ahead
                 && self.line.latest >= from.saturating_add(PULL)
                 && let Ok(permit) = Arc::clone(&self.ahead.budget).try_acquire_owned()
             {
@@ -174,12 +233,14 @@ impl Stretches<'_> {
                 return;
             };
             self.line.upto = wanted.end;
-            self.line.coming.push_back(Coming { task: self.pull(wanted.clone()), wanted, permit });
+            let coming = self.coming(wanted, permit);
+            self.line.coming.push_back(coming);
         }
     }
 
-    fn pull(&self, wanted: Range<u64>) -> SpawnedTask<Result<Stretch>> {
-        SpawnedTask::spawn(Arc::clone(self.puller).stretch(wanted))
+    fn coming(&self, wanted: Range<u64>, permit: Permit) -> Coming {
+        let task = SpawnedTask::spawn(Arc::clone(self.puller).stretch(wanted.clone()));
+        Coming { wanted, task, begun_us: self.ahead.clock.monotonic_us(), permit }
     }
 }
 
