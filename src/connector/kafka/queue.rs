@@ -1,4 +1,4 @@
-//! One partition's queue in librdkafka, read many messages at a time. **The only `unsafe` code of the crate.**
+//! One partition's queue in librdkafka, read many messages at a time. **The only `unsafe` code of the library.**
 //!
 //! The idea: rdkafka's safe interface hands over one message per call, which costs half as much again in CPU, and hides
 //! the offset of an end-of-partition event, without which an old event cannot be told from a new one. So this module
