@@ -5,6 +5,7 @@
 //! ```text
 //! table NAME (columns…)                a topic in memory of that name
 //! query INSERT INTO … SELECT …         may go on in indented lines
+//! batch TEXT -> TEXT                   in the query of the batch answer, where the order is left open
 //! epoch                                the rows that follow arrive, and one step is made
 //! > NAME PARTITION: value, value       a row; NULL and '' as in SQL, 00:00:05 is a time on 2026-01-01
 //! wait DURATION                        before it: so much time passes
@@ -60,6 +61,7 @@ pub struct Case {
     tables: Vec<String>,
     settings: Vec<String>,
     query: String,
+    batch: Option<(String, String)>,
     epochs: Vec<Epoch>,
     refused: Option<String>,
 }
@@ -140,6 +142,10 @@ impl Case {
                 "table" => case.tables.push(rest.to_owned()),
                 "set" => case.settings.push(rest.to_owned()),
                 "query" => case.query = rest.to_owned(),
+                "batch" => {
+                    let (from, to) = rest.split_once(" -> ").unwrap_or_else(|| panic!("no arrow: {line}"));
+                    case.batch = Some((from.to_owned(), to.to_owned()));
+                }
                 "refused" => case.refused = Some(rest.to_owned()),
                 "wait" => before.wait = Some(rest.to_owned()),
                 "end" => before.end = true,
@@ -167,6 +173,7 @@ impl Case {
         self.settings.iter().for_each(|setting| text += &format!("set {setting}\n"));
         self.tables.iter().for_each(|table| text += &format!("table {table}\n"));
         text += &format!("query {}\n", self.query);
+        self.batch.iter().for_each(|(from, to)| text += &format!("batch {from} -> {to}\n"));
         for (epoch, said) in self.epochs.iter().zip(said) {
             text += "\n";
             if let Some(wait) = &epoch.wait {
@@ -469,7 +476,14 @@ impl Case {
     /// DataFusion's batch answer: the same SELECT, planned over static tables. None with computed columns, which these lack.
     pub async fn batch_answer(&self) -> Option<Vec<String>> {
         let select = self.query.split_once("INSERT INTO out").unwrap().1;
-        self.batch_answer_to(select, &vec![None; self.rows().len()]).await
+        let select = match &self.batch {
+            Some((from, to)) => {
+                assert!(select.contains(from), "there is no {from}");
+                select.replace(from, to)
+            }
+            None => select.to_owned(),
+        };
+        self.batch_answer_to(&select, &vec![None; self.rows().len()]).await
     }
 
     /// The batch answer to another SELECT, which may ask for `late_before`, the watermark of the epoch before, and for
