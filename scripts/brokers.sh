@@ -88,7 +88,8 @@ tool() { # PART CLASS [JAVA-OPTION...]
         "-XX:SharedArchiveFile=\"$tools/java/$1.jsa\" -cp \"$tools/$1/*:$tools/java/tool.jar\" $2"
 }
 
-# What both nodes have in common. Between themselves they have no name: ANONYMOUS.
+# What both nodes have in common. Between themselves they have no name: ANONYMOUS. Stock brokers remove messages by the
+# time that they bear, after a week: those of years ago at the next look, which may be under a reader.
 kafka_configuration() {
     cat <<END
 controller.quorum.bootstrap.servers=127.0.0.1:${port[controller]}
@@ -105,6 +106,7 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+log.retention.ms=-1
 END
 }
 
