@@ -320,7 +320,10 @@ launch_server() { # SERVER
     case $1 in
         namesrv) rocketmq_server namesrv 128m org.apache.rocketmq.namesrv.NamesrvStartup -c "$config" ;;
         rocketmq*)
+            # Stock brokers drop messages of a disk that is 85 % full, and take none at 90 %.
             rocketmq_server "$1" 384m -Xms384m -XX:MaxDirectMemorySize=256m \
+                -Drocketmq.broker.diskSpaceCleanForciblyRatio=0.97 \
+                -Drocketmq.broker.diskSpaceWarningLevelRatio=0.98 \
                 org.apache.rocketmq.broker.BrokerStartup -c "$config"
             ;;
         kafka)
