@@ -14,6 +14,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::log::{Created, create};
 use crate::error::Result;
+use crate::storage::delete_all;
 
 /// What the folders begin with in which sources number things. A query that is rewound takes these with it: its offsets are
 /// such numbers.
@@ -63,6 +64,14 @@ impl Journal {
         Ok(names)
     }
 
+    /// Of the notes in `folder` whose names begin with an epoch's number: those of epochs up to this one, in order.
+    pub async fn list_up_to(&self, folder: &str, epoch: u64) -> Result<Vec<String>> {
+        let epoch_of = |name: &String| name.split('-').next().and_then(|digits| digits.parse::<u64>().ok());
+        let mut names = self.list(folder).await?;
+        names.retain(|name| epoch_of(name).is_some_and(|of| of <= epoch));
+        Ok(names)
+    }
+
     /// Copies the notes of sources into another journal.
     pub(super) async fn copy_sources(&self, other: &Self) -> Result<()> {
         let found: Vec<_> = self.store.list(Some(&self.prefix)).try_collect().await?;
@@ -87,11 +96,9 @@ impl Journal {
         }
     }
 
-    /// Removes the note; one that is not there is fine.
-    pub async fn remove(&self, folder: &str, name: &str) -> Result<()> {
-        match self.store.delete(&self.prefix.clone().join(folder).join(name)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
+    /// Removes these notes of `folder`; one that is not there is fine.
+    pub async fn remove(&self, folder: &str, names: impl IntoIterator<Item = String>) -> Result<()> {
+        let folder = self.prefix.clone().join(folder);
+        delete_all(&self.store, names.into_iter().map(|name| folder.clone().join(name)).collect()).await
     }
 }

@@ -3,29 +3,27 @@
 //! A [`Log`] belongs to one run. Opening it registers the run, so that older ones stop; every record it creates it either
 //! wins or sees lost. It reads facts and writes records; what to do with them is decided elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::TimeDelta;
-use futures::stream::{self, StreamExt};
 use futures::{TryStreamExt, try_join};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
 
 use super::records::{Commit, DefinitionRecord, Intent, QueryRecord, RunRecord, VERSION, decode, encode};
+use super::written::Written;
 use super::{Journal, Recorded, StateStore, expired};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::query::definition::Definition;
-use crate::state::StateCommit;
-use crate::storage::Location;
+use crate::storage::{Location, delete_all};
 
 /// The outcome of a create.
 #[derive(Debug)]
@@ -106,8 +104,8 @@ pub struct Log {
     generation: u64,
     root: Path,
     run: RunRecord,
-    /// By epoch of a commit: the files of state that it names.
-    named: Mutex<BTreeMap<u64, Vec<Path>>>,
+    clock: Clock,
+    written: Mutex<Written>,
     /// How often state was opened.
     openings: AtomicU64,
 }
@@ -167,7 +165,8 @@ impl Log {
                     generation,
                     root,
                     run,
-                    named: Mutex::default(),
+                    clock: clock.clone(),
+                    written: Mutex::default(),
                     openings: AtomicU64::new(0),
                 };
                 log.probe().await?;
@@ -267,6 +266,8 @@ impl Log {
             return Err(Error::transient(format!("{commit} was listed, but cannot be read")));
         }
         let commit = found;
+        // It may be one of this run's, whose answer was lost.
+        commit.iter().for_each(|commit| self.note(commit));
         Ok(Tail { commit, pending, newest_intent: newest_intent.max(newest) })
     }
 
@@ -300,7 +301,10 @@ impl Log {
     /// Creates the commit of an epoch.
     pub async fn commit(&self, commit: &Commit) -> Result<()> {
         match self.create("commits", commit.epoch, commit).await? {
-            Created::Won => Ok(()),
+            Created::Won => {
+                self.note(commit);
+                Ok(())
+            }
             Created::Lost(_) => Err(self.conflict("commits", commit.epoch).await?),
         }
     }
@@ -337,24 +341,27 @@ impl Log {
         Ok(Error::transient(format!("{what} {number} is an older run's; starting over from the log")))
     }
 
-    /// Removes the records of epochs that are no longer kept. Rule 5 holds: only committed epochs.
+    /// Removes the records of epochs that are no longer kept, and of what this run has written of state the files that only
+    /// they named. Rule 5 holds: only committed epochs.
     pub async fn prune(&self) -> Result<()> {
         let commits = recorded(&self.store, &self.root.clone().join("commits")).await?;
-        let gone = expired(&commits);
-        let paths =
-            gone.iter().flat_map(|&epoch| ["intents", "commits"].map(|folder| record_path(&self.root, folder, epoch)));
-        self.delete(paths.collect()).await?;
+        let gone: BTreeSet<u64> = expired(&commits).into_iter().collect();
+        let paths = gone.iter().flat_map(|&epoch| ["intents", "commits"].map(|of| record_path(&self.root, of, epoch)));
+        delete_all(&self.store, paths.collect()).await?;
+        let kept = commits.iter().map(|commit| commit.epoch).filter(|epoch| !gone.contains(epoch)).collect();
+        let superseded = self.written().superseded(&kept, self.clock.monotonic_us());
+        delete_all(&self.store, superseded).await
+    }
+
+    /// Removes what runs that died have left: files of state that no commit names, staged files. What it costs follows
+    /// what is stored, so it is for now and then.
+    pub async fn sweep(&self) -> Result<()> {
         self.sweep_state().await?;
         // A record takes moments to write; what was staged an hour ago is nobody's.
         self.checkpoint.sweep_staged(|_| true).await
     }
-}
 
-/// How long a file of state that no commit names is left alone: it may yet be named.
-const GRACE: TimeDelta = TimeDelta::hours(1);
-
-impl Log {
-    /// Removes files of state that no commit names any more, once they are older than a grace, by the store's clock.
+    /// Removes files of state that no commit names, once they are older than a grace, by the store's clock.
     async fn sweep_state(&self) -> Result<()> {
         let found: Vec<_> = self.store.list(Some(&self.root.clone().join("state"))).try_collect().await?;
         let Some(now) = found.iter().map(|meta| meta.last_modified).max() else { return Ok(()) };
@@ -364,42 +371,36 @@ impl Log {
         }
         let named = self.named_state().await?;
         let gone = old.into_iter().map(|meta| meta.location).filter(|path| !named.contains(path));
-        self.delete(gone.collect()).await
+        delete_all(&self.store, gone.collect()).await
     }
 
-    /// Deletes these; what is not there is fine.
-    async fn delete(&self, paths: Vec<Path>) -> Result<()> {
-        let mut answers = self.store.delete_stream(stream::iter(paths.into_iter().map(Ok)).boxed());
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(_) | Err(StoreError::NotFound { .. }) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// The files that any commit names. Commits are read once; what they name is kept.
-    async fn named_state(&self) -> Result<BTreeSet<Path>> {
-        let folder = self.root.clone().join("commits");
-        let kept = numbers(&self.store, &folder, None).await?;
-        let mut known = self.named.lock().await;
-        known.retain(|epoch, _| kept.binary_search(epoch).is_ok());
-        for epoch in kept {
-            if known.contains_key(&epoch) {
-                continue;
-            }
+    /// The files that any commit names.
+    async fn named_state(&self) -> Result<HashSet<Path>> {
+        let root = self.root.clone().join("state");
+        let mut named = HashSet::new();
+        for epoch in numbers(&self.store, &self.root.clone().join("commits"), None).await? {
             // One that was pruned meanwhile names nothing.
             let Some(commit) = self.get::<Commit>(&record_path(&self.root, "commits", epoch)).await? else { continue };
-            let files = |(operator, state): (&String, &StateCommit)| {
-                let folder = self.root.clone().join("state").join(operator.as_str());
-                state.files.iter().map(|file| folder.clone().join(file.name.as_str())).collect::<Vec<_>>()
-            };
-            known.insert(epoch, commit.state.iter().flat_map(files).collect());
+            for (operator, state) in commit.state {
+                let folder = root.clone().join(operator);
+                named.extend(state.files.into_iter().map(|file| folder.clone().join(file.name)));
+            }
         }
-        Ok(known.values().flatten().cloned().collect())
+        Ok(named)
+    }
+
+    /// Notes what this run has written of the state that a commit names.
+    fn note(&self, commit: &Commit) {
+        self.written().note(commit, self.run.number, &self.root.clone().join("state"));
+    }
+
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// How long a file of state that no commit names is left alone: it may yet be named.
+const GRACE: TimeDelta = TimeDelta::hours(1);
 
 /// The records in `folder`, ascending by epoch.
 pub(super) async fn recorded(store: &Arc<dyn ObjectStore>, folder: &Path) -> Result<Vec<Recorded>> {
@@ -463,8 +464,10 @@ async fn is_there(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::state::StateFile;
+    use crate::state::{StateCommit, StateFile};
     use crate::storage::Stores;
 
     #[tokio::test]
@@ -489,7 +492,7 @@ mod tests {
             log.commit(&Commit { version: VERSION, epoch, state, ..Commit::default() }).await.unwrap();
         }
         let left = async || {
-            log.prune().await.unwrap();
+            log.sweep().await.unwrap();
             let found: Vec<_> = log.store.list(Some(&log.root.clone().join("state"))).try_collect().await.unwrap();
             let mut names: Vec<String> =
                 found.iter().filter_map(|meta| meta.location.filename()).map(str::to_owned).collect();
@@ -498,7 +501,35 @@ mod tests {
         };
         assert_eq!(left().await, ["named", "named-before", "unnamed-yet"]);
         // A commit that is no longer kept names nothing.
-        log.delete(vec![record_path(&log.root, "commits", 1)]).await.unwrap();
+        log.store.delete(&record_path(&log.root, "commits", 1)).await.unwrap();
         assert_eq!(left().await, ["named", "unnamed-yet"]);
+    }
+
+    #[tokio::test]
+    async fn state_goes_with_the_commits_that_named_it() {
+        let clock = Clock::seeded(1, 0);
+        let checkpoint = Stores::new(clock.clone()).open("memory://ck", &BTreeMap::new()).unwrap();
+        let log = Log::open(&checkpoint, "q", &clock).await.unwrap();
+        let state = log.state("aggregate-1");
+        for epoch in 1..=110 {
+            let name = format!("{}-{}-delta-0.arrow.zst", digits(epoch), state.writer());
+            state.put(&name, Bytes::from_static(b"rows")).await.unwrap();
+            let file = StateFile { name, epoch, rows: 1, bytes: 4, latest: None };
+            let state = StateCommit { files: vec![file], ..StateCommit::default() };
+            let state = BTreeMap::from([("aggregate-1".to_owned(), state)]);
+            log.commit(&Commit { version: VERSION, epoch, state, ..Commit::default() }).await.unwrap();
+        }
+        let commits = async || numbers(&log.store, &log.root.clone().join("commits"), None).await.unwrap();
+        let files = async || {
+            let found: Vec<_> = log.store.list(Some(&log.root.clone().join("state"))).try_collect().await.unwrap();
+            found.iter().map(|meta| meta.location.filename().unwrap()[..20].parse().unwrap()).collect::<BTreeSet<u64>>()
+        };
+        log.prune().await.unwrap();
+        let kept = BTreeSet::from_iter(commits().await);
+        assert!((100..110).contains(&kept.len()), "{kept:?}");
+        assert_eq!(files().await.len(), 110, "somebody may be reading them");
+        clock.advance(6 * 60_000);
+        log.prune().await.unwrap();
+        assert_eq!(files().await, kept);
     }
 }

@@ -27,6 +27,7 @@ mod records;
 mod retention;
 mod rewind;
 mod state_store;
+mod written;
 
 pub use inspect::Generation;
 pub use journal::{Journal, SOURCES};

@@ -41,9 +41,14 @@ impl StateStore {
         Self { is_read_only: true, ..Self::new(store, prefix, 0, 0) }
     }
 
-    /// Who writes: a part of every name.
+    /// Who writes: the part of every name after its epoch.
     pub fn writer(&self) -> String {
         format!("{:020}-{}", self.run, self.opening)
+    }
+
+    /// The run that wrote the file of this name.
+    pub(super) fn run_of(name: &str) -> Option<u64> {
+        name.split('-').nth(1)?.parse().ok()
     }
 
     /// Writes a file; it is durable when this returns.

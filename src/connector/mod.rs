@@ -363,7 +363,14 @@ pub trait Sink: Debug + Send + Sync {
         None
     }
 
-    /// Removes litter of epochs up to `committed`, older than the grace. Called behind a commit; errors are logged.
+    /// What was noted of epochs up to `committed` is needed no more. Called behind a commit now and then; errors are
+    /// logged.
+    async fn forget(&self, _committed: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Removes litter of epochs up to `committed`, older than the grace. Called behind a commit, but seldom: what it costs
+    /// may follow what is stored. Errors are logged.
     async fn sweep(&self, _committed: u64) -> Result<()> {
         Ok(())
     }

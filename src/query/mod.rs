@@ -57,8 +57,10 @@ use progress::{Durations, Reporter};
 use salvage::{Doubt, Looked};
 use trigger::Trigger;
 
-/// Every how many epochs records are pruned and litter is swept.
+/// Every how many epochs records are pruned.
 const HOUSEKEEPING: u64 = 50;
+/// How long after a sweep the next one follows: litter is left alone for an hour anyway.
+const SWEEP: Duration = Duration::from_secs(60 * 60);
 /// How long a query that ends waits for that.
 const CLEARING_UP: Duration = Duration::from_secs(10);
 
@@ -266,6 +268,8 @@ pub struct Query {
     reporter: Reporter,
     retries: u32,
     housekeeping: Option<JoinHandle<()>>,
+    /// When litter was swept, µs.
+    swept_us: Option<u64>,
     acknowledged: Acknowledged,
     doubt: Doubt,
     looked: Looked,
@@ -340,10 +344,20 @@ impl Query {
         }
         let (log, sinks, journal) = (Arc::clone(&self.log), self.opened.sinks.clone(), self.log.journal());
         let name = self.spec.name.clone();
+        let sweeps = self.swept_us.is_none_or(|swept_us| self.ms_since(swept_us) >= SWEEP.as_secs_f64() * 1000.0);
+        if sweeps {
+            self.swept_us = Some(self.start_us());
+        }
         self.housekeeping = Some(tokio::spawn(async move {
             let mut outcomes = vec![log.prune().await, open::forget_pins(&journal, epoch).await];
-            for sink in sinks {
-                outcomes.push(sink.sweep(epoch).await);
+            for sink in &sinks {
+                outcomes.push(sink.forget(epoch).await);
+            }
+            if sweeps {
+                outcomes.push(log.sweep().await);
+                for sink in &sinks {
+                    outcomes.push(sink.sweep(epoch).await);
+                }
             }
             for error in outcomes.into_iter().filter_map(Result::err) {
                 tracing::warn!(query = name, error = error.chain(), "clearing up failed; it is tried again later");

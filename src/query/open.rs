@@ -34,12 +34,7 @@ const INITIAL_ROWS: u64 = 10_000;
 
 /// Removes the notes of epochs up to `committed`.
 pub(super) async fn forget_pins(journal: &Journal, committed: u64) -> Result<()> {
-    for name in journal.list(PINS).await? {
-        if name.split('-').next().and_then(|epoch| epoch.parse().ok()).is_some_and(|epoch: u64| epoch <= committed) {
-            journal.remove(PINS, &name).await?;
-        }
-    }
-    Ok(())
+    journal.remove(PINS, journal.list_up_to(PINS, committed).await?).await
 }
 
 impl Query {
@@ -79,6 +74,7 @@ impl Query {
             reporter,
             retries: 0,
             housekeeping: None,
+            swept_us: None,
             acknowledged: Acknowledged::default(),
             doubt: Doubt::default(),
             looked: Looked::default(),

@@ -77,7 +77,7 @@ pub async fn rewind(
             let sink = connectors.of(target)?.sink(Arc::clone(target), environment, &rewind.owner()).await?;
             files += sink.take_back(epoch).await?;
             // What is still open of uploads is nobody's now.
-            sink.sweep(u64::MAX).await?;
+            sink.forget(u64::MAX).await?;
         }
     }
     Ok(Done { generation, files })

@@ -107,25 +107,42 @@ impl LocalStore {
         Self { reads: Arc::new(LocalFileSystem::new()), writes }
     }
 
+    /// An answer for each, and one more for each directory that cannot be synced.
+    fn delete(&self, locations: Vec<Result<Path>>) -> Vec<Result<Path>> {
+        let mut touched = BTreeMap::new();
+        let mut delete = |location: Path| {
+            let path = self.reads.path_to_filesystem(&location)?;
+            let removed = self.writes.files.remove(&path).map_err(|e| failed(&location, e));
+            touched.extend(path.parent().map(|directory| (directory.to_owned(), location.clone())));
+            removed.map(|()| location)
+        };
+        let mut answers: Vec<_> = locations.into_iter().map(|location| location.and_then(&mut delete)).collect();
+        for (directory, location) in touched {
+            answers.extend(self.writes.sync_dir(&directory).err().map(|e| Err(failed(&location, e))));
+        }
+        answers
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         location: &Path,
         work: impl FnOnce(Writes, PathBuf) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let path = self.reads.path_to_filesystem(location)?;
-        let (writes, name) = (self.writes.clone(), location.to_string());
-        match tokio::task::spawn_blocking(move || work(writes, path)).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(e)) if e.kind() == io::ErrorKind::AlreadyExists => {
-                Err(Error::AlreadyExists { path: name, source: e.into() })
-            }
-            Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => Err(Error::NotFound { path: name, source: e.into() }),
-            Ok(Err(e)) if e.kind() == io::ErrorKind::PermissionDenied => {
-                Err(Error::PermissionDenied { path: name, source: e.into() })
-            }
-            Ok(Err(e)) => Err(Error::Generic { store: "local files", source: format!("{name}: {e}").into() }),
-            Err(join) => Err(Error::JoinError { source: join }),
-        }
+        let (writes, name) = (self.writes.clone(), location.clone());
+        let worked = tokio::task::spawn_blocking(move || work(writes, path).map_err(|e| failed(&name, e)));
+        worked.await.map_err(|join| Error::JoinError { source: join })?
+    }
+}
+
+/// Trouble with a file, as the store's error.
+fn failed(location: &Path, e: io::Error) -> Error {
+    let path = location.to_string();
+    match e.kind() {
+        io::ErrorKind::AlreadyExists => Error::AlreadyExists { path, source: e.into() },
+        io::ErrorKind::NotFound => Error::NotFound { path, source: e.into() },
+        io::ErrorKind::PermissionDenied => Error::PermissionDenied { path, source: e.into() },
+        _ => Error::Generic { store: "local files", source: format!("{path}: {e}").into() },
     }
 }
 
@@ -216,21 +233,10 @@ impl ObjectStore for LocalStore {
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let store = self.clone();
         let deleted = async move {
-            let mut answers: Vec<Result<Path>> = locations.collect().await;
-            let mut one_of_each = BTreeMap::new();
-            for answer in &mut answers {
-                let Ok(path) = &answer else { continue };
-                let path = path.clone();
-                *answer = store.blocking(&path, |writes, path| writes.files.remove(&path)).await.map(|()| path.clone());
-                let parent = path.as_ref().rsplit_once('/').map(|(parent, _)| parent.to_owned());
-                one_of_each.insert(parent, path);
-            }
-            for path in one_of_each.into_values() {
-                let synced =
-                    store.blocking(&path, |writes, path| path.parent().map_or(Ok(()), |dir| writes.sync_dir(dir)));
-                answers.extend(synced.await.err().map(Err));
-            }
-            stream::iter(answers)
+            let locations: Vec<Result<Path>> = locations.collect().await;
+            // All of them in one call: there may be many, and each is done in no time.
+            let deleted = tokio::task::spawn_blocking(move || store.delete(locations)).await;
+            stream::iter(deleted.unwrap_or_else(|join| vec![Err(Error::JoinError { source: join })]))
         };
         deleted.into_stream().flatten().boxed()
     }

@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::TryStreamExt;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::memory::InMemory;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{ObjectMeta, ObjectStore, RetryConfig};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -74,14 +74,20 @@ impl Location {
                 && now - meta.last_modified > chrono::TimeDelta::hours(1)
                 && name.is_some_and(|name| is_dead(name.as_ref()))
         };
-        for meta in found.iter().filter(is_litter) {
-            match self.store.delete(&meta.location).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
+        delete_all(&self.store, found.iter().filter(is_litter).map(|meta| meta.location.clone()).collect()).await
     }
+}
+
+/// Deletes these; what is not there is fine.
+pub async fn delete_all(store: &Arc<dyn ObjectStore>, paths: Vec<Path>) -> Result<()> {
+    let mut answers = store.delete_stream(stream::iter(paths.into_iter().map(Ok)).boxed());
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Puts something between the engine and a store: how tests count calls and stop at one of them.

@@ -318,6 +318,9 @@ impl Sink for GatedSink {
     async fn discard(&self, epoch: u64) {
         self.inner.discard(epoch).await
     }
+    async fn forget(&self, committed: u64) -> Result<()> {
+        self.inner.forget(committed).await
+    }
     async fn sweep(&self, committed: u64) -> Result<()> {
         self.inner.sweep(committed).await
     }

@@ -65,6 +65,7 @@ pub async fn sink(
     reader.sees("while epoch 3 was staged, but not published", &[]).await;
     a.publish(3, &pin, &[p3, p4]).await;
     reader.sees("after epoch 3 was published", &[p3, p4]).await;
+    must("forgetting", a.sink.forget(2).await);
     must("sweeping", a.sink.sweep(2).await);
     reader.sees("after a sweep", &[]).await;
 

@@ -240,19 +240,19 @@ impl Sink for ParquetSink {
     /// Aborts what uploads of committed epochs were left by runs that died. No grace is needed: of a committed epoch
     /// every file is published, so an upload that is still open can only be a dead run's, or that of one which will be
     /// fenced before it publishes.
-    async fn sweep(&self, committed: u64) -> Result<()> {
-        for name in self.owner.journal.list(&self.uploads).await? {
-            let epoch: Option<u64> = name.split('-').next().and_then(|digits| digits.parse().ok());
-            if epoch.is_none_or(|epoch| epoch > committed) {
-                continue;
-            }
-            if let Some(body) = self.owner.journal.get(&self.uploads, &name).await?
+    async fn forget(&self, committed: u64) -> Result<()> {
+        let names = self.owner.journal.list_up_to(&self.uploads, committed).await?;
+        for name in &names {
+            if let Some(body) = self.owner.journal.get(&self.uploads, name).await?
                 && let Ok(note) = serde_json::from_slice::<UploadNote>(&body)
             {
                 self.abort(&note.path, &note.id).await;
             }
-            self.owner.journal.remove(&self.uploads, &name).await?;
         }
+        self.owner.journal.remove(&self.uploads, names).await
+    }
+
+    async fn sweep(&self, committed: u64) -> Result<()> {
         self.location.sweep_staged(|name| self.epoch_of(name).is_some_and(|epoch| epoch <= committed)).await
     }
 }

@@ -253,9 +253,9 @@ async fn what_an_upload_left_is_swept_behind_the_commit() {
     sink.stage(1, 0, &Pin::Null, stream(&rows)).await.unwrap();
     sink.publish(1, &Pin::Null).await.unwrap();
     assert_eq!(staged(), 1);
-    sink.sweep(0).await.unwrap();
+    sink.forget(0).await.unwrap();
     assert_eq!(staged(), 1, "epoch 1 was not committed");
-    sink.sweep(1).await.unwrap();
+    sink.forget(1).await.unwrap();
     assert_eq!(staged(), 0);
     assert_eq!(files(dir.path().to_str().unwrap(), &environment).await[0].1.num_rows(), 3_000_000);
 }
