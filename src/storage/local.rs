@@ -30,6 +30,11 @@ use object_store::{
 /// The directory beside a file in which it is staged.
 pub const STAGED: &str = ".staged";
 
+/// What is larger than this, bytes, is synced piece by piece.
+const LARGE: usize = 1024 * 1024;
+/// How large a piece is, bytes.
+const PIECE: usize = 256 * 1024;
+
 /// The few operations on files that durability depends on.
 pub trait FileLayer: fmt::Debug + Send + Sync + 'static {
     /// Appends to a file, which is created if it is not there.
@@ -176,6 +181,22 @@ impl Writes {
         if self.sync { self.files.sync_dir(path) } else { Ok(()) }
     }
 
+    /// Writes a staged file. Of a large one each piece is synced by itself: a disk does one sync after the other, and a
+    /// small file's should not have to wait for all of it.
+    fn fill(&self, staged: &FilePath, payload: &PutPayload) -> io::Result<()> {
+        if !self.sync || payload.content_length() < LARGE {
+            return self.files.append(staged, payload);
+        }
+        for bytes in payload {
+            for from in (0..bytes.len()).step_by(PIECE) {
+                let piece = bytes.slice(from..bytes.len().min(from + PIECE));
+                self.files.append(staged, &piece.into())?;
+                self.files.sync(staged)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives a staged file its name: data first, then the name, then the directory.
     fn settle(&self, staged: &FilePath, path: &FilePath, create_only: bool) -> io::Result<()> {
         if self.sync {
@@ -196,7 +217,7 @@ impl Writes {
 
     fn put(&self, path: &FilePath, payload: &PutPayload, create_only: bool) -> io::Result<()> {
         let staged = self.stage(path)?;
-        let put = self.files.append(&staged, payload).and_then(|()| self.settle(&staged, path, create_only));
+        let put = self.fill(&staged, payload).and_then(|()| self.settle(&staged, path, create_only));
         if put.is_err() {
             // What it was must not fill the disk; it may be gone already.
             let _ = self.files.remove(&staged);
