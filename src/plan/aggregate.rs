@@ -440,6 +440,8 @@ impl ExecutionPlan for StatefulAggregateExec {
         let emitted = async move {
             let operator = this.opener.operator(&this.shape.layout.name)?;
             let pieces = this.exchange.get_or_try_init(|| this.exchange(&context, operator.codec())).await?;
+            // Whoever waited for the exchange was woken by this thread, and could not go to another one while it computes.
+            tokio::task::yield_now().await;
             let batches = this.shard(partition, &operator, pieces)?;
             Ok::<_, DataFusionError>(stream::iter(batches.into_iter().map(Ok)))
         };

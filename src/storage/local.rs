@@ -321,6 +321,8 @@ impl fmt::Display for LocalStore {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use object_store::ObjectStoreExt;
 
@@ -354,5 +356,49 @@ mod tests {
         let id = store.create_multipart(&path).await.unwrap();
         store.abort_multipart(&path, &id).await.unwrap();
         store.abort_multipart(&path, &id).await.unwrap();
+    }
+
+    /// Files of the system, and how much of the one that is written was never synced: now, and at most.
+    #[derive(Debug, Default)]
+    struct Unsynced(Mutex<(usize, usize)>);
+
+    impl FileLayer for Unsynced {
+        fn append(&self, path: &FilePath, payload: &PutPayload) -> io::Result<()> {
+            let mut unsynced = self.0.lock().unwrap();
+            unsynced.0 += payload.content_length();
+            unsynced.1 = unsynced.1.max(unsynced.0);
+            SystemFiles.append(path, payload)
+        }
+        fn sync(&self, path: &FilePath) -> io::Result<()> {
+            self.0.lock().unwrap().0 = 0;
+            SystemFiles.sync(path)
+        }
+        fn create_dir(&self, path: &FilePath) -> io::Result<()> {
+            SystemFiles.create_dir(path)
+        }
+        fn sync_dir(&self, path: &FilePath) -> io::Result<()> {
+            SystemFiles.sync_dir(path)
+        }
+        fn link(&self, from: &FilePath, to: &FilePath) -> io::Result<()> {
+            assert_eq!(self.0.lock().unwrap().0, 0, "a name, before all of it is synced");
+            SystemFiles.link(from, to)
+        }
+        fn rename(&self, from: &FilePath, to: &FilePath) -> io::Result<()> {
+            SystemFiles.rename(from, to)
+        }
+        fn remove(&self, path: &FilePath) -> io::Result<()> {
+            SystemFiles.remove(path)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_file_is_synced_piece_by_piece() {
+        let (dir, files) = (tempfile::tempdir().unwrap(), Arc::new(Unsynced::default()));
+        let store = LocalStore::new(Arc::<Unsynced>::clone(&files), true, 7);
+        let path = Path::from_absolute_path(dir.path()).unwrap().join("large");
+        let body: Vec<u8> = (0..3 * LARGE + 5).map(|i| (i / 1000) as u8).collect();
+        store.put_opts(&path, body.clone().into(), PutMode::Create.into()).await.unwrap();
+        assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), body);
+        assert_eq!(files.0.lock().unwrap().1, PIECE);
     }
 }
