@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 cargo build --locked --release --bin millstream
 dir=$(mktemp -d "${TMPDIR:-/tmp}/millstream-state.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
-MILLSTREAM=$CARGO_TARGET_DIR/release/millstream DIR=$dir python3 - <<'PY'
+MILLSTREAM=${CARGO_TARGET_DIR:-target}/release/millstream DIR=$dir python3 - <<'PY'
 import json, os, statistics, subprocess, time
 
 def submit(groups, rows, file="state"):
