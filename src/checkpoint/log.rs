@@ -344,12 +344,14 @@ impl Log {
     /// Removes the records of epochs that are no longer kept, and of what this run has written of state the files that only
     /// they named. Rule 5 holds: only committed epochs.
     pub async fn prune(&self) -> Result<()> {
+        // Commits go on meanwhile: of those that come after this one the listing may know nothing.
+        let newest = self.written().newest();
         let commits = recorded(&self.store, &self.root.clone().join("commits")).await?;
         let gone: BTreeSet<u64> = expired(&commits).into_iter().collect();
         let paths = gone.iter().flat_map(|&epoch| ["intents", "commits"].map(|of| record_path(&self.root, of, epoch)));
         delete_all(&self.store, paths.collect()).await?;
         let kept = commits.iter().map(|commit| commit.epoch).filter(|epoch| !gone.contains(epoch)).collect();
-        let superseded = self.written().superseded(&kept, self.clock.monotonic_us());
+        let superseded = self.written().superseded(&kept, newest, self.clock.monotonic_us());
         delete_all(&self.store, superseded).await
     }
 

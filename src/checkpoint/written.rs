@@ -53,10 +53,16 @@ impl Written {
         }
     }
 
-    /// The files that no kept commit has named for long enough; each is said once.
-    pub(super) fn superseded(&mut self, kept: &BTreeSet<u64>, now_us: u64) -> Vec<Path> {
+    /// The newest commit that was noted, 0 without one.
+    pub(super) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// The files that no kept commit has named for long enough; each is said once. `kept` was listed when `newest` was the
+    /// newest commit, or later.
+    pub(super) fn superseded(&mut self, kept: &BTreeSet<u64>, newest: u64, now_us: u64) -> Vec<Path> {
         let is_superseded =
-            |named: &Named| named.last < self.newest && kept.range(named.first..=named.last).next().is_none();
+            |named: &Named| named.last < newest && kept.range(named.first..=named.last).next().is_none();
         let superseded = self.files.extract_if(|_, named| is_superseded(named));
         self.leaving.extend(superseded.map(|(_, named)| (now_us, named.path)));
         let has_waited = |since_us: u64| u128::from(now_us.saturating_sub(since_us)) >= READING.as_micros();
@@ -87,7 +93,7 @@ mod tests {
 
     /// Files by their epochs.
     fn superseded(written: &mut Written, kept: &[u64], seconds: u64) -> Vec<u64> {
-        let gone = written.superseded(&kept.iter().copied().collect(), seconds * 1_000_000);
+        let gone = written.superseded(&kept.iter().copied().collect(), written.newest(), seconds * 1_000_000);
         let epoch = |path: &Path| path.as_ref().strip_prefix("root/a/").unwrap()[..20].parse().unwrap();
         let mut gone: Vec<u64> = gone.iter().map(epoch).collect();
         gone.sort_unstable();
@@ -115,6 +121,18 @@ mod tests {
         [commit(1, &[1]), commit(2, &[2])].iter().for_each(|commit| written.note(commit, RUN, &root));
         assert_eq!(superseded(&mut written, &[201, 202], 0), [0; 0]);
         assert_eq!(superseded(&mut written, &[201, 202], 301), [1]);
+    }
+
+    #[test]
+    fn a_commit_that_came_after_the_listing_keeps_its_files() {
+        let (mut written, root) = (Written::default(), Path::from("root"));
+        [commit(1, &[1]), commit(2, &[2])].iter().for_each(|commit| written.note(commit, RUN, &root));
+        let (kept, newest) = (BTreeSet::from([2]), written.newest());
+        // Two more while older records are deleted; the file of epoch 3 is in the second no more.
+        [commit(3, &[3]), commit(4, &[4])].iter().for_each(|commit| written.note(commit, RUN, &root));
+        assert_eq!(written.superseded(&kept, newest, 0), []);
+        assert_eq!(superseded(&mut written, &[2, 3, 4], 301), [1]);
+        assert_eq!(superseded(&mut written, &[2, 3, 4], 999), [0; 0]);
     }
 
     #[test]
