@@ -479,7 +479,7 @@ mod tests {
         let log = Log::open(&checkpoint, "q", &clock).await.unwrap();
         let state = log.state("aggregate-1");
         for name in ["named", "named-before", "unnamed", "unnamed-yet"] {
-            state.put(name, Bytes::from_static(b"rows")).await.unwrap();
+            state.put(name, Bytes::from_static(b"rows"), true).await.unwrap();
         }
         let folder = dir.path().join("q").join(digits(1)).join("state/aggregate-1");
         let newest = std::fs::metadata(folder.join("unnamed-yet")).unwrap().modified().unwrap();
@@ -515,7 +515,7 @@ mod tests {
         let state = log.state("aggregate-1");
         for epoch in 1..=110 {
             let name = format!("{}-{}-delta-0.arrow.zst", digits(epoch), state.writer());
-            state.put(&name, Bytes::from_static(b"rows")).await.unwrap();
+            state.put(&name, Bytes::from_static(b"rows"), true).await.unwrap();
             let file = StateFile { name, epoch, rows: 1, bytes: 4, latest: None };
             let state = StateCommit { files: vec![file], ..StateCommit::default() };
             let state = BTreeMap::from([("aggregate-1".to_owned(), state)]);

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutOptions};
 
 use crate::error::{Error, Result};
+use crate::storage::local::Unawaited;
 
 /// Where an operator's state lies; clones share it.
 #[derive(Clone)]
@@ -51,12 +52,16 @@ impl StateStore {
         name.split('-').nth(1)?.parse().ok()
     }
 
-    /// Writes a file; it is durable when this returns.
-    pub async fn put(&self, name: &str, body: Bytes) -> Result<()> {
+    /// Writes a file; it is durable when this returns. If no epoch waits for it, it is not in the way of those that do.
+    pub async fn put(&self, name: &str, body: Bytes, is_awaited: bool) -> Result<()> {
         if self.is_read_only {
             return Err(Error::internal(format!("{} is only looked at, and {name} was to be written", self.prefix)));
         }
-        self.store.put(&self.prefix.clone().join(name), body.into()).await?;
+        let mut options = PutOptions::default();
+        if !is_awaited {
+            options.extensions.insert(Unawaited);
+        }
+        self.store.put_opts(&self.prefix.clone().join(name), body.into(), options).await?;
         Ok(())
     }
 

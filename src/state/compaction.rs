@@ -42,6 +42,27 @@ pub(super) struct Writer {
     pub(super) store: StateStore,
 }
 
+/// What a file is; its name says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What an epoch changed.
+    Delta,
+    /// All rows.
+    Snapshot,
+    /// What several epochs changed.
+    Merged,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Delta => "delta",
+            Self::Snapshot => "snapshot",
+            Self::Merged => "merged",
+        }
+    }
+}
+
 /// What is due after a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
@@ -106,7 +127,7 @@ impl Compaction {
                             writer.of_live(&part)
                         })
                     };
-                    Ok(Compacted { after: None, epoch, files: writer.write(epoch, "snapshot", rows).await? })
+                    Ok(Compacted { after: None, epoch, files: writer.write(epoch, Kind::Snapshot, rows).await? })
                 })
             }
             Due::Merge => tokio::spawn(async move {
@@ -115,7 +136,7 @@ impl Compaction {
                 for file in files.iter().filter(|file| file.epoch > base) {
                     read.push((file.name.clone(), writer.store.get(&file.name).await?));
                 }
-                let merged = writer.write(epoch, "merged", move |writer| writer.newest_of(&read)).await?;
+                let merged = writer.write(epoch, Kind::Merged, move |writer| writer.newest_of(&read)).await?;
                 Ok(Compacted { after: Some(base), epoch, files: merged })
             }),
         });
@@ -159,7 +180,7 @@ impl Writer {
     pub(super) async fn write<I>(
         &self,
         epoch: u64,
-        kind: &str,
+        kind: Kind,
         batches: impl FnOnce(&Writer) -> I + Send + 'static,
     ) -> Result<Vec<StateFile>>
     where
@@ -180,9 +201,9 @@ impl Writer {
         });
         let mut files = vec![];
         while let Some((body, rows, latest)) = encoded.recv().await {
-            let name = format!("{epoch:020}-{}-{kind}-{}.arrow.zst", self.store.writer(), files.len());
+            let name = format!("{epoch:020}-{}-{}-{}.arrow.zst", self.store.writer(), kind.name(), files.len());
             let bytes = body.len() as u64;
-            self.store.put(&name, body).await?;
+            self.store.put(&name, body, kind == Kind::Delta).await?;
             files.push(StateFile { name, epoch, rows, bytes, latest });
         }
         encoding.await.map_err(|e| Error::internal("writing state ended by itself").caused_by(e))??;

@@ -14,7 +14,7 @@ use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::task::JoinError;
 
-use super::compaction::{Compaction, Writer};
+use super::compaction::{Compaction, Kind, Writer};
 use super::keys::KeyCodec;
 use super::piece::Piece;
 use super::shard::{Delta, Live, Shard};
@@ -167,7 +167,7 @@ impl Operator {
         if !changed.is_empty() {
             let write =
                 move |writer: &Writer| changed.into_iter().map(|live| writer.of_live(&live)).collect::<Vec<_>>();
-            commit.files.extend(self.writer.write(epoch, "delta", write).await?);
+            commit.files.extend(self.writer.write(epoch, Kind::Delta, write).await?);
         }
         if let (Some(closed), Some(_)) = (commit.closed, self.writer.layout.ages_by()) {
             commit.files.retain(|file| file.latest.is_some_and(|latest| latest >= closed));

@@ -30,10 +30,12 @@ use object_store::{
 /// The directory beside a file in which it is staged.
 pub const STAGED: &str = ".staged";
 
-/// What is larger than this, bytes, is synced piece by piece.
-const LARGE: usize = 1024 * 1024;
-/// How large a piece is, bytes.
+/// So many bytes of a file that nobody waits for are synced by themselves.
 const PIECE: usize = 256 * 1024;
+
+/// An extension of [`PutOptions`]: nobody waits for this file, so that others had better not wait because of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Unawaited;
 
 /// The few operations on files that durability depends on.
 pub trait FileLayer: fmt::Debug + Send + Sync + 'static {
@@ -181,12 +183,9 @@ impl Writes {
         if self.sync { self.files.sync_dir(path) } else { Ok(()) }
     }
 
-    /// Writes a staged file. Of a large one each piece is synced by itself: a disk does one sync after the other, and a
-    /// small file's should not have to wait for all of it.
-    fn fill(&self, staged: &FilePath, payload: &PutPayload) -> io::Result<()> {
-        if !self.sync || payload.content_length() < LARGE {
-            return self.files.append(staged, payload);
-        }
+    /// Writes a staged file, and syncs each piece of it: a disk does one sync after the other, and a small file's should
+    /// not have to wait for all of it.
+    fn fill_by_pieces(&self, staged: &FilePath, payload: &PutPayload) -> io::Result<()> {
         for bytes in payload {
             for from in (0..bytes.len()).step_by(PIECE) {
                 let piece = bytes.slice(from..bytes.len().min(from + PIECE));
@@ -215,9 +214,13 @@ impl Writes {
         }
     }
 
-    fn put(&self, path: &FilePath, payload: &PutPayload, create_only: bool) -> io::Result<()> {
+    fn put(&self, path: &FilePath, payload: &PutPayload, create_only: bool, is_awaited: bool) -> io::Result<()> {
         let staged = self.stage(path)?;
-        let put = self.fill(&staged, payload).and_then(|()| self.settle(&staged, path, create_only));
+        let filled = match is_awaited || !self.sync {
+            true => self.files.append(&staged, payload),
+            false => self.fill_by_pieces(&staged, payload),
+        };
+        let put = filled.and_then(|()| self.settle(&staged, path, create_only));
         if put.is_err() {
             // What it was must not fill the disk; it may be gone already.
             let _ = self.files.remove(&staged);
@@ -238,7 +241,8 @@ impl ObjectStore for LocalStore {
                 return Err(Error::NotImplemented { operation: "update".into(), implementer: self.to_string() });
             }
         };
-        self.blocking(location, move |writes, path| writes.put(&path, &payload, create_only)).await?;
+        let is_awaited = options.extensions.get::<Unawaited>().is_none();
+        self.blocking(location, move |writes, path| writes.put(&path, &payload, create_only, is_awaited)).await?;
         Ok(DONE)
     }
 
@@ -392,12 +396,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_file_is_synced_piece_by_piece() {
+    async fn a_file_that_nobody_waits_for_is_synced_piece_by_piece() {
         let (dir, files) = (tempfile::tempdir().unwrap(), Arc::new(Unsynced::default()));
         let store = LocalStore::new(Arc::<Unsynced>::clone(&files), true, 7);
         let path = Path::from_absolute_path(dir.path()).unwrap().join("large");
-        let body: Vec<u8> = (0..3 * LARGE + 5).map(|i| (i / 1000) as u8).collect();
-        store.put_opts(&path, body.clone().into(), PutMode::Create.into()).await.unwrap();
+        let body: Vec<u8> = (0..9 * PIECE + 5).map(|i| (i / 1000) as u8).collect();
+        let mut options = PutOptions::from(PutMode::Create);
+        options.extensions.insert(Unawaited);
+        store.put_opts(&path, body.clone().into(), options).await.unwrap();
         assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), body);
         assert_eq!(files.0.lock().unwrap().1, PIECE);
     }
