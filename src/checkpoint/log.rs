@@ -363,7 +363,8 @@ impl Log {
         self.checkpoint.sweep_staged(|_| true).await
     }
 
-    /// Removes files of state that no commit names, once they are older than a grace, by the store's clock.
+    /// Removes files of state that no commit names, once they are older than a grace, by the store's clock; not those
+    /// that [`Self::prune`] is about to remove.
     async fn sweep_state(&self) -> Result<()> {
         let found: Vec<_> = self.store.list(Some(&self.root.clone().join("state"))).try_collect().await?;
         let Some(now) = found.iter().map(|meta| meta.last_modified).max() else { return Ok(()) };
@@ -371,8 +372,9 @@ impl Log {
         if old.is_empty() {
             return Ok(());
         }
-        let named = self.named_state().await?;
-        let gone = old.into_iter().map(|meta| meta.location).filter(|path| !named.contains(path));
+        let mut stays = self.named_state().await?;
+        stays.extend(self.written().leaving().cloned());
+        let gone = old.into_iter().map(|meta| meta.location).filter(|path| !stays.contains(path));
         delete_all(&self.store, gone.collect()).await
     }
 
@@ -509,8 +511,9 @@ mod tests {
 
     #[tokio::test]
     async fn state_goes_with_the_commits_that_named_it() {
-        let clock = Clock::seeded(1, 0);
-        let checkpoint = Stores::new(clock.clone()).open("memory://ck", &BTreeMap::new()).unwrap();
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::seeded(1, 0));
+        let unsynced = BTreeMap::from([("checkpoint.fsync".to_owned(), "false".to_owned())]);
+        let checkpoint = Stores::new(clock.clone()).open(dir.path().to_str().unwrap(), &unsynced).unwrap();
         let log = Log::open(&checkpoint, "q", &clock).await.unwrap();
         let state = log.state("aggregate-1");
         for epoch in 1..=110 {
@@ -530,6 +533,12 @@ mod tests {
         let kept = BTreeSet::from_iter(commits().await);
         assert!((100..110).contains(&kept.len()), "{kept:?}");
         assert_eq!(files().await.len(), 110, "somebody may be reading them");
+        for file in log.written().leaving() {
+            let file = std::fs::File::options().write(true).open(format!("/{file}")).unwrap();
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(2 * 60 * 60)).unwrap();
+        }
+        log.sweep().await.unwrap();
+        assert_eq!(files().await.len(), 110, "however old they are");
         clock.advance(6 * 60_000);
         log.prune().await.unwrap();
         assert_eq!(files().await, kept);

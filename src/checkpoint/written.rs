@@ -69,6 +69,11 @@ impl Written {
         let count = self.leaving.partition_point(|(since_us, _)| has_waited(*since_us));
         self.leaving.drain(..count).map(|(_, path)| path).collect()
     }
+
+    /// The files that no kept commit names any more, but not for long enough.
+    pub(super) fn leaving(&self) -> impl Iterator<Item = &Path> {
+        self.leaving.iter().map(|(_, path)| path)
+    }
 }
 
 #[cfg(test)]

@@ -76,8 +76,9 @@ pub async fn rewind(
         for target in &targets {
             let sink = connectors.of(target)?.sink(Arc::clone(target), environment, &rewind.owner()).await?;
             files += sink.take_back(epoch).await?;
-            // What is still open of uploads is nobody's now.
+            // Uploads that are still open are nobody's now, nor is what was staged.
             sink.forget(u64::MAX).await?;
+            sink.sweep(u64::MAX).await?;
         }
     }
     Ok(Done { generation, files })
