@@ -360,11 +360,11 @@ impl Groups {
 
     /// By group, its row in the shard.
     pub(super) fn found(&self, pieces: &[Piece], shard: &Shard) -> Vec<Option<Place>> {
-        let find = |(piece, row): &(usize, usize)| {
+        let keys = self.first.iter().map(|(piece, row)| {
             let piece = &pieces[*piece];
-            shard.find(piece.buckets[*row], piece.hashes[*row], piece.key(*row))
-        };
-        self.first.iter().map(find).collect()
+            (piece.buckets[*row], piece.hashes[*row], piece.key(*row))
+        });
+        shard.find_all(keys)
     }
 
     fn intern(&mut self, pieces: &[Piece], piece: usize, row: usize) {

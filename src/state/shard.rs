@@ -10,7 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanBufferBuilder, Int64Array};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::Int64Type;
 use arrow::row::Rows;
@@ -90,17 +91,18 @@ pub struct Delta {
 impl Delta {
     /// The rows that stay.
     pub fn changed(&self) -> Live {
-        Live { rows: Arc::clone(&self.rows), first: self.first, dead: vec![false; self.buckets.len() - self.first] }
+        let alive = BooleanBuffer::new_set(self.buckets.len() - self.first);
+        Live { rows: Arc::clone(&self.rows), first: self.first, alive }
     }
 }
 
-/// Rows `first..first + dead.len()` of shared rows.
+/// Rows `first..first + alive.len()` of shared rows.
 #[derive(Debug)]
 struct Chunk {
     rows: Arc<StateRows>,
     first: usize,
-    dead: Vec<bool>,
-    dead_rows: usize,
+    alive: BooleanBufferBuilder,
+    live_rows: usize,
     /// When a row of it was last touched, where that is kept.
     newest: Option<i64>,
     /// In memory, about.
@@ -130,15 +132,15 @@ pub struct Shard {
 pub struct Live {
     rows: Arc<StateRows>,
     first: usize,
-    dead: Vec<bool>,
+    alive: BooleanBuffer,
 }
 
 impl Live {
     /// The same rows, so many at a time.
     pub fn parts(self, most: usize) -> impl Iterator<Item = Live> {
-        (0..self.dead.len()).step_by(most).map(move |from| {
-            let dead = self.dead[from..self.dead.len().min(from + most)].to_vec();
-            Live { rows: Arc::clone(&self.rows), first: self.first + from, dead }
+        (0..self.alive.len()).step_by(most).map(move |from| {
+            let alive = self.alive.slice(from, most.min(self.alive.len() - from));
+            Live { rows: Arc::clone(&self.rows), first: self.first + from, alive }
         })
     }
 
@@ -149,8 +151,7 @@ impl Live {
 
     /// Which of them are meant.
     pub fn places(&self) -> impl Iterator<Item = usize> {
-        let first = self.first;
-        self.dead.iter().enumerate().filter(|(_, dead)| !**dead).map(move |(index, _)| first + index)
+        self.alive.set_indices().map(|index| self.first + index)
     }
 }
 
@@ -173,31 +174,28 @@ impl Chunk {
             _ => None,
         };
         // Of rows that several buckets share, each counts its part.
-        let bytes = len + rows.bytes() * len / rows.keys.num_rows().max(1);
-        Self { rows, first, dead: vec![false; len], dead_rows: 0, newest, bytes }
+        let bytes = len / 8 + rows.bytes() * len / rows.keys.num_rows().max(1);
+        let mut alive = BooleanBufferBuilder::new(len);
+        alive.append_n(len, true);
+        Self { rows, first, alive, live_rows: len, newest, bytes }
     }
 
     fn len(&self) -> usize {
-        self.dead.len()
+        self.alive.len()
     }
 
-    fn live_rows(&self) -> usize {
-        self.len() - self.dead_rows
-    }
-
-    fn live(&self) -> impl Iterator<Item = usize> {
-        let first = self.first;
-        self.dead.iter().enumerate().filter(|(_, dead)| !**dead).map(move |(index, _)| first + index)
-    }
-
-    fn as_live(&self) -> Option<Live> {
-        let live = || Live { rows: Arc::clone(&self.rows), first: self.first, dead: self.dead.clone() };
-        (self.live_rows() > 0).then(live)
+    fn live(&self) -> Live {
+        Live { rows: Arc::clone(&self.rows), first: self.first, alive: self.alive.finish_cloned() }
     }
 
     fn bury(&mut self, row: usize) {
-        self.dead[row - self.first] = true;
-        self.dead_rows += 1;
+        self.alive.set_bit(row - self.first, false);
+        self.live_rows -= 1;
+    }
+
+    fn bury_all(&mut self) {
+        self.alive.as_slice_mut().fill(0);
+        self.live_rows = 0;
     }
 }
 
@@ -210,6 +208,12 @@ impl Bucket {
         let hash = hash as u32;
         let is_same = |place: &Place| place.hash == hash && Self::key(&self.chunks, *place) == key;
         self.index.find(spread(hash), is_same).copied()
+    }
+
+    /// Where a key lies, if it is there and no other one has its hash.
+    fn likely(&self, hash: u64) -> Option<Place> {
+        let hash = hash as u32;
+        self.index.find(spread(hash), |place| place.hash == hash).copied()
     }
 
     fn add(&mut self, rows: &Arc<StateRows>, first: usize, replaces: &[Option<Place>], ages: bool) {
@@ -268,17 +272,16 @@ impl Bucket {
     /// Forgets the rows of chunks that were last touched at or before `horizon`.
     fn expire(&mut self, horizon: i64) {
         for (number, chunk) in &mut self.chunks {
-            if chunk.newest.is_none_or(|newest| newest > horizon) || chunk.live_rows() == 0 {
+            if chunk.newest.is_none_or(|newest| newest > horizon) {
                 continue;
             }
-            for row in chunk.live() {
+            for row in chunk.live().places() {
                 let place = Place::new(number as u32, row, hash(chunk.rows.keys.row(row).data()));
                 if let Ok(entry) = self.index.find_entry(place.spread(), |p| *p == place) {
                     entry.remove();
                 }
             }
-            chunk.dead.fill(true);
-            chunk.dead_rows = chunk.dead.len();
+            chunk.bury_all();
         }
         if self.index.len() * 8 < self.index.capacity() {
             self.index.shrink_to(self.index.len() * 2, |place| place.spread());
@@ -296,10 +299,10 @@ impl Bucket {
     /// Frees empty chunks, merges a class of small ones, and rewrites those with the most dead rows, until about as many
     /// rows are moved as came.
     fn tidy(&mut self, came: usize, codec: &KeyCodec) -> Result<()> {
-        self.chunks.retain(|_, chunk| chunk.live_rows() > 0);
+        self.chunks.retain(|_, chunk| chunk.live_rows > 0);
         let mut least = 1;
         for most in CLASSES {
-            let is_alike = |(_, chunk): &(usize, &Chunk)| (least..=most).contains(&chunk.live_rows());
+            let is_alike = |(_, chunk): &(usize, &Chunk)| (least..=most).contains(&chunk.live_rows);
             let alike: Vec<usize> = self.chunks.iter().filter(is_alike).map(|(number, _)| number).collect();
             if alike.len() >= ALIKE {
                 self.rewrite(&alike, codec)?;
@@ -308,10 +311,10 @@ impl Bucket {
         }
         let mut moved = 0;
         while moved < came.max(1)
-            && let half_dead = self.chunks.iter().filter(|(_, chunk)| chunk.dead_rows * 2 > chunk.len())
-            && let Some((number, worst)) = half_dead.max_by_key(|(_, chunk)| chunk.dead_rows)
+            && let half_dead = self.chunks.iter().filter(|(_, chunk)| chunk.live_rows * 2 < chunk.len())
+            && let Some((number, worst)) = half_dead.max_by_key(|(_, chunk)| chunk.len() - chunk.live_rows)
         {
-            moved += worst.live_rows();
+            moved += worst.live_rows;
             self.rewrite(&[number], codec)?;
         }
         Ok(())
@@ -320,8 +323,10 @@ impl Bucket {
     /// Puts the live rows of these chunks into one.
     fn rewrite(&mut self, numbers: &[usize], codec: &KeyCodec) -> Result<()> {
         let old = |chunk: usize| &self.chunks[numbers[chunk]];
-        let places: Vec<(usize, usize)> =
-            (0..numbers.len()).flat_map(|chunk| old(chunk).live().map(move |row| (chunk, row))).collect();
+        let mut places: Vec<(usize, usize)> = vec![];
+        for chunk in 0..numbers.len() {
+            places.extend(old(chunk).live().places().map(|row| (chunk, row)));
+        }
         let sources: Vec<&StateRows> = (0..numbers.len()).map(|chunk| old(chunk).rows.as_ref()).collect();
         let rows = collected(&sources, &places, codec)?;
         let moved = Chunk::new(Arc::clone(&rows), 0, places.len(), old(0).newest.is_some());
@@ -370,6 +375,21 @@ impl Shard {
     /// The row of a key, if there is one.
     pub fn find(&self, bucket: i64, hash: u64, key: &[u8]) -> Option<Place> {
         self.buckets.get(&bucket)?.find(hash, key)
+    }
+
+    /// The same for many keys: each is a bucket, a hash and the key.
+    pub fn find_all<'a>(&self, keys: impl Iterator<Item = (i64, u64, &'a [u8])> + Clone) -> Vec<Option<Place>> {
+        // Tables and keys lie all over the memory. In two short loops more of what is fetched from there is on its way at
+        // the same time.
+        let likely: Vec<_> = keys.clone().map(|(bucket, hash, _)| self.buckets.get(&bucket)?.likely(hash)).collect();
+        let found = |((bucket, hash, key), likely): ((i64, u64, &[u8]), Option<Place>)| {
+            let (likely, bucket) = (likely?, self.buckets.get(&bucket)?);
+            match Bucket::key(&bucket.chunks, likely) == key {
+                true => Some(likely),
+                false => bucket.find(hash, key),
+            }
+        };
+        keys.zip(likely).map(found).collect()
     }
 
     /// The rows among which a row without a rising key lies.
@@ -519,25 +539,27 @@ impl Shard {
 
     /// All rows.
     pub fn live(&self) -> Vec<Live> {
-        self.buckets.values().flat_map(|bucket| bucket.chunks.iter().filter_map(|(_, chunk)| chunk.as_live())).collect()
+        self.buckets.values().flat_map(|bucket| bucket.chunks.iter().map(|(_, chunk)| chunk.live())).collect()
     }
 
     /// The rows of all buckets before `bound` but these.
     pub fn closing(&self, bound: i64, but: impl Iterator<Item = (i64, Place)>) -> Vec<Live> {
-        let but: HashSet<(i64, u32, u32)> = but.map(|(bucket, place)| (bucket, place.chunk, place.row)).collect();
-        let mut live = vec![];
+        let mut left_out: HashMap<(i64, u32), Vec<usize>> = HashMap::new();
+        but.for_each(|(bucket, place)| left_out.entry((bucket, place.chunk)).or_default().push(place.row as usize));
+        let mut closing = vec![];
         for (key, bucket) in self.buckets.range(..bound) {
             for (number, chunk) in &bucket.chunks {
-                let Some(mut meant) = chunk.as_live() else { continue };
-                if !but.is_empty() {
-                    for (index, dead) in meant.dead.iter_mut().enumerate() {
-                        *dead |= but.contains(&(*key, number as u32, (chunk.first + index) as u32));
-                    }
+                let mut live = chunk.live();
+                if let Some(rows) = left_out.get(&(*key, number as u32)) {
+                    let mut alive = BooleanBufferBuilder::new(chunk.len());
+                    alive.append_buffer(&live.alive);
+                    rows.iter().for_each(|row| alive.set_bit(row - chunk.first, false));
+                    live.alive = alive.build();
                 }
-                live.push(meant);
+                closing.push(live);
             }
         }
-        live
+        closing
     }
 
     /// How many rows there are.
