@@ -1,4 +1,4 @@
-//! Rows of state as files: an Arrow stream, compressed with Zstandard.
+//! Rows of state as files: an Arrow stream whose numbers are split by byte (`split`), compressed with Zstandard.
 //!
 //! The columns' names and types travel with the rows, and a version: a file of another operator, of an operator that
 //! keeps other columns now, or of a newer binary is refused by what differs. How many of the columns are the key is noted
@@ -12,10 +12,13 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
+use super::split::{joined, split};
 use crate::error::{Error, Result};
 
 /// The version that this binary writes.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
+/// The first version, whose numbers are not split.
+const UNSPLIT: &str = "1";
 const VERSION_KEY: &str = "millstream.state.version";
 /// Beside it: how many of the first columns are the key.
 pub(super) const KEYS_KEY: &str = "millstream.state.keys";
@@ -32,7 +35,7 @@ pub fn encode(schema: &SchemaRef, batches: impl IntoIterator<Item = RecordBatch>
     for batch in batches {
         for from in (0..batch.num_rows()).step_by(BATCH) {
             let part = batch.slice(from, BATCH.min(batch.num_rows() - from));
-            let columns = part.columns().iter().map(trimmed).collect();
+            let columns = part.columns().iter().map(|column| split(&trimmed(column))).collect::<Result<_>>()?;
             writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
         }
     }
@@ -65,18 +68,25 @@ pub fn decode(name: &str, bytes: &[u8], expected: &SchemaRef) -> Result<Vec<Reco
         |e| Error::refused(format!("the state file {name} cannot be read; restore it from a copy")).caused_by(e);
     let reader = StreamReader::try_new(zstd::stream::Decoder::new(bytes)?, None).map_err(broken)?;
     let schema = reader.schema();
-    match schema.metadata().get(VERSION_KEY).map(String::as_str) {
-        Some(VERSION) => {}
+    let is_split = match schema.metadata().get(VERSION_KEY).map(String::as_str) {
+        Some(VERSION) => true,
+        Some(UNSPLIT) => false,
         version => {
             return Err(Error::refused(format!(
                 "the state file {name} has version {}, and this binary knows {VERSION}; use the newer binary",
                 version.unwrap_or("none")
             )));
         }
-    }
+    };
     check(name, &schema, expected)?;
-    let named = |batch: RecordBatch| RecordBatch::try_new(Arc::clone(expected), batch.columns().to_vec());
-    reader.map(|batch| Ok(named(batch.map_err(broken)?)?)).collect()
+    let named = |batch: RecordBatch| {
+        let columns = match is_split {
+            true => batch.columns().iter().map(joined).collect::<Result<_>>()?,
+            false => batch.columns().to_vec(),
+        };
+        Ok(RecordBatch::try_new(Arc::clone(expected), columns)?)
+    };
+    reader.map(|batch| named(batch.map_err(broken)?)).collect()
 }
 
 /// The columns of a file as it was written, and how many of the first are the key; files written before that was noted do

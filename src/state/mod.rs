@@ -19,6 +19,7 @@ pub mod keys;
 pub mod operator;
 pub mod piece;
 pub mod shard;
+mod split;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -164,7 +164,7 @@ fn records_are_written_and_read_as_ever() {
     check("definition", DefinitionRecord { version, number: 2, definition });
 }
 
-/// A file of state of version 1 is read for as long as checkpoints may name one, and refused where the query needs other
+/// A file of state of any version is read for as long as checkpoints may name one, and refused where the query needs other
 /// columns.
 #[test]
 fn state_files_are_read_as_ever() {
@@ -181,12 +181,12 @@ fn state_files_are_read_as_ever() {
         Arc::new(Int64Array::from(vec![Some(7), None])),
     ];
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
-    let path = format!("{}/tests/golden/state.v1.arrow.zst", env!("CARGO_MANIFEST_DIR"));
+    let path = |version: u32| format!("{}/tests/golden/state.v{version}.arrow.zst", env!("CARGO_MANIFEST_DIR"));
     let written = encode(&schema, [batch.clone()]).unwrap();
     if std::env::var_os("MILLSTREAM_WRITE_GOLDEN").is_some() {
-        std::fs::write(&path, &written).unwrap();
+        std::fs::write(path(2), &written).unwrap();
     }
-    for body in [written.to_vec(), std::fs::read(&path).unwrap()] {
+    for body in [written.to_vec(), std::fs::read(path(1)).unwrap(), std::fs::read(path(2)).unwrap()] {
         assert_eq!(decode("golden", &body, &schema).unwrap(), vec![batch.clone()]);
     }
     let error = decode("golden", &written, &fields("max(v)[value]")).unwrap_err().to_string();
@@ -229,14 +229,13 @@ async fn state_is_written_and_read_as_ever() {
         ("touched", "SET 'state.ttl' = '1 d';", "sum(n) FROM input GROUP BY item".to_owned()),
         ("first", "", "n FROM input QUALIFY ROW_NUMBER() OVER (PARTITION BY item ORDER BY ts) = 1".to_owned()),
     ] {
-        let path = format!("{}/tests/golden/state.{kind}.v1.arrow.zst", env!("CARGO_MANIFEST_DIR"));
+        let path =
+            |version: u32| format!("{}/tests/golden/state.{kind}.v{version}.arrow.zst", env!("CARGO_MANIFEST_DIR"));
         let written = state_of(settings, &select).await;
         if std::env::var_os("MILLSTREAM_WRITE_GOLDEN").is_some() {
-            std::fs::write(&path, &written).unwrap();
+            std::fs::write(path(2), &written).unwrap();
         }
-        let golden = std::fs::read(&path).unwrap();
-        let (schema, keys) = columns(kind, &golden).unwrap();
-        assert_eq!(columns(kind, &written).unwrap(), (Arc::clone(&schema), keys), "{kind}");
+        let (schema, written_keys) = columns(kind, &written).unwrap();
         // When a row was last touched is another time in each run.
         let is_same = |index: &usize| schema.field(*index).name() != "$touched";
         let same: Vec<usize> = (0..schema.fields().len()).filter(is_same).collect();
@@ -244,6 +243,11 @@ async fn state_is_written_and_read_as_ever() {
             let batches = decode(kind, body, &schema).unwrap();
             batches.iter().map(|batch| batch.project(&same).unwrap()).collect()
         };
-        assert_eq!(rows(&written), rows(&golden), "{kind}");
+        for version in [1, 2] {
+            let golden = std::fs::read(path(version)).unwrap();
+            let (golden_schema, keys) = columns(kind, &golden).unwrap();
+            assert_eq!((golden_schema.fields(), keys), (schema.fields(), written_keys), "{kind}, version {version}");
+            assert_eq!(rows(&written), rows(&golden), "{kind}, version {version}");
+        }
     }
 }

@@ -1,0 +1,107 @@
+//! Byte stream split: the values of a column of fixed width, with the first byte of each first, then all second ones, and
+//! so on.
+//!
+//! The idea: most numbers differ from each other in a few bytes only. Side by side, the others are long stretches that a
+//! compression takes in one step, where it would else find something for every value: it is several times faster, and what
+//! it writes is smaller. (Parquet has an encoding of this name, that does the same.)
+//!
+//! Guarantee: [`joined`] undoes [`split`], NULLs included. Not promised: anything for texts, booleans and nested columns,
+//! which stay as they are.
+
+use arrow::array::{Array, ArrayRef, make_array};
+use arrow::buffer::{Buffer, MutableBuffer};
+
+use crate::error::Result;
+
+/// A column whose values are split.
+pub fn split(column: &ArrayRef) -> Result<ArrayRef> {
+    reordered(column, &|width, values, split| match width {
+        2 => split_bytes::<2>(values, split),
+        4 => split_bytes::<4>(values, split),
+        8 => split_bytes::<8>(values, split),
+        16 => split_bytes::<16>(values, split),
+        32 => split_bytes::<32>(values, split),
+        _ => split.copy_from_slice(values),
+    })
+}
+
+/// The column whose values were split.
+pub fn joined(column: &ArrayRef) -> Result<ArrayRef> {
+    reordered(column, &|width, split, values| match width {
+        2 => join_bytes::<2>(split, values),
+        4 => join_bytes::<4>(split, values),
+        8 => join_bytes::<8>(split, values),
+        16 => join_bytes::<16>(split, values),
+        32 => join_bytes::<32>(split, values),
+        _ => values.copy_from_slice(split),
+    })
+}
+
+/// A column of the same type and NULLs, with the bytes of its values in another order: `reorder` gets their width, in
+/// bytes, where they are, and where they go.
+fn reordered(column: &ArrayRef, reorder: &dyn Fn(usize, &[u8], &mut [u8])) -> Result<ArrayRef> {
+    let Some(width) = column.data_type().primitive_width().filter(|width| *width > 1 && !column.is_empty()) else {
+        return Ok(ArrayRef::clone(column));
+    };
+    let data = column.to_data();
+    let bytes = data.len() * width;
+    let mut to = MutableBuffer::from_len_zeroed(bytes);
+    reorder(width, data.buffers()[0].slice_with_length(data.offset() * width, bytes).as_slice(), &mut to);
+    let reordered = data.into_builder().offset(0).nulls(column.nulls().cloned()).buffers(vec![Buffer::from(to)]);
+    Ok(make_array(reordered.build()?))
+}
+
+fn split_bytes<const WIDTH: usize>(values: &[u8], split: &mut [u8]) {
+    let values = values.as_chunks::<WIDTH>().0;
+    for (byte, plane) in split.chunks_exact_mut(values.len()).enumerate() {
+        plane.iter_mut().zip(values).for_each(|(to, value)| *to = value[byte]);
+    }
+}
+
+fn join_bytes<const WIDTH: usize>(split: &[u8], values: &mut [u8]) {
+    let values = values.as_chunks_mut::<WIDTH>().0;
+    for (byte, plane) in split.chunks_exact(values.len()).enumerate() {
+        values.iter_mut().zip(plane).for_each(|(value, from)| value[byte] = *from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{
+        Decimal128Array, Decimal256Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, StringViewArray,
+    };
+    use arrow::datatypes::i256;
+
+    use super::*;
+
+    #[test]
+    fn what_is_split_is_joined_again_whatever_its_type_and_wherever_it_begins() {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int8Array::from(vec![Some(1), None, Some(-3), Some(4)])),
+            Arc::new(Int16Array::from(vec![Some(1), None, Some(-3), Some(4)])),
+            Arc::new(Int32Array::from(vec![Some(1), None, Some(-3), Some(4)])),
+            Arc::new(Int64Array::from(vec![1, i64::MIN, -3, i64::MAX])),
+            Arc::new(Float64Array::from(vec![Some(-0.0), None, Some(f64::INFINITY), Some(4.5)])),
+            Arc::new(Decimal128Array::from(vec![Some(1), None, Some(i128::MIN), Some(4)])),
+            Arc::new(Decimal256Array::from(vec![Some(i256::MAX), None, Some(i256::MIN), Some(i256::ONE)])),
+            Arc::new(StringViewArray::from(vec![Some("a"), None, Some("a text of more than twelve bytes"), Some("")])),
+        ];
+        for column in columns {
+            for (from, len) in [(0, 4), (1, 3), (2, 1), (4, 0)] {
+                let part = column.slice(from, len);
+                let split = split(&part).unwrap();
+                assert_eq!((split.data_type(), split.nulls()), (part.data_type(), part.nulls()));
+                assert_eq!(&joined(&split).unwrap(), &part);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_of_one_place_lie_side_by_side() {
+        let column: ArrayRef = Arc::new(Int32Array::from(vec![0x0403_0201, 0x1413_1211, 0x2423_2221]));
+        let split = split(&column).unwrap().to_data();
+        assert_eq!(split.buffers()[0].as_slice(), [1, 0x11, 0x21, 2, 0x12, 0x22, 3, 0x13, 0x23, 4, 0x14, 0x24]);
+    }
+}
