@@ -535,7 +535,8 @@ mod tests {
         assert_eq!(files().await.len(), 110, "somebody may be reading them");
         for file in log.written().leaving() {
             let file = std::fs::File::options().write(true).open(format!("/{file}")).unwrap();
-            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(2 * 60 * 60)).unwrap();
+            let modified = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(modified - Duration::from_secs(2 * 60 * 60)).unwrap();
         }
         log.sweep().await.unwrap();
         assert_eq!(files().await.len(), 110, "however old they are");

@@ -37,9 +37,11 @@ pub fn joined(column: &ArrayRef) -> Result<ArrayRef> {
     })
 }
 
-/// A column of the same type and NULLs, with the bytes of its values in another order: `reorder` gets their width, in
-/// bytes, where they are, and where they go.
-fn reordered(column: &ArrayRef, reorder: &dyn Fn(usize, &[u8], &mut [u8])) -> Result<ArrayRef> {
+/// Puts the bytes of values in another order: their width, in bytes, where they are, and where they go.
+type Reorder = dyn Fn(usize, &[u8], &mut [u8]);
+
+/// A column of the same type and NULLs, with the bytes of its values in another order.
+fn reordered(column: &ArrayRef, reorder: &Reorder) -> Result<ArrayRef> {
     let Some(width) = column.data_type().primitive_width().filter(|width| *width > 1 && !column.is_empty()) else {
         return Ok(ArrayRef::clone(column));
     };
@@ -92,7 +94,7 @@ mod tests {
             for (from, len) in [(0, 4), (1, 3), (2, 1), (4, 0)] {
                 let part = column.slice(from, len);
                 let split = split(&part).unwrap();
-                assert_eq!((split.data_type(), split.nulls()), (part.data_type(), part.nulls()));
+                assert_eq!((split.data_type(), split.null_count()), (part.data_type(), part.null_count()));
                 assert_eq!(&joined(&split).unwrap(), &part);
             }
         }
