@@ -349,17 +349,16 @@ impl Query {
             self.swept_us = Some(self.start_us());
         }
         self.housekeeping = Some(tokio::spawn(async move {
-            let mut outcomes = vec![];
-            // First: of what earlier runs have left, the files that only pruned commits named wait for the next time.
+            let mut outcomes = vec![log.prune().await, open::forget_pins(&journal, epoch).await];
+            for sink in &sinks {
+                outcomes.push(sink.forget(epoch).await);
+            }
+            // Last: it may take long, and a run that ends meanwhile has done what costs little.
             if sweeps {
                 outcomes.push(log.sweep().await);
                 for sink in &sinks {
                     outcomes.push(sink.sweep(epoch).await);
                 }
-            }
-            outcomes.extend([log.prune().await, open::forget_pins(&journal, epoch).await]);
-            for sink in &sinks {
-                outcomes.push(sink.forget(epoch).await);
             }
             for error in outcomes.into_iter().filter_map(Result::err) {
                 tracing::warn!(query = name, error = error.chain(), "clearing up failed; it is tried again later");

@@ -76,9 +76,8 @@ pub async fn rewind(
         for target in &targets {
             let sink = connectors.of(target)?.sink(Arc::clone(target), environment, &rewind.owner()).await?;
             files += sink.take_back(epoch).await?;
-            // Uploads that are still open are nobody's now, nor is what was staged.
+            // What is still open of uploads is nobody's now.
             sink.forget(u64::MAX).await?;
-            sink.sweep(u64::MAX).await?;
         }
     }
     Ok(Done { generation, files })

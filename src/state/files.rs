@@ -73,7 +73,7 @@ pub fn decode(name: &str, bytes: &[u8], expected: &SchemaRef) -> Result<Vec<Reco
         Some(UNSPLIT) => false,
         version => {
             return Err(Error::refused(format!(
-                "the state file {name} has version {}, and this binary knows {VERSION}; use the newer binary",
+                "the state file {name} has version {}, and this binary knows {UNSPLIT} and {VERSION}; use the newer binary",
                 version.unwrap_or("none")
             )));
         }

@@ -174,9 +174,9 @@ impl Chunk {
             _ => None,
         };
         // Of rows that several buckets share, each counts its part.
-        let bytes = len / 8 + rows.bytes() * len / rows.keys.num_rows().max(1);
         let mut alive = BooleanBufferBuilder::new(len);
         alive.append_n(len, true);
+        let bytes = alive.capacity() / 8 + rows.bytes() * len / rows.keys.num_rows().max(1);
         Self { rows, first, alive, live_rows: len, newest, bytes }
     }
 
@@ -202,6 +202,11 @@ impl Chunk {
 impl Bucket {
     fn key(chunks: &Slab<Chunk>, place: Place) -> &[u8] {
         chunks[place.chunk as usize].rows.keys.row(place.row as usize).data()
+    }
+
+    /// The chunks that have rows.
+    fn living(&self) -> impl Iterator<Item = (usize, &Chunk)> {
+        self.chunks.iter().filter(|(_, chunk)| chunk.live_rows > 0)
     }
 
     fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
@@ -539,7 +544,7 @@ impl Shard {
 
     /// All rows.
     pub fn live(&self) -> Vec<Live> {
-        self.buckets.values().flat_map(|bucket| bucket.chunks.iter().map(|(_, chunk)| chunk.live())).collect()
+        self.buckets.values().flat_map(|bucket| bucket.living().map(|(_, chunk)| chunk.live())).collect()
     }
 
     /// The rows of all buckets before `bound` but these.
@@ -548,7 +553,7 @@ impl Shard {
         but.for_each(|(bucket, place)| left_out.entry((bucket, place.chunk)).or_default().push(place.row as usize));
         let mut closing = vec![];
         for (key, bucket) in self.buckets.range(..bound) {
-            for (number, chunk) in &bucket.chunks {
+            for (number, chunk) in bucket.living() {
                 let mut live = chunk.live();
                 if let Some(rows) = left_out.get(&(*key, number as u32)) {
                     let mut alive = BooleanBufferBuilder::new(chunk.len());

@@ -10,6 +10,7 @@
 
 use arrow::array::{Array, ArrayRef, make_array};
 use arrow::buffer::{Buffer, MutableBuffer};
+use arrow::datatypes::{DataType, IntervalUnit};
 
 use crate::error::Result;
 
@@ -20,8 +21,7 @@ pub fn split(column: &ArrayRef) -> Result<ArrayRef> {
         4 => split_bytes::<4>(values, split),
         8 => split_bytes::<8>(values, split),
         16 => split_bytes::<16>(values, split),
-        32 => split_bytes::<32>(values, split),
-        _ => split.copy_from_slice(values),
+        _ => split_bytes::<32>(values, split),
     })
 }
 
@@ -32,9 +32,24 @@ pub fn joined(column: &ArrayRef) -> Result<ArrayRef> {
         4 => join_bytes::<4>(split, values),
         8 => join_bytes::<8>(split, values),
         16 => join_bytes::<16>(split, values),
-        32 => join_bytes::<32>(split, values),
-        _ => values.copy_from_slice(split),
+        _ => join_bytes::<32>(split, values),
     })
+}
+
+/// The width of the values of a column that is split, in bytes. It is part of the files' version 2: a type more wants
+/// another one.
+fn split_width(data_type: &DataType) -> Option<usize> {
+    match data_type {
+        DataType::Int16 | DataType::UInt16 | DataType::Float16 => Some(2),
+        DataType::Int32 | DataType::UInt32 | DataType::Float32 | DataType::Date32 | DataType::Time32(_) => Some(4),
+        DataType::Int64 | DataType::UInt64 | DataType::Float64 | DataType::Date64 | DataType::Time64(_) => Some(8),
+        DataType::Timestamp(..) | DataType::Duration(_) | DataType::Decimal64(..) => Some(8),
+        DataType::Decimal32(..) | DataType::Interval(IntervalUnit::YearMonth) => Some(4),
+        DataType::Interval(IntervalUnit::DayTime) => Some(8),
+        DataType::Decimal128(..) | DataType::Interval(IntervalUnit::MonthDayNano) => Some(16),
+        DataType::Decimal256(..) => Some(32),
+        _ => None,
+    }
 }
 
 /// Puts the bytes of values in another order: their width, in bytes, where they are, and where they go.
@@ -42,7 +57,7 @@ type Reorder = dyn Fn(usize, &[u8], &mut [u8]);
 
 /// A column of the same type and NULLs, with the bytes of its values in another order.
 fn reordered(column: &ArrayRef, reorder: &Reorder) -> Result<ArrayRef> {
-    let Some(width) = column.data_type().primitive_width().filter(|width| *width > 1 && !column.is_empty()) else {
+    let Some(width) = split_width(column.data_type()).filter(|_| !column.is_empty()) else {
         return Ok(ArrayRef::clone(column));
     };
     let data = column.to_data();
@@ -74,7 +89,7 @@ mod tests {
     use arrow::array::{
         Decimal128Array, Decimal256Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, StringViewArray,
     };
-    use arrow::datatypes::i256;
+    use arrow::datatypes::{TimeUnit, i256};
 
     use super::*;
 
@@ -97,6 +112,39 @@ mod tests {
                 assert_eq!((split.data_type(), split.null_count()), (part.data_type(), part.null_count()));
                 assert_eq!(&joined(&split).unwrap(), &part);
             }
+        }
+    }
+
+    /// What is read is of the width that it was written with, and no type that has one is forgotten.
+    #[test]
+    fn widths_are_those_of_the_types() {
+        let interval = |unit| DataType::Interval(unit);
+        let types = [
+            DataType::Int16,
+            DataType::UInt16,
+            DataType::Float16,
+            DataType::Int32,
+            DataType::UInt32,
+            DataType::Float32,
+            DataType::Int64,
+            DataType::UInt64,
+            DataType::Float64,
+            DataType::Date32,
+            DataType::Date64,
+            DataType::Time32(TimeUnit::Second),
+            DataType::Time64(TimeUnit::Nanosecond),
+            DataType::Timestamp(TimeUnit::Millisecond, None),
+            DataType::Duration(TimeUnit::Second),
+            interval(IntervalUnit::YearMonth),
+            interval(IntervalUnit::DayTime),
+            interval(IntervalUnit::MonthDayNano),
+            DataType::Decimal32(5, 2),
+            DataType::Decimal64(5, 2),
+            DataType::Decimal128(5, 2),
+            DataType::Decimal256(5, 2),
+        ];
+        for data_type in types {
+            assert_eq!(split_width(&data_type), data_type.primitive_width(), "{data_type}");
         }
     }
 

@@ -186,6 +186,7 @@ impl Writes {
     /// Writes a staged file, and syncs each piece of it: a disk does one sync after the other, and a small file's should
     /// not have to wait for all of it.
     fn fill_by_pieces(&self, staged: &FilePath, payload: &PutPayload) -> io::Result<()> {
+        self.files.append(staged, &PutPayload::new())?;
         for bytes in payload {
             for from in (0..bytes.len()).step_by(PIECE) {
                 let piece = bytes.slice(from..bytes.len().min(from + PIECE));
