@@ -16,24 +16,19 @@ use crate::error::Result;
 
 /// A column whose values are split.
 pub fn split(column: &ArrayRef) -> Result<ArrayRef> {
-    reordered(column, &|width, values, split| match width {
-        2 => split_bytes::<2>(values, split),
-        4 => split_bytes::<4>(values, split),
-        8 => split_bytes::<8>(values, split),
-        16 => split_bytes::<16>(values, split),
-        _ => split_bytes::<32>(values, split),
-    })
+    reordered(column, Order::Split)
 }
 
 /// The column whose values were split.
 pub fn joined(column: &ArrayRef) -> Result<ArrayRef> {
-    reordered(column, &|width, split, values| match width {
-        2 => join_bytes::<2>(split, values),
-        4 => join_bytes::<4>(split, values),
-        8 => join_bytes::<8>(split, values),
-        16 => join_bytes::<16>(split, values),
-        _ => join_bytes::<32>(split, values),
-    })
+    reordered(column, Order::Joined)
+}
+
+/// How the bytes of values are to lie.
+#[derive(Debug, Clone, Copy)]
+enum Order {
+    Split,
+    Joined,
 }
 
 /// The width of the values of a column that is split, in bytes. It is part of the files' version 2: a type more wants
@@ -52,33 +47,41 @@ fn split_width(data_type: &DataType) -> Option<usize> {
     }
 }
 
-/// Puts the bytes of values in another order: their width, in bytes, where they are, and where they go.
-type Reorder = dyn Fn(usize, &[u8], &mut [u8]);
-
-/// A column of the same type and NULLs, with the bytes of its values in another order.
-fn reordered(column: &ArrayRef, reorder: &Reorder) -> Result<ArrayRef> {
+/// A column of the same type and NULLs, with the bytes of its values in this order.
+fn reordered(column: &ArrayRef, order: Order) -> Result<ArrayRef> {
     let Some(width) = split_width(column.data_type()).filter(|_| !column.is_empty()) else {
         return Ok(ArrayRef::clone(column));
     };
     let data = column.to_data();
     let bytes = data.len() * width;
+    let from = data.buffers()[0].slice_with_length(data.offset() * width, bytes);
     let mut to = MutableBuffer::from_len_zeroed(bytes);
-    reorder(width, data.buffers()[0].slice_with_length(data.offset() * width, bytes).as_slice(), &mut to);
+    match width {
+        2 => reorder::<2>(&from, &mut to, order),
+        4 => reorder::<4>(&from, &mut to, order),
+        8 => reorder::<8>(&from, &mut to, order),
+        16 => reorder::<16>(&from, &mut to, order),
+        _ => reorder::<32>(&from, &mut to, order),
+    }
     let reordered = data.into_builder().offset(0).nulls(column.nulls().cloned()).buffers(vec![Buffer::from(to)]);
     Ok(make_array(reordered.build()?))
 }
 
-fn split_bytes<const WIDTH: usize>(values: &[u8], split: &mut [u8]) {
-    let values = values.as_chunks::<WIDTH>().0;
-    for (byte, plane) in split.chunks_exact_mut(values.len()).enumerate() {
-        plane.iter_mut().zip(values).for_each(|(to, value)| *to = value[byte]);
-    }
-}
-
-fn join_bytes<const WIDTH: usize>(split: &[u8], values: &mut [u8]) {
-    let values = values.as_chunks_mut::<WIDTH>().0;
-    for (byte, plane) in split.chunks_exact(values.len()).enumerate() {
-        values.iter_mut().zip(plane).for_each(|(value, from)| value[byte] = *from);
+fn reorder<const WIDTH: usize>(from: &[u8], to: &mut [u8], order: Order) {
+    let rows = from.len() / WIDTH;
+    match order {
+        Order::Split => {
+            let values = from.as_chunks::<WIDTH>().0;
+            for (byte, plane) in to.chunks_exact_mut(rows).enumerate() {
+                plane.iter_mut().zip(values).for_each(|(to, value)| *to = value[byte]);
+            }
+        }
+        Order::Joined => {
+            let values = to.as_chunks_mut::<WIDTH>().0;
+            for (byte, plane) in from.chunks_exact(rows).enumerate() {
+                values.iter_mut().zip(plane).for_each(|(value, from)| value[byte] = *from);
+            }
+        }
     }
 }
 
