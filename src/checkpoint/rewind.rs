@@ -203,7 +203,7 @@ impl Rewind {
         let mut files = vec![];
         for file in &kept.files {
             let name = format!("{}-{}-rewound-{}.arrow.zst", digits(0), to.writer(), files.len());
-            to.put(&name, from.get(&file.name).await?, true).await?;
+            to.put(&name, from.get(file).await?, true).await?;
             files.push(StateFile { name, epoch: 0, ..file.clone() });
         }
         Ok(StateCommit { files, ..kept.clone() })

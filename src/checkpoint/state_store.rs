@@ -12,6 +12,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutOptions};
 
 use crate::error::{Error, Result};
+use crate::state::StateFile;
 use crate::storage::local::Unawaited;
 
 /// Where an operator's state lies; clones share it.
@@ -65,15 +66,25 @@ impl StateStore {
         Ok(())
     }
 
-    /// A file that a commit names.
-    pub async fn get(&self, name: &str) -> Result<Bytes> {
-        let path = self.prefix.clone().join(name);
-        match self.store.get(&path).await {
-            Ok(found) => Ok(found.bytes().await?),
+    /// A file that a commit names, as long as the commit says.
+    pub async fn get(&self, file: &StateFile) -> Result<Bytes> {
+        let path = self.prefix.clone().join(file.name.as_str());
+        let body = match self.store.get(&path).await {
+            Ok(found) => found.bytes().await?,
             Err(object_store::Error::NotFound { .. }) => {
-                Err(Error::refused(format!("the commit names {path}, which is not there; restore it from a copy")))
+                return Err(Error::refused(format!(
+                    "the commit names {path}, which is not there; restore it from a copy"
+                )));
             }
-            Err(e) => Err(e.into()),
+            Err(e) => return Err(e.into()),
+        };
+        match body.len() as u64 == file.bytes {
+            true => Ok(body),
+            false => Err(Error::refused(format!(
+                "{path} has {} bytes, and {} by the commit that names it; restore it from a copy",
+                body.len(),
+                file.bytes
+            ))),
         }
     }
 }

@@ -230,7 +230,7 @@ async fn newest_first(store: StateStore, files: Vec<StateFile>) -> Result<Vec<(S
     let read = files.into_iter().rev().map(|file| {
         let store = store.clone();
         async move {
-            let body = store.get(&file.name).await?;
+            let body = store.get(&file).await?;
             Ok::<_, Error>((file.name, body))
         }
     });

@@ -134,7 +134,7 @@ impl Compaction {
                 let base = files[0].epoch;
                 let mut read = vec![];
                 for file in files.iter().filter(|file| file.epoch > base) {
-                    read.push((file.name.clone(), writer.store.get(&file.name).await?));
+                    read.push((file.name.clone(), writer.store.get(file).await?));
                 }
                 let merged = writer.write(epoch, Kind::Merged, move |writer| writer.newest_of(&read)).await?;
                 Ok(Compacted { after: Some(base), epoch, files: merged })

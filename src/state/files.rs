@@ -2,13 +2,15 @@
 //!
 //! The columns' names and types travel with the rows, and a version: a file of another operator, of an operator that
 //! keeps other columns now, or of a newer binary is refused by what differs. How many of the columns are the key is noted
-//! too, so that a file can be read without its operator.
+//! too, so that a file can be read without its operator. A checksum ends it, and nothing is made of bytes that it denies.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch, make_array};
+use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use arrow::ipc::reader::StreamReader;
+use arrow::ipc::reader::{StreamDecoder, StreamReader};
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
@@ -30,7 +32,8 @@ pub fn encode(schema: &SchemaRef, batches: impl IntoIterator<Item = RecordBatch>
     let mut metadata = schema.metadata().clone();
     metadata.insert(VERSION_KEY.to_owned(), VERSION.to_owned());
     let schema = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
-    let compressed = zstd::stream::Encoder::new(Vec::new(), 1)?;
+    let mut compressed = zstd::stream::Encoder::new(Vec::new(), 1)?;
+    compressed.include_checksum(true)?;
     let mut writer = StreamWriter::try_new(compressed, &schema)?;
     for batch in batches {
         for from in (0..batch.num_rows()).step_by(BATCH) {
@@ -64,10 +67,9 @@ fn trimmed_within(data: &ArrayData) -> Result<ArrayData> {
 
 /// The batches of a file, which must have this schema; `name` is for errors.
 pub fn decode(name: &str, bytes: &[u8], expected: &SchemaRef) -> Result<Vec<RecordBatch>> {
-    let broken =
-        |e| Error::refused(format!("the state file {name} cannot be read; restore it from a copy")).caused_by(e);
-    let reader = StreamReader::try_new(zstd::stream::Decoder::new(bytes)?, None).map_err(broken)?;
-    let schema = reader.schema();
+    // All of it first: its checksum comes last.
+    let mut body = Buffer::from(zstd::decode_all(bytes).map_err(|e| broken(name, e))?);
+    let schema = header(name, body.as_slice())?;
     let is_split = match schema.metadata().get(VERSION_KEY).map(String::as_str) {
         Some(VERSION) => true,
         Some(UNSPLIT) => false,
@@ -79,22 +81,31 @@ pub fn decode(name: &str, bytes: &[u8], expected: &SchemaRef) -> Result<Vec<Reco
         }
     };
     check(name, &schema, expected)?;
-    let named = |batch: RecordBatch| {
+    let (mut decoder, mut batches) = (StreamDecoder::new(), vec![]);
+    while let Some(batch) = decoder.decode(&mut body).map_err(|e| broken(name, e))? {
         let columns = match is_split {
             true => batch.columns().iter().map(joined).collect::<Result<_>>()?,
             false => batch.columns().to_vec(),
         };
-        Ok(RecordBatch::try_new(Arc::clone(expected), columns)?)
-    };
-    reader.map(|batch| named(batch.map_err(broken)?)).collect()
+        batches.push(RecordBatch::try_new(Arc::clone(expected), columns)?);
+    }
+    decoder.finish().map_err(|e| broken(name, e))?;
+    Ok(batches)
+}
+
+/// What a stream of batches says of its columns.
+fn header(name: &str, stream: impl Read) -> Result<SchemaRef> {
+    Ok(StreamReader::try_new(stream, None).map_err(|e| broken(name, e))?.schema())
+}
+
+fn broken(name: &str, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::refused(format!("the state file {name} cannot be read; restore it from a copy")).caused_by(cause)
 }
 
 /// The columns of a file as it was written, and how many of the first are the key; files written before that was noted do
 /// not say.
 pub fn columns(name: &str, bytes: &[u8]) -> Result<(SchemaRef, Option<usize>)> {
-    let broken =
-        |e| Error::refused(format!("the state file {name} cannot be read; restore it from a copy")).caused_by(e);
-    let schema = StreamReader::try_new(zstd::stream::Decoder::new(bytes)?, None).map_err(broken)?.schema();
+    let schema = header(name, zstd::stream::Decoder::new(bytes)?)?;
     let keys = schema.metadata().get(KEYS_KEY).and_then(|keys| keys.parse::<usize>().ok());
     let keys = keys.filter(|keys| *keys <= schema.fields().len());
     Ok((schema, keys))
@@ -121,4 +132,38 @@ pub fn differs(name: &str, was: &str, is: &str) -> Error {
         "the state in {name} has {was}, and the query now needs {is}; state cannot be carried over to another \
          computation; give the query another name (SET 'pipeline.name') to start anew, or put the query back as it was"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringViewArray};
+    use arrow::datatypes::Field;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_cut_or_changed_anywhere_is_refused_or_says_the_same() {
+        let fields = [("k", DataType::Utf8View), ("n", DataType::Int64)].map(|(name, of)| Field::new(name, of, true));
+        let schema = Arc::new(Schema::new(fields.to_vec()));
+        let rows = |from: i64, to: i64| {
+            let keys = (from..to).map(|n| Some(format!("a key of more than twelve bytes, {n}")));
+            let columns: Vec<ArrayRef> =
+                vec![Arc::new(StringViewArray::from_iter(keys)), Arc::new(Int64Array::from_iter(from..to))];
+            RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()
+        };
+        let written = vec![rows(0, 20), rows(20, 50)];
+        let file = encode(&schema, written.clone()).unwrap();
+        assert_eq!(decode("whole", &file, &schema).unwrap(), written);
+        for len in 0..file.len() {
+            assert!(decode("cut", &file[..len], &schema).is_err(), "cut to {len} bytes");
+        }
+        for bit in 0..file.len() * 8 {
+            let mut changed = file.to_vec();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            // The header has bits that say how much memory is needed, and none that says nothing.
+            if let Ok(read) = decode("changed", &changed, &schema) {
+                assert_eq!(read, written, "bit {bit}");
+            }
+        }
+    }
 }

@@ -117,7 +117,7 @@ impl Operator {
         let files = commit.files.iter().rev().cloned().map(|file| {
             let writer = self.writer.clone();
             async move {
-                let bytes = writer.store.get(&file.name).await?;
+                let bytes = writer.store.get(&file).await?;
                 let read = tokio::task::spawn_blocking(move || {
                     let batches = files::decode(&file.name, &bytes, &writer.schema)?;
                     batches.iter().rev().map(|batch| writer.piece(batch, closed, shards)).collect::<Result<Vec<_>>>()

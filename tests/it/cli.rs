@@ -370,6 +370,51 @@ fn state_is_a_table() {
 }
 
 #[test]
+fn a_state_file_that_was_damaged_is_refused_by_whoever_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let sql = "SET 'checkpoint.location' = '${out}/ck';
+        CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '1000',
+          'rows-per-second' = '1000000', 'fields.n.kind' = 'sequence', 'scan.max-rows-per-epoch' = '500');
+        CREATE TABLE out (k BIGINT, n BIGINT) WITH ('connector' = 'blackhole');
+        INSERT INTO out SELECT n % 7, count(*) FROM numbers GROUP BY 1;";
+    let submitted = || submit(dir.path(), sql, &["--trigger", "available-now"]);
+    assert_eq!(submitted().status.code(), Some(0));
+
+    let ck = dir.path().join("ck");
+    let folder = ck.join("job/out/00000000000000000001/state/aggregate-1");
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let first = files.filter(|file| file.extension().is_some_and(|kind| kind == "zst")).min().unwrap();
+    let name = first.file_name().unwrap().to_string_lossy();
+    let whole = std::fs::read(&first).unwrap();
+    let asked = || {
+        let sql = "SELECT * FROM state('job/out', 'aggregate-1')";
+        shell(&format!("SET 'checkpoint.location' = '{}'; {sql};", ck.display()))
+    };
+    let rewound = || {
+        millstream()
+            .args(["query", "rewind", "job/out", "--epoch", "1", "--output", "keep", "--checkpoint"])
+            .arg(&ck)
+            .output()
+            .unwrap()
+    };
+    let refused = |output: Output, expected: &str| {
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains(name.as_ref()) && message.contains(expected), "{message}\n  is not  {expected}");
+    };
+
+    std::fs::write(&first, &whole[..whole.len() - 1]).unwrap();
+    let cut = format!("has {} bytes, and {} by the commit that names it", whole.len() - 1, whole.len());
+    [submitted(), asked(), rewound()].into_iter().for_each(|output| refused(output, &cut));
+    let mut changed = whole.clone();
+    changed[whole.len() / 2] ^= 1;
+    std::fs::write(&first, changed).unwrap();
+    [submitted(), asked()].into_iter().for_each(|output| refused(output, "cannot be read; restore it from a copy"));
+    std::fs::write(&first, whole).unwrap();
+    [submitted(), asked(), rewound()].into_iter().for_each(|output| assert_eq!(output.status.code(), Some(0)));
+}
+
+#[test]
 fn sigterm_finishes_the_epoch_and_leaves_with_0() {
     let dir = tempfile::tempdir().unwrap();
     let sql = JOB.replace("'number-of-rows' = '1000',", "").replace("'1000000'", "'1000'");
