@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::keys::KeyCodec;
 use super::piece::Piece;
-use super::shard::{Live, gather};
+use super::shard::Live;
 use super::{Layout, StateCommit, StateFile, files};
 use crate::checkpoint::StateStore;
 use crate::error::{Error, Result};
@@ -260,10 +260,12 @@ impl Writer {
 
     /// Rows as they are written.
     pub(super) fn of_live(&self, live: &Live) -> Result<RecordBatch> {
-        let places: Vec<(usize, usize)> = live.places().map(|row| (0, row)).collect();
-        let keys = self.codec.decode(places.iter().map(|(_, row)| live.rows().keys.row(*row)))?;
-        let values = gather(&[live.rows()], &places)?;
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), [keys, values].concat())?)
+        let (among, alive) = live.among();
+        // Few are dead: to decode their keys, too, is less than to look for the others one by one.
+        let keys = self.codec.decode(among.clone().map(|row| live.rows().keys.row(row)))?;
+        let values = live.rows().values.iter().map(|column| column.slice(among.start, among.len()));
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), keys.into_iter().chain(values).collect())?;
+        Ok(filter_record_batch(&rows, &alive)?)
     }
 
     /// Of each key in these files, oldest first, its newest row.

@@ -8,9 +8,10 @@
 //! as much of key and values again for rows that are dead.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanBufferBuilder, Int64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Int64Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::Int64Type;
@@ -152,6 +153,11 @@ impl Live {
     /// Which of them are meant.
     pub fn places(&self) -> impl Iterator<Item = usize> {
         self.alive.set_indices().map(|index| self.first + index)
+    }
+
+    /// The same: among which of them they are, and which of these.
+    pub fn among(&self) -> (Range<usize>, BooleanArray) {
+        (self.first..self.first + self.alive.len(), self.alive.clone().into())
     }
 }
 
