@@ -583,3 +583,167 @@ impl Shard {
         self.bytes + self.due_bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Key = (i64, i64);
+
+    /// A shard, and what it should hold: of each key the epoch that changed it last.
+    struct Beside {
+        shard: Shard,
+        layout: Layout,
+        codec: KeyCodec,
+        epoch: i64,
+        expected: BTreeMap<Key, i64>,
+    }
+
+    impl Beside {
+        /// By keys (minute, number), the first of which may rise; if it does not, rows are forgotten some time after they
+        /// were touched.
+        fn new(rises: bool) -> Self {
+            let field = |name: &str| Arc::new(Field::new(name, DataType::Int64, false));
+            let mut layout = Layout { keys: vec![field("minute"), field("number")], ..Layout::named("test-1") };
+            match rises {
+                true => (layout.values, layout.rising) = (vec![field("epoch")], Some(0)),
+                false => layout.touch(),
+            }
+            let codec = KeyCodec::try_new(&layout.keys, layout.rising).unwrap();
+            Self { shard: Shard::default(), layout, codec, epoch: 0, expected: BTreeMap::new() }
+        }
+
+        fn rises(&self) -> bool {
+            self.layout.rising.is_some()
+        }
+
+        /// The keys, which bucket each is in, and where each is found.
+        fn found<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) -> (Rows, Vec<i64>, Vec<Option<Place>>) {
+            let minutes: ArrayRef = Arc::new(Int64Array::from_iter_values(keys.clone().map(|key| key.0)));
+            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(keys.map(|key| key.1)));
+            let encoded = self.codec.encode(&[minutes, numbers]).unwrap();
+            let asked = |row: usize| {
+                let key = encoded.rows.row(row).data();
+                (encoded.buckets[row], hash(key), key)
+            };
+            let found = self.shard.find_all((0..encoded.buckets.len()).map(asked));
+            (encoded.rows, encoded.buckets, found)
+        }
+
+        /// An epoch that changes these keys, forgets some, and closes what lies before a bound.
+        fn epoch(&mut self, changed: &BTreeSet<Key>, gone: &BTreeSet<Key>, closes: Option<i64>) {
+            self.epoch += 1;
+            let (keys, buckets, replaces) = self.found(changed.iter());
+            let values: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_value(self.epoch, changed.len()))];
+            let first = match (self.rises(), closes) {
+                (true, Some(bound)) => changed.iter().take_while(|key| key.0 < bound).count(),
+                _ => 0,
+            };
+            let is_gone = |key: &&Key| !self.rises() && !changed.contains(key);
+            let (_, _, places) = self.found(gone.iter().filter(is_gone));
+            let gone_now: Vec<Key> = gone.iter().filter(is_gone).copied().collect();
+            let gone = places.into_iter().flatten().collect();
+            let rows = Arc::new(StateRows { keys, values });
+            let delta = Delta { rows, buckets, replaces, first, closes, gone };
+            self.shard.apply(&delta, &self.layout, &self.codec).unwrap();
+
+            gone_now.iter().for_each(|key| drop(self.expected.remove(key)));
+            self.expected.extend(changed.iter().map(|key| (*key, self.epoch)));
+            let (rises, bound) = (self.rises(), closes.unwrap_or(i64::MIN));
+            self.expected.retain(|key, epoch| if rises { key.0 >= bound } else { *epoch > bound });
+        }
+
+        fn rows_of(&self, live: &Live) -> Vec<(Key, i64)> {
+            let keys = self.codec.decode(live.places().map(|row| live.rows().keys.row(row))).unwrap();
+            let (minutes, numbers) = (keys[0].as_primitive::<Int64Type>(), keys[1].as_primitive::<Int64Type>());
+            let values = live.rows().values[0].as_primitive::<Int64Type>();
+            let row = |(index, place)| ((minutes.value(index), numbers.value(index)), values.value(place));
+            live.places().enumerate().map(row).collect()
+        }
+
+        /// Rows are as expected, however they are looked at. Those whose time has passed may yet be there, if they do not
+        /// go by their key.
+        fn check(&self, horizon: i64) {
+            let is_due = |(_, epoch): &(Key, i64)| self.rises() || *epoch > horizon;
+            let expected: Vec<(Key, i64)> = self.expected.iter().map(|(key, epoch)| (*key, *epoch)).collect();
+            let live = self.shard.live();
+            let mut rows: Vec<_> = live.iter().flat_map(|live| self.rows_of(live)).collect();
+            rows.sort();
+            assert_eq!(rows.len(), self.shard.rows());
+            let mut parts: Vec<_> = live.into_iter().flat_map(|live| live.parts(7)).collect();
+            parts.retain(|part| part.among().0.len() <= 7);
+            let mut in_parts: Vec<_> = parts.iter().flat_map(|part| self.rows_of(part)).collect();
+            in_parts.sort();
+            assert_eq!(in_parts, rows);
+            rows.retain(is_due);
+            assert_eq!(rows, expected);
+
+            let (_, buckets, found) = self.found(self.expected.keys());
+            let places = buckets.iter().zip(&found).map(|(bucket, place)| (*bucket, place.unwrap()));
+            let (sources, places) = self.shard.places(places);
+            let value =
+                |(source, row): &(usize, usize)| sources[*source].values[0].as_primitive::<Int64Type>().value(*row);
+            assert!(places.iter().map(value).eq(self.expected.values().copied()));
+            let others = [(-1, 0), (0, 1000), (5, -1)];
+            assert!(self.found(others.iter()).2.iter().all(Option::is_none));
+
+            if self.rises() {
+                // What closes at minute 3, but every second one.
+                let closing: Vec<_> = expected.iter().filter(|(key, _)| key.0 < 3).collect();
+                let (_, buckets, found) = self.found(closing.iter().step_by(2).map(|(key, _)| key));
+                let but = buckets.into_iter().zip(found).map(|(bucket, place)| (bucket, place.unwrap()));
+                let mut left: Vec<_> = self.shard.closing(3, but).iter().flat_map(|live| self.rows_of(live)).collect();
+                left.sort();
+                assert!(left.iter().eq(closing.into_iter().skip(1).step_by(2)));
+            }
+        }
+    }
+
+    fn keys(most: usize) -> impl Strategy<Value = BTreeSet<Key>> {
+        prop::collection::btree_set((0..5_i64, 0..60_i64), 0..most)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// Through merged chunks, rewritten ones, closed buckets and forgotten rows.
+        #[test]
+        fn a_shard_holds_what_a_map_would(
+            rises: bool,
+            epochs in prop::collection::vec((keys(40), keys(4), prop::option::weighted(0.1, 0..3_i64)), 1..60),
+        ) {
+            let mut beside = Beside::new(rises);
+            let mut bound = i64::MIN;
+            for (changed, gone, closes) in epochs {
+                let changed = if rises { changed.into_iter().filter(|key| key.0 >= bound).collect() } else { changed };
+                // A bound never goes back; of rows that are touched it follows at some distance.
+                let closes = closes.map(|some| if rises { some } else { beside.epoch - 5 * (some + 1) });
+                bound = bound.max(closes.unwrap_or(i64::MIN));
+                beside.epoch(&changed, &gone, closes.map(|_| bound));
+                beside.check(bound);
+            }
+        }
+    }
+
+    /// Two keys may have one half of a hash in common: each is found, and a third one that has it, too, is not.
+    #[test]
+    fn keys_of_one_hash_are_told_apart() {
+        let mut beside = Beside::new(true);
+        let (a, b, c) = ((0, 1), (0, 2), (0, 3));
+        beside.epoch(&BTreeSet::from([a, b]), &BTreeSet::new(), None);
+        let (keys, ..) = beside.found([a, b, c].iter());
+        let of = |row: usize| hash(keys.row(row).data());
+        let bucket = beside.shard.buckets.get_mut(&0).unwrap();
+        bucket.index.clear();
+        for row in 0..2 {
+            let place = Place::new(0, row, of(0));
+            bucket.index.insert_unique(place.spread(), place, |place| place.spread());
+        }
+        let found = beside.shard.find_all([0, 1, 2].into_iter().map(|row| (0, of(0), keys.row(row).data())));
+        let rows: Vec<_> = found.iter().map(|place| place.map(|place| place.row)).collect();
+        assert_eq!(rows, [Some(0), Some(1), None]);
+    }
+}
