@@ -8,7 +8,7 @@
 //! Not promised: when that is. A crash loses one that was under way, and another follows.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::{BooleanArray, RecordBatch};
@@ -29,9 +29,13 @@ use crate::plan::time::ticks;
 const SNAPSHOT_ROWS: u64 = 200_000;
 /// Rows in a file, about: a snapshot may have several.
 const FILE_ROWS: u64 = 500_000;
-/// So many rows of a snapshot, two or three milliseconds of work, are followed by a pause.
+/// A snapshot is written in parts of so many rows, about a millisecond of work: each waits until the epochs have changed
+/// enough rows…
 const PART_ROWS: usize = 8 * 1024;
-const PAUSE: Duration = Duration::from_millis(2);
+/// … for so many of a snapshot, as a percentage: it is done when two thirds of the way to the next are…
+const PACE: u64 = 150;
+/// … but not longer than this: there may be no epoch for a while.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How one operator's files are written.
 #[derive(Debug, Clone)]
@@ -78,10 +82,42 @@ struct Compacted {
     files: Vec<StateFile>,
 }
 
+/// How many rows of a snapshot may be written by now.
+#[derive(Debug, Default)]
+struct Pace {
+    allowed: Mutex<u64>,
+    more: Condvar,
+}
+
+impl Pace {
+    fn allow(&self, rows: u64) {
+        let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        *allowed = allowed.saturating_add(rows);
+        self.more.notify_one();
+    }
+
+    /// Waits until so many are allowed, for as long as there is patience.
+    fn take(&self, rows: u64) {
+        let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut allowed, _) = self
+            .more
+            .wait_timeout_while(allowed, PATIENCE, |allowed| *allowed < rows)
+            .unwrap_or_else(PoisonError::into_inner);
+        *allowed = allowed.saturating_sub(rows);
+    }
+}
+
+/// What is under way.
+#[derive(Debug)]
+struct Running {
+    task: JoinHandle<Result<Compacted>>,
+    pace: Arc<Pace>,
+}
+
 /// At most one task at a time.
 #[derive(Debug)]
 pub(super) struct Compaction {
-    running: Mutex<Option<JoinHandle<Result<Compacted>>>>,
+    running: Mutex<Option<Running>>,
     /// How many files of changes there may be.
     max_files: usize,
 }
@@ -114,16 +150,15 @@ impl Compaction {
     pub(super) fn start(&self, epoch: u64, commit: &StateCommit, writer: &Writer, live: impl FnOnce() -> Vec<Live>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(due) = self.due(commit).filter(|_| running.is_none()) else { return };
-        let (writer, files) = (writer.clone(), commit.files.clone());
-        *running = Some(match due {
+        let (writer, files, pace) = (writer.clone(), commit.files.clone(), Arc::<Pace>::default());
+        let task = match due {
             Due::Snapshot => {
-                let live = live();
+                let (live, pace) = (live(), Arc::clone(&pace));
                 tokio::spawn(async move {
                     let rows = move |writer: &Writer| {
                         let writer = writer.clone();
                         live.into_iter().flat_map(|live| live.parts(PART_ROWS)).map(move |part| {
-                            // The epochs go on meanwhile, and come first.
-                            std::thread::sleep(PAUSE);
+                            pace.take(part.len() as u64);
                             writer.of_live(&part)
                         })
                     };
@@ -139,16 +174,25 @@ impl Compaction {
                 let merged = writer.write(epoch, Kind::Merged, move |writer| writer.newest_of(&read)).await?;
                 Ok(Compacted { after: Some(base), epoch, files: merged })
             }),
-        });
+        };
+        *running = Some(Running { task, pace });
+    }
+
+    /// An epoch has changed so many rows: what is under way may go on.
+    pub(super) fn keep_pace(&self, changed: u64) {
+        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            running.pace.allow(changed * PACE / 100);
+        }
     }
 
     /// Puts what is done in the place of what it covers.
     /// Where there are far too many files, it is waited for: runs of few epochs would never see one done.
     pub(super) async fn take(&self, commit: &mut StateCommit, operator: &str) {
         let is_urgent = commit.files.len() > 2 * self.max_files;
-        let is_done = |running: &mut JoinHandle<_>| is_urgent || running.is_finished();
+        let is_done = |running: &mut Running| is_urgent || running.task.is_finished();
         let Some(done) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take_if(is_done) else { return };
-        match done.await {
+        done.pace.allow(u64::MAX);
+        match done.task.await {
             Ok(Ok(Compacted { after, epoch, files })) => {
                 let is_before = |other: &StateFile| after.is_some_and(|after| other.epoch <= after);
                 commit.files.retain(|other| is_before(other) || other.epoch > epoch);
@@ -170,7 +214,8 @@ impl Compaction {
 impl Drop for Compaction {
     fn drop(&mut self) {
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            running.abort();
+            running.task.abort();
+            running.pace.allow(u64::MAX);
         }
     }
 }

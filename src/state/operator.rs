@@ -201,6 +201,7 @@ impl Operator {
         }
         *locked(&self.files) = commit.clone();
         self.compact(epoch, commit);
+        self.compaction.keep_pace(staged.values().map(|delta| (delta.buckets.len() - delta.first) as u64).sum());
         Ok(())
     }
 

@@ -150,6 +150,11 @@ impl Live {
         &self.rows
     }
 
+    /// How many of them are meant.
+    pub fn len(&self) -> usize {
+        self.alive.count_set_bits()
+    }
+
     /// Which of them are meant.
     pub fn places(&self) -> impl Iterator<Item = usize> {
         self.alive.set_indices().map(|index| self.first + index)
