@@ -3,7 +3,8 @@
 //! The idea: when the files after the last snapshot have as many rows as it, all rows are written as a new *snapshot*, so
 //! every row is written twice at most on average. When they are many but small, just they are *merged*: of each key the
 //! newest row. Both work on what nobody changes any more, in a task of their own, and take the place of what they cover in
-//! the first commit after they are done.
+//! the first commit after they are done. A snapshot, which may be much longer than an epoch, goes no faster than it must to
+//! be done before the next is due: each epoch pays for its share of it.
 //!
 //! Not promised: when that is. A crash loses one that was under way, and another follows.
 
@@ -29,13 +30,13 @@ use crate::plan::time::ticks;
 const SNAPSHOT_ROWS: u64 = 200_000;
 /// Rows in a file, about: a snapshot may have several.
 const FILE_ROWS: u64 = 500_000;
-/// A snapshot is written in parts of so many rows, about a millisecond of work: each waits until the epochs have changed
+/// A snapshot is written in parts of so many rows, less than a millisecond of work. Each waits until the epochs have changed
 /// enough rows…
 const PART_ROWS: usize = 8 * 1024;
-/// … for so many of a snapshot, as a percentage: it is done when two thirds of the way to the next are…
-const PACE: u64 = 150;
+/// … which is a hundred for so many of a snapshot: it is done when four fifths of the way to the next are…
+const PACE: u64 = 125;
 /// … but not longer than this: there may be no epoch for a while.
-const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// How one operator's files are written.
 #[derive(Debug, Clone)]
@@ -158,7 +159,7 @@ impl Compaction {
                     let rows = move |writer: &Writer| {
                         let writer = writer.clone();
                         live.into_iter().flat_map(|live| live.parts(PART_ROWS)).map(move |part| {
-                            pace.take(part.len() as u64);
+                            pace.take(part.count() as u64);
                             writer.of_live(&part)
                         })
                     };

@@ -14,7 +14,7 @@ use arrow::ipc::reader::{StreamDecoder, StreamReader};
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
-use super::split::{joined, split};
+use super::split::{is_split, joined, split};
 use crate::error::{Error, Result};
 
 /// The version that this binary writes.
@@ -32,7 +32,9 @@ pub fn encode(schema: &SchemaRef, batches: impl IntoIterator<Item = RecordBatch>
     let mut metadata = schema.metadata().clone();
     metadata.insert(VERSION_KEY.to_owned(), VERSION.to_owned());
     let schema = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
-    let mut compressed = zstd::stream::Encoder::new(Vec::new(), 1)?;
+    // Of numbers that are split there is little to find for each: who looks less hard is twice as fast, and finds nearly all.
+    let level = if schema.fields().iter().all(|field| is_split(field.data_type())) { -1 } else { 1 };
+    let mut compressed = zstd::stream::Encoder::new(Vec::new(), level)?;
     compressed.include_checksum(true)?;
     let mut writer = StreamWriter::try_new(compressed, &schema)?;
     for batch in batches {

@@ -151,7 +151,7 @@ impl Live {
     }
 
     /// How many of them are meant.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.alive.count_set_bits()
     }
 
@@ -235,13 +235,16 @@ impl Bucket {
     fn add(&mut self, rows: &Arc<StateRows>, first: usize, replaces: &[Option<Place>], ages: bool) {
         let chunk = self.chunks.insert(Chunk::new(Arc::clone(rows), first, replaces.len(), ages)) as u32;
         self.index.reserve(replaces.iter().filter(|old| old.is_none()).count(), |place| place.spread());
-        for (row, old) in (first..).zip(replaces) {
-            let place = Place::new(chunk, row, hash(rows.keys.row(row).data()));
+        for old in replaces.iter().flatten() {
+            self.chunks[old.chunk as usize].bury(old.row as usize);
+        }
+        // In a loop of its own, and a short one: the table lies all over the memory, as in [`Shard::find_all`].
+        let places: Vec<Place> = (first..first + replaces.len())
+            .map(|row| Place::new(chunk, row, hash(rows.keys.row(row).data())))
+            .collect();
+        for (place, old) in places.into_iter().zip(replaces) {
             match old {
-                Some(old) => {
-                    self.chunks[old.chunk as usize].bury(old.row as usize);
-                    self.move_to(*old, place);
-                }
+                Some(old) => self.move_to(*old, place),
                 None => drop(self.index.insert_unique(place.spread(), place, |place| place.spread())),
             }
         }

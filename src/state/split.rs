@@ -24,6 +24,11 @@ pub fn joined(column: &ArrayRef) -> Result<ArrayRef> {
     reordered(column, Order::Joined)
 }
 
+/// Whether columns of this type are split.
+pub fn is_split(data_type: &DataType) -> bool {
+    split_width(data_type).is_some()
+}
+
 /// How the bytes of values are to lie.
 #[derive(Debug, Clone, Copy)]
 enum Order {
