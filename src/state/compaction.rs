@@ -332,3 +332,24 @@ impl Writer {
         kept
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_uses_up_what_epochs_allow_and_goes_on_without_any() {
+        let pace = Pace::default();
+        pace.take(5);
+        pace.allow(10);
+        pace.take(4);
+        assert_eq!(*pace.allowed.lock().unwrap(), 6);
+        pace.take(7);
+        assert_eq!(*pace.allowed.lock().unwrap(), 0);
+        // Who cannot wait any longer allows all of it, whatever is allowed already.
+        pace.allow(1);
+        pace.allow(u64::MAX);
+        pace.take(4);
+        assert_eq!(*pace.allowed.lock().unwrap(), u64::MAX - 4);
+    }
+}

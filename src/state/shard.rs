@@ -658,7 +658,7 @@ mod tests {
             let delta = Delta { rows, buckets, replaces, first, closes, gone };
             self.shard.apply(&delta, &self.layout, &self.codec).unwrap();
 
-            gone_now.iter().for_each(|key| drop(self.expected.remove(key)));
+            self.expected.retain(|key, _| !gone_now.contains(key));
             self.expected.extend(changed.iter().map(|key| (*key, self.epoch)));
             let (rises, bound) = (self.rises(), closes.unwrap_or(i64::MIN));
             self.expected.retain(|key, epoch| if rises { key.0 >= bound } else { *epoch > bound });
@@ -681,8 +681,12 @@ mod tests {
             let mut rows: Vec<_> = live.iter().flat_map(|live| self.rows_of(live)).collect();
             rows.sort();
             assert_eq!(rows.len(), self.shard.rows());
-            let mut parts: Vec<_> = live.into_iter().flat_map(|live| live.parts(7)).collect();
-            parts.retain(|part| part.among().0.len() <= 7);
+            let parts: Vec<_> = live.into_iter().flat_map(|live| live.parts(7)).collect();
+            for part in &parts {
+                let (among, alive) = part.among();
+                assert!(among.len() <= 7 && part.count() == alive.true_count());
+                assert!(part.places().eq(among.clone().filter(|row| alive.value(row - among.start))));
+            }
             let mut in_parts: Vec<_> = parts.iter().flat_map(|part| self.rows_of(part)).collect();
             in_parts.sort();
             assert_eq!(in_parts, rows);
