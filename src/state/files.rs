@@ -69,8 +69,10 @@ fn trimmed_within(data: &ArrayData) -> Result<ArrayData> {
 
 /// The batches of a file, which must have this schema; `name` is for errors.
 pub fn decode(name: &str, bytes: &[u8], expected: &SchemaRef) -> Result<Vec<RecordBatch>> {
-    // All of it first: its checksum comes last.
-    let mut body = Buffer::from(zstd::decode_all(bytes).map_err(|e| broken(name, e))?);
+    // All of it first: its checksum comes last. Few are more than eight times as long as they were compressed.
+    let mut body = Vec::with_capacity(bytes.len() * 8);
+    zstd::stream::Decoder::with_buffer(bytes)?.read_to_end(&mut body).map_err(|e| broken(name, e))?;
+    let mut body = Buffer::from(body);
     let schema = header(name, body.as_slice())?;
     let is_split = match schema.metadata().get(VERSION_KEY).map(String::as_str) {
         Some(VERSION) => true,

@@ -31,6 +31,8 @@ const CLASSES: [usize; 2] = [256, 8 * 1024];
 const ALIKE: usize = 8;
 /// Rows in a chunk that is read from files.
 const LARGE: usize = 128 * 1024;
+/// So many rows from files are looked up before the first of them is put in.
+const AHEAD: usize = 256;
 
 /// Rows by key, immutable: keys and value columns of the same length.
 #[derive(Debug)]
@@ -250,30 +252,37 @@ impl Bucket {
         }
     }
 
-    /// Puts rows of pieces into an empty bucket, of each key the first.
-    fn fill(&mut self, pieces: &[Piece], rows: &[(i64, u32, u32)], ages: bool, codec: &KeyCodec) -> Result<()> {
-        self.index.reserve(rows.len(), |place| place.spread());
+    /// Puts rows of pieces into an empty bucket, of each key the first: (which piece, which row).
+    fn fill(&mut self, pieces: &[Piece], rows: &[(u32, u32)], ages: bool, codec: &KeyCodec) -> Result<()> {
+        // Since a snapshot, about as many rows were changed as it has.
+        self.index.reserve(rows.len() / 2, |place| place.spread());
         let mut filling: Vec<(usize, usize)> = Vec::with_capacity(rows.len().min(LARGE));
-        for (_, piece, row) in rows {
-            let (piece, row) = (*piece as usize, *row as usize);
-            let chunk = self.chunks.vacant_key() as u32;
-            let (hashed, key) = (pieces[piece].hashes[row], pieces[piece].key(row));
-            let is_same = |place: &Place| match place.chunk == chunk {
-                true => {
-                    let (piece, row) = filling[place.row as usize];
-                    pieces[piece].key(row) == key
+        let place_of = |(piece, row): &(u32, u32)| (*piece as usize, *row as usize);
+        for rows in rows.chunks(AHEAD) {
+            // Two loops, as in [`Shard::find_all`].
+            let likely: Vec<_> =
+                (rows.iter().map(place_of)).map(|(piece, row)| self.likely(pieces[piece].hashes[row])).collect();
+            for ((piece, row), likely) in rows.iter().map(place_of).zip(likely) {
+                let chunk = self.chunks.vacant_key() as u32;
+                let key = pieces[piece].key(row);
+                let is_same = |place: &Place| match place.chunk == chunk {
+                    true => {
+                        let (piece, row) = filling[place.row as usize];
+                        pieces[piece].key(row) == key
+                    }
+                    false => Self::key(&self.chunks, *place) == key,
+                };
+                let place = Place::new(chunk, filling.len(), pieces[piece].hashes[row]);
+                let is_other = |other: &Place| other.hash == place.hash && is_same(other);
+                if likely.as_ref().is_some_and(is_same) || self.index.find(place.spread(), is_other).is_some() {
+                    continue;
                 }
-                false => Self::key(&self.chunks, *place) == key,
-            };
-            let place = Place::new(chunk, filling.len(), hashed);
-            if self.index.find(place.spread(), |other| other.hash == place.hash && is_same(other)).is_some() {
-                continue;
-            }
-            self.index.insert_unique(place.spread(), place, |place| place.spread());
-            filling.push((piece, row));
-            if filling.len() == LARGE {
-                self.chunks.insert(filled(pieces, &filling, ages, codec)?);
-                filling.clear();
+                self.index.insert_unique(place.spread(), place, |place| place.spread());
+                filling.push((piece, row));
+                if filling.len() == LARGE {
+                    self.chunks.insert(filled(pieces, &filling, ages, codec)?);
+                    filling.clear();
+                }
             }
         }
         if !filling.is_empty() {
@@ -524,15 +533,16 @@ impl Shard {
     /// Takes over rows read from files, newest first: of each key the first one counts. The shard must be empty, and
     /// `number` is its own.
     pub fn fill(&mut self, pieces: &[Piece], number: usize, layout: &Layout, codec: &KeyCodec) -> Result<()> {
-        let mut rows: Vec<(i64, u32, u32)> = vec![];
+        let mut rows: Vec<(u32, u32)> = Vec::with_capacity(pieces.iter().map(|part| part.by_shard[number].len()).sum());
         for (piece, part) in pieces.iter().enumerate() {
-            rows.extend(part.by_shard[number].iter().map(|row| (part.buckets[*row as usize], piece as u32, *row)));
+            rows.extend(part.by_shard[number].iter().map(|row| (piece as u32, *row)));
         }
+        let bucket_of = |(piece, row): &(u32, u32)| pieces[*piece as usize].buckets[*row as usize];
         if layout.rising.is_some() {
-            rows.sort_by_key(|(bucket, ..)| *bucket);
+            rows.sort_by_key(bucket_of);
         }
-        for alike in rows.chunk_by(|a, b| a.0 == b.0) {
-            let bucket = self.buckets.entry(alike[0].0).or_default();
+        for alike in rows.chunk_by(|a, b| bucket_of(a) == bucket_of(b)) {
+            let bucket = self.buckets.entry(bucket_of(&alike[0])).or_default();
             bucket.fill(pieces, alike, layout.is_touched, codec)?;
             self.rows += bucket.index.len();
             self.bytes += bucket.bytes();
