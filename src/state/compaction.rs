@@ -36,7 +36,7 @@ const PART_ROWS: usize = 8 * 1024;
 /// … which is a hundred for so many of a snapshot: it is done when four fifths of the way to the next are…
 const PACE: u64 = 125;
 /// … but not longer than this: there may be no epoch for a while.
-const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How one operator's files are written.
 #[derive(Debug, Clone)]
@@ -113,6 +113,8 @@ impl Pace {
 struct Running {
     task: JoinHandle<Result<Compacted>>,
     pace: Arc<Pace>,
+    /// Rows that each epoch allows at least, however few it has changed: its file counts, too.
+    least: u64,
 }
 
 /// At most one task at a time.
@@ -176,13 +178,14 @@ impl Compaction {
                 Ok(Compacted { after: Some(base), epoch, files: merged })
             }),
         };
-        *running = Some(Running { task, pace });
+        let rows: u64 = commit.files.iter().map(|file| file.rows).sum();
+        *running = Some(Running { task, pace, least: rows / self.max_files as u64 });
     }
 
     /// An epoch has changed so many rows: what is under way may go on.
     pub(super) fn keep_pace(&self, changed: u64) {
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            running.pace.allow(changed * PACE / 100);
+            running.pace.allow(running.least.max(changed * PACE / 100));
         }
     }
 
