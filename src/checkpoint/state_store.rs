@@ -34,7 +34,7 @@ impl fmt::Debug for StateStore {
 
 impl StateStore {
     /// Files under `prefix`, written by this opening of `run`.
-    pub(super) fn new(store: Arc<dyn ObjectStore>, prefix: Path, run: u64, opening: u64) -> Self {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path, run: u64, opening: u64) -> Self {
         Self { store, prefix, run, opening, is_read_only: false }
     }
 

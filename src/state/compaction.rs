@@ -238,7 +238,9 @@ impl Writer {
         let (sender, mut encoded) = tokio::sync::mpsc::channel(1);
         let writer = self.clone();
         let encoding = tokio::task::spawn_blocking(move || {
-            let mut batches = batches(&writer).into_iter().peekable();
+            // Where all rows are gone there is no file: nothing would say until when it is of use.
+            let is_empty = |batch: &Result<RecordBatch>| batch.as_ref().is_ok_and(|batch| batch.num_rows() == 0);
+            let mut batches = batches(&writer).into_iter().filter(|batch| !is_empty(batch)).peekable();
             while batches.peek().is_some() {
                 // Nobody waits for it when the query has ended.
                 let file = writer.file(&mut batches, || sender.is_closed())?;
@@ -338,7 +340,32 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field};
+    use object_store::memory::InMemory;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_file_is_named_only_if_it_has_rows() {
+        let minute = Arc::new(Field::new("minute", DataType::Int64, true));
+        let layout = Layout { keys: vec![minute], rising: Some(0), ..Layout::named("test-1") };
+        let writer = Writer {
+            schema: layout.schema(),
+            codec: Arc::new(KeyCodec::try_new(&layout.keys, layout.rising).unwrap()),
+            layout,
+            store: StateStore::new(Arc::new(InMemory::new()), "state".into(), 1, 0),
+        };
+        let rows = |writer: &Writer, rows: usize| {
+            let minutes = Arc::new(Int64Array::from_iter_values(0..rows as i64));
+            RecordBatch::try_new(Arc::clone(&writer.schema), vec![minutes]).map_err(Error::from)
+        };
+        // A snapshot whose last rows have gone since, just where a file was full.
+        let batches = move |writer: &Writer| [0, FILE_ROWS as usize, 0, 0].map(|many| rows(writer, many));
+        let files = writer.write(7, Kind::Snapshot, batches).await.unwrap();
+        let named: Vec<_> = files.iter().map(|file| (file.rows, file.latest)).collect();
+        assert_eq!(named, [(FILE_ROWS, Some(FILE_ROWS as i64 - 1))]);
+    }
 
     #[test]
     fn a_snapshot_uses_up_what_epochs_allow_and_goes_on_without_any() {

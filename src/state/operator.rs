@@ -58,7 +58,7 @@ fn broken_off(error: JoinError) -> Error {
 /// Rows that stayed came out in their own time, and would come out again with a key that rises.
 fn check_ageing(layout: &Layout, commit: &StateCommit) -> Result<()> {
     let rising = layout.rising.and(layout.aged_by());
-    match (rising, commit.files.iter().find(|file| file.latest.is_none())) {
+    match (rising, commit.files.iter().find(|file| file.rows > 0 && file.latest.is_none())) {
         (Some(rising), Some(file)) => {
             Err(files::differs(&file.name, "rows that stay", &format!("rows that go by {rising}")))
         }

@@ -604,6 +604,7 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::RecordBatch;
     use arrow::datatypes::{DataType, Field};
     use proptest::prelude::*;
 
@@ -618,6 +619,8 @@ mod tests {
         codec: KeyCodec,
         epoch: i64,
         expected: BTreeMap<Key, i64>,
+        /// What each epoch changed, as files would have it.
+        written: Vec<BTreeSet<Key>>,
     }
 
     impl Beside {
@@ -631,7 +634,8 @@ mod tests {
                 false => layout.touch(),
             }
             let codec = KeyCodec::try_new(&layout.keys, layout.rising).unwrap();
-            Self { shard: Shard::default(), layout, codec, epoch: 0, expected: BTreeMap::new() }
+            let (expected, written) = Default::default();
+            Self { shard: Shard::default(), layout, codec, epoch: 0, expected, written }
         }
 
         fn rises(&self) -> bool {
@@ -668,10 +672,37 @@ mod tests {
             let delta = Delta { rows, buckets, replaces, first, closes, gone };
             self.shard.apply(&delta, &self.layout, &self.codec).unwrap();
 
+            self.written.iter_mut().for_each(|epoch| epoch.retain(|key| !gone_now.contains(key)));
+            self.written.push(changed.clone());
             self.expected.retain(|key, _| !gone_now.contains(key));
             self.expected.extend(changed.iter().map(|key| (*key, self.epoch)));
             let (rises, bound) = (self.rises(), closes.unwrap_or(i64::MIN));
             self.expected.retain(|key, epoch| if rises { key.0 >= bound } else { *epoch > bound });
+        }
+
+        /// What so many shards hold that are filled from what was written, but for rows whose time has passed.
+        fn restored(&self, shards: usize, horizon: i64) -> Vec<(Key, i64)> {
+            let column = |values: Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(values)) };
+            let piece = |(before, changed): (usize, &BTreeSet<Key>)| {
+                let epoch = before as i64 + 1;
+                let minutes: Vec<i64> = changed.iter().map(|key| key.0).collect();
+                let numbers: Vec<i64> = changed.iter().map(|key| key.1).collect();
+                let is_wanted = |row: usize| if self.rises() { minutes[row] >= horizon } else { epoch > horizon };
+                let columns = [column(minutes.clone()), column(numbers), column(vec![epoch; changed.len()])];
+                let rows = RecordBatch::try_new(self.layout.schema(), columns.into()).unwrap();
+                Piece::try_new(&self.codec, &rows, 2, shards, is_wanted).unwrap()
+            };
+            let pieces: Vec<Piece> = self.written.iter().enumerate().rev().map(piece).collect();
+            let filled = |number: usize| {
+                let mut shard = Shard::default();
+                shard.fill(&pieces, number, &self.layout, &self.codec).unwrap();
+                let rows: Vec<_> = shard.live().iter().flat_map(|live| self.rows_of(live)).collect();
+                assert_eq!(rows.len(), shard.rows());
+                rows
+            };
+            let mut rows: Vec<_> = (0..shards).flat_map(filled).collect();
+            rows.sort();
+            rows
         }
 
         fn rows_of(&self, live: &Live) -> Vec<(Key, i64)> {
@@ -702,6 +733,8 @@ mod tests {
             assert_eq!(in_parts, rows);
             rows.retain(is_due);
             assert_eq!(rows, expected);
+
+            assert_eq!(self.restored(3, horizon), expected);
 
             let (_, buckets, found) = self.found(self.expected.keys());
             let places = buckets.iter().zip(&found).map(|(bucket, place)| (*bucket, place.unwrap()));
@@ -748,6 +781,21 @@ mod tests {
                 beside.check(bound);
             }
         }
+    }
+
+    /// More rows than a chunk that is read from files has, some of them twice: in the chunk that is being filled, and in
+    /// one that is full.
+    #[test]
+    fn a_shard_is_filled_with_more_than_one_chunk() {
+        let mut beside = Beside::new(false);
+        let all = |from: i64, to: usize| (from..to as i64).map(|number| (number % 7, number)).collect::<BTreeSet<_>>();
+        let (older, newer) = (all(0, 2 * LARGE), all(100, LARGE + 100));
+        let (mut expected, newest) = (BTreeMap::new(), all(50, 150));
+        for (changed, epoch) in [&older, &newer, &newest].into_iter().zip(1..) {
+            expected.extend(changed.iter().map(|key| (*key, epoch)));
+        }
+        beside.written = vec![older, newer, newest];
+        assert!(beside.restored(1, 0).into_iter().eq(expected));
     }
 
     /// Two keys may have one half of a hash in common: each is found, and a third one that has it, too, is not.
