@@ -9,12 +9,11 @@
 //!
 //! Not promised: bounded memory, as all rows of an operator are read; any order of them.
 
-use std::collections::{BTreeMap, HashSet, btree_map::Entry};
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, Fields, Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::catalog::default_table_source::provider_as_source;
@@ -30,9 +29,9 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::{Session, plan_with};
 use crate::checkpoint::{Commit, Generation, StateStore, inspect};
 use crate::error::{Error, Location, Result};
-use crate::plan::time::ticks;
 use crate::sql::options::{did_you_mean, resolve_environment};
 use crate::state::keys::KeyCodec;
+use crate::state::newest::{Horizon, newest};
 use crate::state::{StateCommit, StateFile, files};
 use crate::storage;
 
@@ -219,8 +218,13 @@ async fn read(checkpoint: &storage::Location, call: &Call, commits: &mut Commits
              again once an epoch of this one has changed it"
         )));
     };
-    let (state, shown) = (state.clone(), Arc::clone(&columns));
-    let newest = tokio::task::spawn_blocking(move || newest(&read, &state, &schema, keys, &shown));
+    let (codec, horizon) = (KeyCodec::try_new(&schema.fields()[..keys], None)?, horizon(state, &schema, keys));
+    let shown = Arc::clone(&columns);
+    let newest = tokio::task::spawn_blocking(move || {
+        newest(read, schema, Arc::new(codec), horizon)
+            .map(|rows| Ok(RecordBatch::try_new(Arc::clone(&shown), rows?.columns().to_vec())?))
+            .collect::<Result<Vec<_>>>()
+    });
     let rows = newest.await.map_err(|e| Error::internal("reading state ended by itself").caused_by(e))??;
     Ok(MemTable::try_new(columns, vec![rows])?)
 }
@@ -247,35 +251,10 @@ fn unique(stored: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields.iter().enumerate().map(named).collect::<Fields>()))
 }
 
-/// Of each key in these files, newest first, the newest row, unless that is gone.
-fn newest(
-    read: &[(String, Bytes)],
-    state: &StateCommit,
-    schema: &SchemaRef,
-    keys: usize,
-    shown: &SchemaRef,
-) -> Result<Vec<RecordBatch>> {
-    let codec = KeyCodec::try_new(&schema.fields()[..keys], None)?;
+/// From when on rows of these columns, of which the first are the key, are there after a commit.
+fn horizon(state: &StateCommit, schema: &Schema, keys: usize) -> Option<Horizon> {
+    let name = state.aged_by.as_ref()?;
     // The last of that name: a key may be called like a column of ours.
-    let aged_by = state.aged_by.as_ref().and_then(|name| schema.fields().iter().rposition(|f| f.name() == name));
-    let mut seen: HashSet<Box<[u8]>> = HashSet::new();
-    let mut kept = vec![];
-    for (name, body) in read {
-        for batch in files::decode(name, body, schema)?.iter().rev() {
-            let ages = aged_by.map(|column| ticks(batch.column(column))).transpose()?;
-            let is_there = |row: usize| match (state.closed, &ages) {
-                // What was touched just then is gone; a window that begins just then is not.
-                (Some(closed), Some(ages)) if aged_by >= Some(keys) => ages.value(row) > closed,
-                (Some(closed), Some(ages)) => ages.value(row) >= closed,
-                _ => true,
-            };
-            let encoded = codec.encode(&batch.columns()[..keys])?.rows;
-            let is_newest: BooleanArray = (encoded.iter().enumerate())
-                .map(|(row, key)| Some(is_there(row) && seen.insert(key.data().into())))
-                .collect();
-            let rows = filter_record_batch(batch, &is_newest)?;
-            kept.push(RecordBatch::try_new(Arc::clone(shown), rows.columns().to_vec())?);
-        }
-    }
-    Ok(kept)
+    let column = schema.fields().iter().rposition(|field| field.name() == name)?;
+    Some(Horizon { column, closed: state.closed?, is_inclusive: column < keys })
 }

@@ -8,17 +8,17 @@
 //!
 //! Not promised: when that is. A crash loses one that was under way, and another follows.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::keys::KeyCodec;
+use super::newest::newest;
 use super::piece::Piece;
 use super::shard::Live;
 use super::{Layout, StateCommit, StateFile, files};
@@ -171,11 +171,12 @@ impl Compaction {
             Due::Merge => tokio::spawn(async move {
                 let base = files[0].epoch;
                 let mut read = vec![];
-                for file in files.iter().filter(|file| file.epoch > base) {
+                for file in files.iter().rev().filter(|file| file.epoch > base) {
                     read.push((file.name.clone(), writer.store.get(file).await?));
                 }
-                let merged = writer.write(epoch, Kind::Merged, move |writer| writer.newest_of(&read)).await?;
-                Ok(Compacted { after: Some(base), epoch, files: merged })
+                let rows =
+                    move |writer: &Writer| newest(read, Arc::clone(&writer.schema), Arc::clone(&writer.codec), None);
+                Ok(Compacted { after: Some(base), epoch, files: writer.write(epoch, Kind::Merged, rows).await? })
             }),
         };
         let rows: u64 = commit.files.iter().map(|file| file.rows).sum();
@@ -294,12 +295,9 @@ impl Writer {
 
     /// Rows of a file, dealt out to shards, but those that are gone.
     pub(super) fn piece(&self, batch: &RecordBatch, closed: Option<i64>, shards: usize) -> Result<Piece> {
-        let ages = self.layout.ages_by().map(|column| ticks(batch.column(column))).transpose()?;
-        let is_wanted = |row: usize| match (closed, &ages) {
-            (Some(closed), Some(ages)) if self.layout.is_touched => ages.value(row) > closed,
-            (Some(closed), Some(ages)) => ages.value(row) >= closed,
-            _ => true,
-        };
+        let horizon = self.layout.horizon(closed);
+        let there = horizon.map(|horizon| horizon.there(batch)).transpose()?;
+        let is_wanted = |row: usize| there.as_ref().is_none_or(|there| there.value(row));
         Piece::try_new(&self.codec, batch, self.layout.keys.len(), shards, is_wanted)
     }
 
@@ -317,24 +315,6 @@ impl Writer {
         let values = live.rows().values.iter().map(|column| column.slice(among.start, among.len()));
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), keys.into_iter().chain(values).collect())?;
         Ok(filter_record_batch(&rows, &alive)?)
-    }
-
-    /// Of each key in these files, oldest first, its newest row.
-    fn newest_of(&self, read: &[(String, Bytes)]) -> Vec<Result<RecordBatch>> {
-        let mut seen: HashSet<Box<[u8]>> = HashSet::new();
-        let mut kept = vec![];
-        for (name, body) in read.iter().rev() {
-            let batches = match files::decode(name, body, &self.schema) {
-                Ok(batches) => batches,
-                Err(error) => return vec![Err(error)],
-            };
-            kept.extend(batches.iter().rev().map(|batch| {
-                let keys = self.codec.encode(&batch.columns()[..self.layout.keys.len()])?.rows;
-                let is_newest: BooleanArray = keys.iter().map(|key| Some(seen.insert(key.data().into()))).collect();
-                Ok(filter_record_batch(batch, &is_newest)?)
-            }));
-        }
-        kept
     }
 }
 

@@ -44,6 +44,11 @@ impl KeyCodec {
         Ok(Self { converter, types, rising })
     }
 
+    /// How many columns a key has.
+    pub fn columns(&self) -> usize {
+        self.types.len()
+    }
+
     /// The keys in `columns`. A rising key must not be NULL.
     pub fn encode(&self, columns: &[ArrayRef]) -> Result<Keys> {
         let rows = self.converter.convert_columns(columns)?;

@@ -11,11 +11,13 @@
 //! Guarantee: after a restore, the rows are those of the commit, whatever the number of shards is now: stored rows carry
 //! their keys and depend on no hash. Not promised: state larger than memory.
 //!
-//! [`shard`] keeps rows in memory, [`files`] turns them into bytes, [`operator`] is one operator's table across epochs.
+//! [`shard`] keeps rows in memory, [`files`] turns them into bytes, [`newest`] puts files together, [`operator`] is one
+//! operator's table across epochs.
 
 mod compaction;
 pub mod files;
 pub mod keys;
+pub mod newest;
 pub mod operator;
 pub mod piece;
 pub mod shard;
@@ -26,6 +28,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
+
+use newest::Horizon;
 
 /// What one operator's state looks like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +88,11 @@ impl Layout {
     /// Which column of [`Self::schema`] says until when a row is of use: its rising key, or when it was last touched.
     pub fn ages_by(&self) -> Option<usize> {
         self.rising.or_else(|| self.is_touched.then(|| self.keys.len() + self.values.len() - 1))
+    }
+
+    /// Which rows are there, once so much has been closed.
+    fn horizon(&self, closed: Option<i64>) -> Option<Horizon> {
+        Some(Horizon { column: self.ages_by()?, closed: closed?, is_inclusive: self.rising.is_some() })
     }
 
     /// Keys, then values; how many are keys is noted, for whoever has only the files.
