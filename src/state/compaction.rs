@@ -3,8 +3,8 @@
 //! The idea: when the files after the last snapshot have as many rows as it, all rows are written as a new *snapshot*, so
 //! every row is written twice at most on average. When they are many but small, just they are *merged*: of each key the
 //! newest row. Both work on what nobody changes any more, in a task of their own, and take the place of what they cover in
-//! the first commit after they are done. A snapshot, which may be much longer than an epoch, goes no faster than it must to
-//! be done before the next is due: each epoch pays for its share of it.
+//! the first commit after they are done. Both may be much longer than an epoch, and go no faster than they must to be done
+//! before the next is due: each epoch pays for its share, at a time when it waits for the disk itself.
 //!
 //! Not promised: when that is. A crash loses one that was under way, and another follows.
 
@@ -30,13 +30,13 @@ use crate::plan::time::ticks;
 const SNAPSHOT_ROWS: u64 = 200_000;
 /// Rows in a file, about: a snapshot may have several.
 const FILE_ROWS: u64 = 500_000;
-/// A snapshot is written in parts of so many rows, less than a millisecond of work. Each waits until the epochs have changed
-/// enough rows…
+/// A snapshot is written in parts of so many rows, less than a millisecond of work, and a merge file by file. Each waits
+/// until the epochs have changed enough rows…
 const PART_ROWS: usize = 8 * 1024;
-/// … which is a hundred for so many of a snapshot: it is done when four fifths of the way to the next are…
+/// … which is a hundred for so many that are written: a snapshot is done when four fifths of the way to the next are…
 const PACE: u64 = 125;
 /// … but not longer than this: there may be no epoch for a while.
-const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How one operator's files are written.
 #[derive(Debug, Clone)]
@@ -83,7 +83,7 @@ struct Compacted {
     files: Vec<StateFile>,
 }
 
-/// How many rows of a snapshot may be written by now.
+/// How many rows may be written by now.
 #[derive(Debug, Default)]
 struct Pace {
     allowed: Mutex<u64>,
@@ -117,6 +117,11 @@ struct Running {
     least: u64,
 }
 
+/// How many of the files, the first ones, are a snapshot: all of these have its epoch.
+fn snapshot_files(commit: &StateCommit) -> usize {
+    commit.files.iter().take_while(|file| file.epoch == commit.files[0].epoch).count()
+}
+
 /// At most one task at a time.
 #[derive(Debug)]
 pub(super) struct Compaction {
@@ -136,15 +141,11 @@ impl Compaction {
     }
 
     fn due(&self, commit: &StateCommit) -> Option<Due> {
-        // All files of a snapshot have its epoch.
-        let base = commit.files.first()?.epoch;
-        let rows = |is_base: bool| -> u64 {
-            commit.files.iter().filter(|file| (file.epoch == base) == is_base).map(|file| file.rows).sum()
-        };
-        let changes = commit.files.iter().filter(|file| file.epoch > base).count();
-        match rows(false) {
-            rows_since if rows_since >= rows(true).max(SNAPSHOT_ROWS) => Some(Due::Snapshot),
-            _ if changes >= self.max_files => Some(Due::Merge),
+        let (snapshot, changes) = commit.files.split_at(snapshot_files(commit));
+        let rows = |files: &[StateFile]| files.iter().map(|file| file.rows).sum::<u64>();
+        match rows(changes) {
+            rows_since if rows_since >= rows(snapshot).max(SNAPSHOT_ROWS) => Some(Due::Snapshot),
+            _ if changes.len() >= self.max_files => Some(Due::Merge),
             _ => None,
         }
     }
@@ -154,14 +155,15 @@ impl Compaction {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(due) = self.due(commit).filter(|_| running.is_none()) else { return };
         let (writer, files, pace) = (writer.clone(), commit.files.clone(), Arc::<Pace>::default());
+        let (paced, base) = (Arc::clone(&pace), snapshot_files(commit));
         let task = match due {
             Due::Snapshot => {
-                let (live, pace) = (live(), Arc::clone(&pace));
+                let live = live();
                 tokio::spawn(async move {
                     let rows = move |writer: &Writer| {
                         let writer = writer.clone();
                         live.into_iter().flat_map(|live| live.parts(PART_ROWS)).map(move |part| {
-                            pace.take(part.count() as u64);
+                            paced.take(part.count() as u64);
                             writer.of_live(&part)
                         })
                     };
@@ -169,21 +171,27 @@ impl Compaction {
                 })
             }
             Due::Merge => tokio::spawn(async move {
-                let base = files[0].epoch;
+                let after = files.first().map(|file| file.epoch);
                 let mut read = vec![];
-                for file in files.iter().rev().filter(|file| file.epoch > base) {
-                    read.push((file.name.clone(), writer.store.get(file).await?));
+                for file in files.into_iter().skip(base).rev() {
+                    let body = writer.store.get(&file).await?;
+                    read.push((file, body));
                 }
-                let rows =
-                    move |writer: &Writer| newest(read, Arc::clone(&writer.schema), Arc::clone(&writer.codec), None);
-                Ok(Compacted { after: Some(base), epoch, files: writer.write(epoch, Kind::Merged, rows).await? })
+                let rows = move |writer: &Writer| {
+                    let read = read.into_iter().map(move |(file, body)| {
+                        paced.take(file.rows);
+                        (file.name, body)
+                    });
+                    newest(read, Arc::clone(&writer.schema), Arc::clone(&writer.codec), None)
+                };
+                Ok(Compacted { after, epoch, files: writer.write(epoch, Kind::Merged, rows).await? })
             }),
         };
         let rows: u64 = commit.files.iter().map(|file| file.rows).sum();
         *running = Some(Running { task, pace, least: rows / self.max_files as u64 });
     }
 
-    /// An epoch has changed so many rows: what is under way may go on.
+    /// An epoch has changed so many rows, and waits for the disk from now on: what is under way may go on.
     pub(super) fn keep_pace(&self, changed: u64) {
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             running.pace.allow(running.least.max(changed * PACE / 100));
@@ -193,7 +201,7 @@ impl Compaction {
     /// Puts what is done in the place of what it covers.
     /// Where there are far too many files, it is waited for: runs of few epochs would never see one done.
     pub(super) async fn take(&self, commit: &mut StateCommit, operator: &str) {
-        let is_urgent = commit.files.len() > 2 * self.max_files;
+        let is_urgent = commit.files.len() - snapshot_files(commit) > 2 * self.max_files;
         let is_done = |running: &mut Running| is_urgent || running.task.is_finished();
         let Some(done) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take_if(is_done) else { return };
         done.pace.allow(u64::MAX);

@@ -164,6 +164,7 @@ impl Operator {
         self.compaction.take(&mut commit, &self.writer.layout.name).await;
         let (changed, closes) = self.staged_rows();
         commit.closed = commit.closed.max(closes);
+        self.compaction.keep_pace(changed.iter().map(|live| live.count() as u64).sum());
         if !changed.is_empty() {
             let write =
                 move |writer: &Writer| changed.into_iter().map(|live| writer.of_live(&live)).collect::<Vec<_>>();
@@ -201,7 +202,6 @@ impl Operator {
         }
         *locked(&self.files) = commit.clone();
         self.compact(epoch, commit);
-        self.compaction.keep_pace(staged.values().map(|delta| (delta.buckets.len() - delta.first) as u64).sum());
         Ok(())
     }
 
