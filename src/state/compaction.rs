@@ -84,13 +84,18 @@ struct Compacted {
 }
 
 /// How many rows may be written by now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pace {
     allowed: Mutex<u64>,
     more: Condvar,
+    patience: Duration,
 }
 
 impl Pace {
+    fn new(patience: Duration) -> Self {
+        Self { allowed: Mutex::default(), more: Condvar::new(), patience }
+    }
+
     fn allow(&self, rows: u64) {
         let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
         *allowed = allowed.saturating_add(rows);
@@ -102,7 +107,7 @@ impl Pace {
         let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut allowed, _) = self
             .more
-            .wait_timeout_while(allowed, PATIENCE, |allowed| *allowed < rows)
+            .wait_timeout_while(allowed, self.patience, |allowed| *allowed < rows)
             .unwrap_or_else(PoisonError::into_inner);
         *allowed = allowed.saturating_sub(rows);
     }
@@ -154,7 +159,7 @@ impl Compaction {
     pub(super) fn start(&self, epoch: u64, commit: &StateCommit, writer: &Writer, live: impl FnOnce() -> Vec<Live>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(due) = self.due(commit).filter(|_| running.is_none()) else { return };
-        let (writer, files, pace) = (writer.clone(), commit.files.clone(), Arc::<Pace>::default());
+        let (writer, files, pace) = (writer.clone(), commit.files.clone(), Arc::new(Pace::new(PATIENCE)));
         let (paced, base) = (Arc::clone(&pace), snapshot_files(commit));
         let task = match due {
             Due::Snapshot => {
@@ -357,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_uses_up_what_epochs_allow_and_goes_on_without_any() {
-        let pace = Pace::default();
+        let pace = Pace::new(Duration::ZERO);
         pace.take(5);
         pace.allow(10);
         pace.take(4);
@@ -369,5 +374,16 @@ mod tests {
         pace.allow(u64::MAX);
         pace.take(4);
         assert_eq!(*pace.allowed.lock().unwrap(), u64::MAX - 4);
+    }
+
+    #[test]
+    fn a_snapshot_is_woken_by_an_epoch_that_allows_enough() {
+        let pace = Pace::new(Duration::MAX);
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| (0..3).for_each(|_| pace.take(4)));
+            (0..6).for_each(|_| pace.allow(2));
+            taken.join().unwrap();
+        });
+        assert_eq!(*pace.allowed.lock().unwrap(), 0);
     }
 }
