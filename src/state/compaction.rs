@@ -3,8 +3,8 @@
 //! The idea: when the files after the last snapshot have as many rows as it, all rows are written as a new *snapshot*, so
 //! every row is written twice at most on average. When they are many but small, just they are *merged*: of each key the
 //! newest row. Both work on what nobody changes any more, in a task of their own, and take the place of what they cover in
-//! the first commit after they are done. Both may be much longer than an epoch, and go no faster than they must to be done
-//! before the next is due: each epoch pays for its share, at a time when it waits for the disk itself.
+//! the first commit after they are done. Both may be much longer than an epoch, and go no faster than they must to be
+//! done before the next is due: each epoch pays for its share, from when its own rows are written.
 //!
 //! Not promised: when that is. A crash loses one that was under way, and another follows.
 
@@ -33,7 +33,7 @@ const FILE_ROWS: u64 = 500_000;
 /// A snapshot is written in parts of so many rows, less than a millisecond of work, and a merge file by file. Each waits
 /// until the epochs have changed enough rows…
 const PART_ROWS: usize = 8 * 1024;
-/// … which is a hundred for so many that are written: a snapshot is done when four fifths of the way to the next are…
+/// … which is a hundred for so many of them: a snapshot is done when four fifths of the way to the next are…
 const PACE: u64 = 125;
 /// … but not longer than this: there may be no epoch for a while.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -196,7 +196,7 @@ impl Compaction {
         *running = Some(Running { task, pace, least: rows / self.max_files as u64 });
     }
 
-    /// An epoch has changed so many rows, and waits for the disk from now on: what is under way may go on.
+    /// An epoch has changed so many rows, and is about to write them, which one core does: what is under way may go on.
     pub(super) fn keep_pace(&self, changed: u64) {
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             running.pace.allow(running.least.max(changed * PACE / 100));
@@ -378,11 +378,18 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_woken_by_an_epoch_that_allows_enough() {
+        // It waits for good if it is not: so often that one or the other is sure to have to wait.
         let pace = Pace::new(Duration::MAX);
+        let (wanted, asked) = std::sync::mpsc::sync_channel(0);
         std::thread::scope(|scope| {
-            let taken = scope.spawn(|| (0..3).for_each(|_| pace.take(4)));
-            (0..6).for_each(|_| pace.allow(2));
-            taken.join().unwrap();
+            let pace = &pace;
+            scope.spawn(move || {
+                for _ in 0..1000 {
+                    wanted.send(()).unwrap();
+                    pace.take(4);
+                }
+            });
+            asked.iter().for_each(|()| (0..2).for_each(|_| pace.allow(2)));
         });
         assert_eq!(*pace.allowed.lock().unwrap(), 0);
     }

@@ -248,7 +248,9 @@ mod tests {
         layout.rising = Some(0);
         let error = check_ageing(&layout, &commit).unwrap_err().to_string();
         assert!(error.contains("has rows that stay, and the query now needs rows that go by minute"), "{error}");
-        commit.files[0].latest = Some(60);
+        commit.files[0].rows = 0;
+        check_ageing(&layout, &commit).unwrap();
+        (commit.files[0].rows, commit.files[0].latest) = (1, Some(60));
         check_ageing(&layout, &commit).unwrap();
     }
 }
