@@ -40,7 +40,8 @@ use crate::state::Layout;
 use crate::state::keys::{KeyCodec, TIMELESS};
 use crate::state::operator::Operator;
 use crate::state::piece::Piece;
-use crate::state::shard::{Delta, Place, Shard, StateRows, gather};
+use crate::state::shard::{Delta, Shard, StateRows, gather};
+use crate::state::table::Place;
 
 /// Rows in a batch that is emitted.
 const BATCH: usize = 8192;
@@ -338,7 +339,6 @@ impl StatefulAggregateExec {
 }
 
 /// The keys of an epoch in one shard, numbered as they come.
-#[derive(Default)]
 pub(super) struct Groups {
     index: HashTable<u32>,
     /// Where each group was first met: piece and row.
@@ -351,7 +351,14 @@ pub(super) struct Groups {
 impl Groups {
     /// Those of one shard.
     pub(super) fn of(pieces: &[Piece], shard: usize) -> Self {
-        let mut groups = Self::default();
+        let rows = pieces.iter().map(|piece| piece.by_shard[shard].len()).sum();
+        // Rows of a piece have different keys, so groups are about as many.
+        let mut groups = Self {
+            index: HashTable::with_capacity(rows),
+            first: Vec::with_capacity(rows),
+            places: Vec::with_capacity(rows),
+            of_row: Vec::with_capacity(rows),
+        };
         for (number, piece) in pieces.iter().enumerate() {
             piece.by_shard[shard].iter().for_each(|row| groups.intern(pieces, number, *row as usize));
         }

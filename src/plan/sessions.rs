@@ -43,7 +43,8 @@ use crate::state::Layout;
 use crate::state::keys::TIMELESS;
 use crate::state::operator::Operator;
 use crate::state::piece::Piece;
-use crate::state::shard::{Delta, Place, StateRows, gather};
+use crate::state::shard::{Delta, StateRows, gather};
+use crate::state::table::Place;
 
 /// The name of the column that carries a row's time on; it is the last one.
 const TIME: &str = "$time";

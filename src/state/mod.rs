@@ -11,7 +11,7 @@
 //! Guarantee: after a restore, the rows are those of the commit, whatever the number of shards is now: stored rows carry
 //! their keys and depend on no hash. Not promised: state larger than memory.
 //!
-//! [`shard`] keeps rows in memory, [`files`] turns them into bytes, [`newest`] puts files together, [`operator`] is one
+//! [`shard`] keeps rows in memory, which [`table`] finds, [`files`] turns them into bytes, [`newest`] puts files together, [`operator`] is one
 //! operator's table across epochs.
 
 mod compaction;
@@ -22,6 +22,7 @@ pub mod operator;
 pub mod piece;
 pub mod shard;
 mod split;
+pub mod table;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 //! it replaces as dead. Small chunks of one size class are merged, and the chunk with the most dead rows is rewritten, as
 //! epochs go by: each pays for a bounded part of the state, whatever its size and age.
 //!
-//! Memory for a group: the bytes of its key and values, 8 for the key's end, 15 to 30 for its place in the table, and at most
+//! Memory for a group: the bytes of its key and values, 8 for the key's end, 16 to 24 for its place in the table, and at most
 //! as much of key and values again for rows that are dead.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -16,13 +16,13 @@ use arrow::buffer::BooleanBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::Int64Type;
 use arrow::row::Rows;
-use hashbrown::HashTable;
 use slab::Slab;
 
 use super::Layout;
 use super::files::trimmed;
 use super::keys::{KeyCodec, TIMELESS, hash};
 use super::piece::Piece;
+use super::table::{AHEAD, Place, Places, fetched};
 use crate::error::Result;
 
 /// Chunks are merged within classes of size: up to so many live rows each…
@@ -31,8 +31,6 @@ const CLASSES: [usize; 2] = [256, 8 * 1024];
 const ALIKE: usize = 8;
 /// Rows in a chunk that is read from files.
 const LARGE: usize = 128 * 1024;
-/// So many rows from files are looked up before the first of them is put in.
-const AHEAD: usize = 256;
 
 /// Rows by key, immutable: keys and value columns of the same length.
 #[derive(Debug)]
@@ -47,31 +45,6 @@ impl StateRows {
     fn bytes(&self) -> usize {
         self.keys.size() + self.values.iter().map(|column| column.get_array_memory_size()).sum::<usize>()
     }
-}
-
-/// Where a row lies: the chunk of its bucket, and the row in the chunk's [`StateRows`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place {
-    chunk: u32,
-    row: u32,
-    /// Half of its key's hash: a table that grows need not look at the keys.
-    hash: u32,
-}
-
-impl Place {
-    fn new(chunk: u32, row: usize, hash: u64) -> Self {
-        Self { chunk, row: row as u32, hash: hash as u32 }
-    }
-
-    /// What the table goes by.
-    fn spread(self) -> u64 {
-        spread(self.hash)
-    }
-}
-
-/// A table wants 64 bits, and looks at the upper ones first.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// What an epoch does to a shard.
@@ -114,7 +87,7 @@ struct Chunk {
 
 #[derive(Debug, Default)]
 struct Bucket {
-    index: HashTable<Place>,
+    index: Places,
     chunks: Slab<Chunk>,
 }
 
@@ -217,51 +190,49 @@ impl Bucket {
         chunks[place.chunk as usize].rows.keys.row(place.row as usize).data()
     }
 
+    /// Something of the key at a place: see [`fetched`].
+    fn peek(&self, place: Place) -> u32 {
+        Self::key(&self.chunks, place).first().copied().unwrap_or(0).into()
+    }
+
     /// The chunks that have rows.
     fn living(&self) -> impl Iterator<Item = (usize, &Chunk)> {
         self.chunks.iter().filter(|(_, chunk)| chunk.live_rows > 0)
     }
 
     fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
-        let hash = hash as u32;
-        let is_same = |place: &Place| place.hash == hash && Self::key(&self.chunks, *place) == key;
-        self.index.find(spread(hash), is_same).copied()
+        self.index.find(hash, |place| Self::key(&self.chunks, *place) == key)
     }
 
     /// Where a key lies, if it is there and no other one has its hash.
     fn likely(&self, hash: u64) -> Option<Place> {
-        let hash = hash as u32;
-        self.index.find(spread(hash), |place| place.hash == hash).copied()
+        self.index.find(hash, |_| true)
     }
 
     fn add(&mut self, rows: &Arc<StateRows>, first: usize, replaces: &[Option<Place>], ages: bool) {
         let chunk = self.chunks.insert(Chunk::new(Arc::clone(rows), first, replaces.len(), ages)) as u32;
-        self.index.reserve(replaces.iter().filter(|old| old.is_none()).count(), |place| place.spread());
+        self.index.reserve(replaces.iter().filter(|old| old.is_none()).count());
         for old in replaces.iter().flatten() {
             self.chunks[old.chunk as usize].bury(old.row as usize);
         }
-        // In a loop of its own, and a short one: the table lies all over the memory, as in [`Shard::find_all`].
-        let places: Vec<Place> = (first..first + replaces.len())
-            .map(|row| Place::new(chunk, row, hash(rows.keys.row(row).data())))
-            .collect();
-        for (place, old) in places.into_iter().zip(replaces) {
-            match old {
-                Some(old) => self.move_to(*old, place),
-                None => drop(self.index.insert_unique(place.spread(), place, |place| place.spread())),
-            }
+        let rows_of = (first..).zip(replaces);
+        let moved = |(row, old): (usize, &Option<Place>)| Some(((*old)?, Place::new(chunk, row, (*old)?.hash.into())));
+        self.index.replace(rows_of.clone().filter_map(moved));
+        for (row, _) in rows_of.filter(|(_, old)| old.is_none()) {
+            self.index.insert(Place::new(chunk, row, hash(rows.keys.row(row).data())));
         }
     }
 
     /// Puts rows of pieces into an empty bucket, of each key the first: (which piece, which row).
     fn fill(&mut self, pieces: &[Piece], rows: &[(u32, u32)], ages: bool, codec: &KeyCodec) -> Result<()> {
         // Since a snapshot, about as many rows were changed as it has.
-        self.index.reserve(rows.len() / 2, |place| place.spread());
+        self.index.reserve(rows.len() / 2);
         let mut filling: Vec<(usize, usize)> = Vec::with_capacity(rows.len().min(LARGE));
         let place_of = |(piece, row): &(u32, u32)| (*piece as usize, *row as usize);
         for rows in rows.chunks(AHEAD) {
-            // Two loops, as in [`Shard::find_all`].
-            let likely: Vec<_> =
-                (rows.iter().map(place_of)).map(|(piece, row)| self.likely(pieces[piece].hashes[row])).collect();
+            let hashes = rows.iter().map(place_of).map(|(piece, row)| pieces[piece].hashes[row]);
+            fetched(hashes.clone().map(|hash| self.index.peek(hash)));
+            let likely: Vec<_> = hashes.map(|hash| self.likely(hash)).collect();
             for ((piece, row), likely) in rows.iter().map(place_of).zip(likely) {
                 let chunk = self.chunks.vacant_key() as u32;
                 let key = pieces[piece].key(row);
@@ -273,11 +244,10 @@ impl Bucket {
                     false => Self::key(&self.chunks, *place) == key,
                 };
                 let place = Place::new(chunk, filling.len(), pieces[piece].hashes[row]);
-                let is_other = |other: &Place| other.hash == place.hash && is_same(other);
-                if likely.as_ref().is_some_and(is_same) || self.index.find(place.spread(), is_other).is_some() {
+                if likely.as_ref().is_some_and(is_same) || self.index.find(place.hash.into(), is_same).is_some() {
                     continue;
                 }
-                self.index.insert_unique(place.spread(), place, |place| place.spread());
+                self.index.insert(place);
                 filling.push((piece, row));
                 if filling.len() == LARGE {
                     self.chunks.insert(filled(pieces, &filling, ages, codec)?);
@@ -291,12 +261,6 @@ impl Bucket {
         Ok(())
     }
 
-    fn move_to(&mut self, old: Place, new: Place) {
-        if let Some(place) = self.index.find_mut(old.spread(), |place| *place == old) {
-            *place = new;
-        }
-    }
-
     /// Forgets the rows of chunks that were last touched at or before `horizon`.
     fn expire(&mut self, horizon: i64) {
         for (number, chunk) in &mut self.chunks {
@@ -304,22 +268,16 @@ impl Bucket {
                 continue;
             }
             for row in chunk.live().places() {
-                let place = Place::new(number as u32, row, hash(chunk.rows.keys.row(row).data()));
-                if let Ok(entry) = self.index.find_entry(place.spread(), |p| *p == place) {
-                    entry.remove();
-                }
+                self.index.remove(Place::new(number as u32, row, hash(chunk.rows.keys.row(row).data())));
             }
             chunk.bury_all();
         }
-        if self.index.len() * 8 < self.index.capacity() {
-            self.index.shrink_to(self.index.len() * 2, |place| place.spread());
-        }
+        self.index.shrink();
     }
 
     /// Forgets a row.
     fn forget(&mut self, place: Place) {
-        if let Ok(entry) = self.index.find_entry(place.spread(), |other| *other == place) {
-            entry.remove();
+        if self.index.remove(place) {
             self.chunks[place.chunk as usize].bury(place.row as usize);
         }
     }
@@ -359,10 +317,11 @@ impl Bucket {
         let rows = collected(&sources, &places, codec)?;
         let moved = Chunk::new(Arc::clone(&rows), 0, places.len(), old(0).newest.is_some());
         let to = self.chunks.insert(moved) as u32;
-        for (row, (chunk, old_row)) in places.into_iter().enumerate() {
-            let hashed = hash(rows.keys.row(row).data());
-            self.move_to(Place::new(numbers[chunk] as u32, old_row, hashed), Place::new(to, row, hashed));
-        }
+        let moved = |(row, (chunk, old_row)): (usize, &(usize, usize))| {
+            let hash = hash(rows.keys.row(row).data());
+            (Place::new(numbers[*chunk] as u32, *old_row, hash), Place::new(to, row, hash))
+        };
+        self.index.replace(places.iter().enumerate().map(moved));
         for number in numbers {
             self.chunks.remove(*number);
         }
@@ -370,8 +329,7 @@ impl Bucket {
     }
 
     fn bytes(&self) -> usize {
-        self.index.capacity() * (size_of::<Place>() + 1)
-            + self.chunks.iter().map(|(_, chunk)| chunk.bytes).sum::<usize>()
+        self.index.bytes() + self.chunks.iter().map(|(_, chunk)| chunk.bytes).sum::<usize>()
     }
 }
 
@@ -406,18 +364,30 @@ impl Shard {
     }
 
     /// The same for many keys: each is a bucket, a hash and the key.
-    pub fn find_all<'a>(&self, keys: impl Iterator<Item = (i64, u64, &'a [u8])> + Clone) -> Vec<Option<Place>> {
-        // Tables and keys lie all over the memory. In two short loops more of what is fetched from there is on its way at
-        // the same time.
-        let likely: Vec<_> = keys.clone().map(|(bucket, hash, _)| self.buckets.get(&bucket)?.likely(hash)).collect();
-        let found = |((bucket, hash, key), likely): ((i64, u64, &[u8]), Option<Place>)| {
-            let (likely, bucket) = (likely?, self.buckets.get(&bucket)?);
-            match Bucket::key(&bucket.chunks, likely) == key {
-                true => Some(likely),
-                false => bucket.find(hash, key),
+    pub fn find_all<'a>(&self, mut keys: impl Iterator<Item = (i64, u64, &'a [u8])>) -> Vec<Option<Place>> {
+        let mut found = Vec::with_capacity(keys.size_hint().0);
+        let mut ahead = Vec::with_capacity(AHEAD);
+        loop {
+            let asked = |(bucket, hash, key)| (self.buckets.get(&bucket), hash, key);
+            ahead.extend(keys.by_ref().take(AHEAD).map(asked));
+            if ahead.is_empty() {
+                return found;
             }
-        };
-        keys.zip(likely).map(found).collect()
+            fetched(ahead.iter().filter_map(|(bucket, hash, _)| Some(bucket.as_ref()?.index.peek(*hash))));
+            let likely: Vec<Option<Place>> =
+                ahead.iter().map(|(bucket, hash, _)| bucket.as_ref()?.likely(*hash)).collect();
+            let peek = |((bucket, ..), likely): (&(Option<&Bucket>, _, _), &Option<Place>)| {
+                Some(bucket.as_ref()?.peek((*likely)?))
+            };
+            fetched(ahead.iter().zip(&likely).filter_map(peek));
+            found.extend(ahead.drain(..).zip(likely).map(|((bucket, hash, key), likely)| {
+                let (bucket, likely) = (bucket?, likely?);
+                match Bucket::key(&bucket.chunks, likely) == key {
+                    true => Some(likely),
+                    false => bucket.find(hash, key),
+                }
+            }));
+        }
     }
 
     /// The rows among which a row without a rising key lies.
@@ -472,7 +442,7 @@ impl Shard {
     /// Where rows that [`Self::find`] found lie: in which of these rows, and which of them.
     pub fn places(&self, found: impl Iterator<Item = (i64, Place)>) -> (Vec<&StateRows>, Vec<(usize, usize)>) {
         let mut sources = vec![];
-        let mut starts = HashMap::new();
+        let mut starts = hashbrown::HashMap::new();
         let places = found.map(|(bucket, place)| {
             let source = *starts.entry((bucket, place.chunk)).or_insert_with(|| {
                 sources.push(self.buckets[&bucket].chunks[place.chunk as usize].rows.as_ref());
@@ -807,11 +777,8 @@ mod tests {
         let (keys, ..) = beside.found([a, b, c].iter());
         let of = |row: usize| hash(keys.row(row).data());
         let bucket = beside.shard.buckets.get_mut(&0).unwrap();
-        bucket.index.clear();
-        for row in 0..2 {
-            let place = Place::new(0, row, of(0));
-            bucket.index.insert_unique(place.spread(), place, |place| place.spread());
-        }
+        bucket.index = Places::default();
+        (0..2).for_each(|row| bucket.index.insert(Place::new(0, row, of(0))));
         let found = beside.shard.find_all([0, 1, 2].into_iter().map(|row| (0, of(0), keys.row(row).data())));
         let rows: Vec<_> = found.iter().map(|place| place.map(|place| place.row)).collect();
         assert_eq!(rows, [Some(0), Some(1), None]);
