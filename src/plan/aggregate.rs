@@ -37,7 +37,7 @@ use super::opener::Opener;
 use super::time::Rising;
 use crate::error::Result;
 use crate::state::Layout;
-use crate::state::keys::{KeyCodec, TIMELESS};
+use crate::state::keys::{KeyBytes, KeyCodec, TIMELESS};
 use crate::state::operator::Operator;
 use crate::state::piece::Piece;
 use crate::state::shard::{Delta, Shard, StateRows, gather};
@@ -156,9 +156,9 @@ impl StatefulAggregateExec {
         let mut running = vec![];
         for partition in 0..self.partial.output_partitioning().partition_count() {
             let (rows, codec) = (self.partial.execute(partition, Arc::clone(context))?, Arc::clone(codec));
-            let (keys, shards) = (self.shape.layout.keys.len(), self.shards());
-            let pieces = rows
-                .map(move |batch| Ok::<_, DataFusionError>(Piece::try_new(&codec, &batch?, keys, shards, |_| true)?));
+            let shards = self.shards();
+            let pieces =
+                rows.map(move |batch| Ok::<_, DataFusionError>(Piece::try_new(&codec, &batch?, shards, |_| true)?));
             // A task of its own each: they use as many cores as there are.
             running.push(datafusion::common::runtime::SpawnedTask::spawn(pieces.try_collect::<Vec<Piece>>()));
         }
@@ -194,11 +194,7 @@ impl StatefulAggregateExec {
         let is_changed = |group: &usize| shape.emit != Emit::New || alive[*group].is_none();
         let mut changed: Vec<usize> = (0..total).filter(is_changed).collect();
         changed.sort_by_key(|group| bucket_of(*group));
-        let mut keys = operator.codec().empty(changed.len());
-        for &group in &changed {
-            let (piece, row) = groups.first[group];
-            keys.push(pieces[piece].rows.keys.row(row));
-        }
+        let keys = KeyBytes::of(changed.iter().map(|group| groups.key(pieces, *group)));
         let mut values = self.merged(pieces, &groups, &shard, |group| Some((bucket_of(group), alive[group]?)))?;
         let order = UInt32Array::from_iter_values(changed.iter().map(|group| *group as u32));
         for column in &mut values {
@@ -327,7 +323,7 @@ impl StatefulAggregateExec {
         let key = |(part, row): (usize, usize)| sources[part].keys.row(row);
         let mut places: Vec<(usize, usize)> =
             (parts.iter().enumerate()).flat_map(|(part, (_, rows))| rows.iter().map(move |row| (part, *row))).collect();
-        places.sort_unstable_by(|a, b| key(*a).data().cmp(key(*b).data()));
+        places.sort_unstable_by(|a, b| key(*a).cmp(key(*b)));
         let mut batches = vec![];
         for places in places.chunks(BATCH) {
             let mut columns = self.shown(operator.codec().decode(places.iter().map(|place| key(*place)))?);
@@ -363,6 +359,12 @@ impl Groups {
             piece.by_shard[shard].iter().for_each(|row| groups.intern(pieces, number, *row as usize));
         }
         groups
+    }
+
+    /// The key of one.
+    fn key<'a>(&self, pieces: &'a [Piece], group: usize) -> &'a [u8] {
+        let (piece, row) = self.first[group];
+        pieces[piece].key(row)
     }
 
     /// By group, its row in the shard.

@@ -40,7 +40,7 @@ use super::time::{Rising, can_rise, ticks};
 use crate::error::Result;
 use crate::sql::functions::sessions::{SESSION_END, SESSION_START, gap_in_ticks};
 use crate::state::Layout;
-use crate::state::keys::TIMELESS;
+use crate::state::keys::{KeyBytes, TIMELESS};
 use crate::state::operator::Operator;
 use crate::state::piece::Piece;
 use crate::state::shard::{Delta, StateRows, gather};
@@ -435,7 +435,7 @@ impl StatefulAggregateExec {
         let is_complete = |session: &&Session| bound.is_some_and(|bound| session.end <= bound);
         let mut complete: Vec<usize> = (0..sessions.len()).filter(|place| is_complete(&&sessions[*place])).collect();
         // Sessions of a key are sorted already.
-        complete.sort_by(|a, b| key(sessions[*a].group).data().cmp(key(sessions[*b].group).data()));
+        complete.sort_by(|a, b| key(sessions[*a].group).cmp(key(sessions[*b].group)));
         let emitted = match complete.is_empty() {
             true => vec![],
             false => {
@@ -450,7 +450,7 @@ impl StatefulAggregateExec {
         };
 
         let open: Vec<usize> = (0..sessions.len()).filter(|place| !is_complete(&&sessions[*place])).collect();
-        let (mut keys, mut replaces, mut lengths) = (operator.codec().empty(open.len()), vec![], vec![]);
+        let (mut keys, mut replaces, mut lengths) = (vec![], vec![], vec![]);
         let (mut due, mut ends, mut kept) = (vec![], vec![], HashSet::new());
         for of_key in open.chunk_by(|a, b| sessions[*a].group == sessions[*b].group) {
             let group = sessions[of_key[0]].group;
@@ -471,6 +471,7 @@ impl StatefulAggregateExec {
         }
         values.push(Arc::new(Int64Array::from(due)) as ArrayRef);
         values.push(Arc::new(Int64Array::from(ends)));
+        let keys = KeyBytes::of(keys.into_iter());
         let rows = Arc::new(StateRows { keys, values });
         drop(shard);
         let buckets = vec![TIMELESS; replaces.len()];

@@ -311,7 +311,7 @@ impl Writer {
         let horizon = self.layout.horizon(closed);
         let there = horizon.map(|horizon| horizon.there(batch)).transpose()?;
         let is_wanted = |row: usize| there.as_ref().is_none_or(|there| there.value(row));
-        Piece::try_new(&self.codec, batch, self.layout.keys.len(), shards, is_wanted)
+        Piece::try_new(&self.codec, batch, shards, is_wanted)
     }
 
     /// The highest of what says until when a row is of use.

@@ -5,7 +5,7 @@ use std::fmt;
 use arrow::array::ArrayRef;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
-use arrow::row::{RowConverter, Rows, SortField};
+use arrow::row::{RowConverter, SortField};
 use twox_hash::XxHash64;
 
 use crate::error::{Error, Result};
@@ -21,11 +21,69 @@ pub struct KeyCodec {
     rising: Option<usize>,
 }
 
+/// Keys as bytes, one after the other. Of keys that are all of one length, as numbers are, nothing says where each ends.
+#[derive(Debug)]
+pub struct KeyBytes {
+    bytes: Vec<u8>,
+    rows: usize,
+    ends: Ends,
+}
+
+#[derive(Debug)]
+enum Ends {
+    Every(usize),
+    At(Vec<usize>),
+}
+
+impl KeyBytes {
+    /// Of these keys, which are looked at twice.
+    pub fn of<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
+        let width = keys.clone().next().map_or(0, <[u8]>::len);
+        let (mut rows, mut length, mut is_even) = (0, 0, true);
+        for key in keys.clone() {
+            (rows, length, is_even) = (rows + 1, length + key.len(), is_even && key.len() == width);
+        }
+        let mut bytes = Vec::with_capacity(length);
+        let mut ends = Vec::with_capacity(if is_even { 0 } else { rows });
+        for key in keys {
+            bytes.extend_from_slice(key);
+            if !is_even {
+                ends.push(bytes.len());
+            }
+        }
+        Self { bytes, rows, ends: if is_even { Ends::Every(width) } else { Ends::At(ends) } }
+    }
+
+    /// How many keys there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// One of them.
+    pub fn row(&self, row: usize) -> &[u8] {
+        match &self.ends {
+            Ends::Every(width) => &self.bytes[row * width..(row + 1) * width],
+            Ends::At(ends) => &self.bytes[row.checked_sub(1).map_or(0, |before| ends[before])..ends[row]],
+        }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        (0..self.rows).map(|row| self.row(row))
+    }
+
+    /// In memory.
+    pub fn bytes(&self) -> usize {
+        let ends = if let Ends::At(ends) = &self.ends { size_of_val(ends.as_slice()) } else { 0 };
+        self.bytes.capacity() + ends
+    }
+}
+
 /// Encoded keys, with what is asked of each of them.
 #[derive(Debug)]
 pub struct Keys {
     /// The bytes.
-    pub rows: Rows,
+    pub rows: KeyBytes,
     /// The bucket: the value of the rising key, in its own ticks.
     pub buckets: Vec<i64>,
 }
@@ -52,6 +110,7 @@ impl KeyCodec {
     /// The keys in `columns`. A rising key must not be NULL.
     pub fn encode(&self, columns: &[ArrayRef]) -> Result<Keys> {
         let rows = self.converter.convert_columns(columns)?;
+        let rows = KeyBytes::of((0..rows.num_rows()).map(|row| rows.row(row).data()));
         let buckets = match self.rising {
             Some(index) => {
                 let ticks = ticks(&columns[index])?;
@@ -60,25 +119,21 @@ impl KeyCodec {
                 }
                 ticks.values().to_vec()
             }
-            None => vec![TIMELESS; rows.num_rows()],
+            None => vec![TIMELESS; rows.rows()],
         };
         Ok(Keys { rows, buckets })
     }
 
-    /// The columns of the keys at these places.
-    pub fn decode<'a>(&self, keys: impl IntoIterator<Item = arrow::row::Row<'a>>) -> Result<Vec<ArrayRef>> {
-        let columns = self.converter.convert_rows(keys)?;
+    /// The columns of keys that were encoded by this codec.
+    pub fn decode<'a>(&self, keys: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
+        let parser = self.converter.parser();
+        let columns = self.converter.convert_rows(keys.into_iter().map(|key| parser.parse(key)))?;
         // What was a dictionary comes back as its values.
         let typed = |(column, to): (ArrayRef, &DataType)| match column.data_type() == to {
             true => Ok(column),
             false => Ok(cast(&column, to)?),
         };
         columns.into_iter().zip(&self.types).map(typed).collect()
-    }
-
-    /// Room for keys.
-    pub fn empty(&self, rows: usize) -> Rows {
-        self.converter.empty_rows(rows, rows * 16)
     }
 }
 
@@ -91,4 +146,22 @@ pub fn hash(key: &[u8]) -> u64 {
 /// have to be run again.
 pub fn shard_of(hash: u64, shards: usize) -> usize {
     ((hash >> 32) as usize) % shards.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_what_they_were_made_of_whether_of_one_length_or_not() {
+        let cases: [&[&[u8]]; 5] = [&[], &[b"abc"], &[b"abc", b"def", b"ghi"], &[b"", b"ab", b"", b"c"], &[b"", b""]];
+        for case in cases {
+            let keys = KeyBytes::of(case.iter().copied());
+            assert_eq!(keys.rows(), case.len());
+            assert!(keys.iter().eq(case.iter().copied()), "{keys:?}");
+            let is_even = case.iter().all(|key| key.len() == case[0].len());
+            let ends = if is_even { 0 } else { size_of::<usize>() * case.len() };
+            assert_eq!(keys.bytes(), case.concat().len() + ends);
+        }
+    }
 }

@@ -56,9 +56,7 @@ pub fn newest(
         let there = horizon.map(|horizon| horizon.there(&batch)).transpose()?;
         let keys = codec.encode(&batch.columns()[..codec.columns()])?.rows;
         let is_newest: BooleanArray = (keys.iter().enumerate())
-            .map(|(row, key)| {
-                Some(there.as_ref().is_none_or(|there| there.value(row)) && seen.insert(key.data().into()))
-            })
+            .map(|(row, key)| Some(there.as_ref().is_none_or(|there| there.value(row)) && seen.insert(key.into())))
             .collect();
         Ok(filter_record_batch(&batch, &is_newest)?)
     })

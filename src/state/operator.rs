@@ -98,7 +98,7 @@ impl Operator {
             let (pieces, writer) = (Arc::clone(&pieces), operator.writer.clone());
             tokio::task::spawn_blocking(move || {
                 let mut shard = Shard::default();
-                shard.fill(&pieces, number, &writer.layout, &writer.codec)?;
+                shard.fill(&pieces, number, &writer.layout)?;
                 Ok::<_, Error>(shard)
             })
         });
@@ -185,9 +185,7 @@ impl Operator {
     /// After the commit: takes over what the epoch did.
     pub fn apply(&self, epoch: u64, commit: &StateCommit) -> Result<()> {
         let staged = std::mem::take(&mut *locked(&self.staged));
-        let apply = |shard: usize, delta: &Delta| {
-            locked(&self.shards[shard]).apply(delta, &self.writer.layout, &self.writer.codec)
-        };
+        let apply = |shard: usize, delta: &Delta| locked(&self.shards[shard]).apply(delta, &self.writer.layout);
         if staged.values().map(|delta| delta.buckets.len()).sum::<usize>() < SIDE_BY_SIDE {
             staged.iter().try_for_each(|(shard, delta)| apply(*shard, delta))?;
         } else {

@@ -20,17 +20,16 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// A batch whose first `keys` columns are the key, for so many shards; rows that `is_wanted` says no to are left out.
+    /// A batch whose first columns are the key, for so many shards; rows that `is_wanted` says no to are left out.
     pub fn try_new(
         codec: &KeyCodec,
         batch: &RecordBatch,
-        keys: usize,
         shards: usize,
         is_wanted: impl Fn(usize) -> bool,
     ) -> Result<Self> {
-        let (key_columns, values) = batch.columns().split_at(keys);
+        let (key_columns, values) = batch.columns().split_at(codec.columns());
         let encoded = codec.encode(key_columns)?;
-        let hashes: Vec<u64> = encoded.rows.iter().map(|key| hash(key.data())).collect();
+        let hashes: Vec<u64> = encoded.rows.iter().map(hash).collect();
         let mut by_shard = vec![Vec::with_capacity(hashes.len() / shards.max(1)); shards];
         for (row, hash) in hashes.iter().enumerate().filter(|(row, _)| is_wanted(*row)) {
             by_shard[shard_of(*hash, shards)].push(row as u32);
@@ -41,6 +40,6 @@ impl Piece {
 
     /// The key of a row.
     pub fn key(&self, row: usize) -> &[u8] {
-        self.rows.keys.row(row).data()
+        self.rows.keys.row(row)
     }
 }

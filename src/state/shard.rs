@@ -4,8 +4,8 @@
 //! it replaces as dead. Small chunks of one size class are merged, and the chunk with the most dead rows is rewritten, as
 //! epochs go by: each pays for a bounded part of the state, whatever its size and age.
 //!
-//! Memory for a group: the bytes of its key and values, 8 for the key's end, 16 to 24 for its place in the table, and at most
-//! as much of key and values again for rows that are dead.
+//! Memory for a group: the bytes of its key and values, 8 for the key's end where keys differ in length, 16 to 24 for its
+//! place in the table, and at most as much of key and values again for rows that are dead.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -15,12 +15,11 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder,
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::Int64Type;
-use arrow::row::Rows;
 use slab::Slab;
 
 use super::Layout;
 use super::files::trimmed;
-use super::keys::{KeyCodec, TIMELESS, hash};
+use super::keys::{KeyBytes, TIMELESS, hash};
 use super::piece::Piece;
 use super::table::{AHEAD, Place, Places, fetched};
 use crate::error::Result;
@@ -36,14 +35,14 @@ const LARGE: usize = 128 * 1024;
 #[derive(Debug)]
 pub struct StateRows {
     /// The keys.
-    pub keys: Rows,
+    pub keys: KeyBytes,
     /// The value columns.
     pub values: Vec<ArrayRef>,
 }
 
 impl StateRows {
     fn bytes(&self) -> usize {
-        self.keys.size() + self.values.iter().map(|column| column.get_array_memory_size()).sum::<usize>()
+        self.keys.bytes() + self.values.iter().map(|column| column.get_array_memory_size()).sum::<usize>()
     }
 }
 
@@ -162,7 +161,7 @@ impl Chunk {
         // Of rows that several buckets share, each counts its part.
         let mut alive = BooleanBufferBuilder::new(len);
         alive.append_n(len, true);
-        let bytes = alive.capacity() / 8 + rows.bytes() * len / rows.keys.num_rows().max(1);
+        let bytes = alive.capacity() / 8 + rows.bytes() * len / rows.keys.rows().max(1);
         Self { rows, first, alive, live_rows: len, newest, bytes }
     }
 
@@ -187,7 +186,7 @@ impl Chunk {
 
 impl Bucket {
     fn key(chunks: &Slab<Chunk>, place: Place) -> &[u8] {
-        chunks[place.chunk as usize].rows.keys.row(place.row as usize).data()
+        chunks[place.chunk as usize].rows.keys.row(place.row as usize)
     }
 
     /// Something of the key at a place: see [`fetched`].
@@ -219,12 +218,12 @@ impl Bucket {
         let moved = |(row, old): (usize, &Option<Place>)| Some(((*old)?, Place::new(chunk, row, (*old)?.hash.into())));
         self.index.replace(rows_of.clone().filter_map(moved));
         for (row, _) in rows_of.filter(|(_, old)| old.is_none()) {
-            self.index.insert(Place::new(chunk, row, hash(rows.keys.row(row).data())));
+            self.index.insert(Place::new(chunk, row, hash(rows.keys.row(row))));
         }
     }
 
     /// Puts rows of pieces into an empty bucket, of each key the first: (which piece, which row).
-    fn fill(&mut self, pieces: &[Piece], rows: &[(u32, u32)], ages: bool, codec: &KeyCodec) -> Result<()> {
+    fn fill(&mut self, pieces: &[Piece], rows: &[(u32, u32)], ages: bool) -> Result<()> {
         // Since a snapshot, about as many rows were changed as it has.
         self.index.reserve(rows.len() / 2);
         let mut filling: Vec<(usize, usize)> = Vec::with_capacity(rows.len().min(LARGE));
@@ -250,13 +249,13 @@ impl Bucket {
                 self.index.insert(place);
                 filling.push((piece, row));
                 if filling.len() == LARGE {
-                    self.chunks.insert(filled(pieces, &filling, ages, codec)?);
+                    self.chunks.insert(filled(pieces, &filling, ages)?);
                     filling.clear();
                 }
             }
         }
         if !filling.is_empty() {
-            self.chunks.insert(filled(pieces, &filling, ages, codec)?);
+            self.chunks.insert(filled(pieces, &filling, ages)?);
         }
         Ok(())
     }
@@ -268,7 +267,7 @@ impl Bucket {
                 continue;
             }
             for row in chunk.live().places() {
-                self.index.remove(Place::new(number as u32, row, hash(chunk.rows.keys.row(row).data())));
+                self.index.remove(Place::new(number as u32, row, hash(chunk.rows.keys.row(row))));
             }
             chunk.bury_all();
         }
@@ -284,14 +283,14 @@ impl Bucket {
 
     /// Frees empty chunks, merges a class of small ones, and rewrites those with the most dead rows, until about as many
     /// rows are moved as came.
-    fn tidy(&mut self, came: usize, codec: &KeyCodec) -> Result<()> {
+    fn tidy(&mut self, came: usize) -> Result<()> {
         self.chunks.retain(|_, chunk| chunk.live_rows > 0);
         let mut least = 1;
         for most in CLASSES {
             let is_alike = |(_, chunk): &(usize, &Chunk)| (least..=most).contains(&chunk.live_rows);
             let alike: Vec<usize> = self.chunks.iter().filter(is_alike).map(|(number, _)| number).collect();
             if alike.len() >= ALIKE {
-                self.rewrite(&alike, codec)?;
+                self.rewrite(&alike)?;
             }
             least = most + 1;
         }
@@ -301,24 +300,24 @@ impl Bucket {
             && let Some((number, worst)) = half_dead.max_by_key(|(_, chunk)| chunk.len() - chunk.live_rows)
         {
             moved += worst.live_rows;
-            self.rewrite(&[number], codec)?;
+            self.rewrite(&[number])?;
         }
         Ok(())
     }
 
     /// Puts the live rows of these chunks into one.
-    fn rewrite(&mut self, numbers: &[usize], codec: &KeyCodec) -> Result<()> {
+    fn rewrite(&mut self, numbers: &[usize]) -> Result<()> {
         let old = |chunk: usize| &self.chunks[numbers[chunk]];
         let mut places: Vec<(usize, usize)> = vec![];
         for chunk in 0..numbers.len() {
             places.extend(old(chunk).live().places().map(|row| (chunk, row)));
         }
         let sources: Vec<&StateRows> = (0..numbers.len()).map(|chunk| old(chunk).rows.as_ref()).collect();
-        let rows = collected(&sources, &places, codec)?;
+        let rows = collected(&sources, &places)?;
         let moved = Chunk::new(Arc::clone(&rows), 0, places.len(), old(0).newest.is_some());
         let to = self.chunks.insert(moved) as u32;
         let moved = |(row, (chunk, old_row)): (usize, &(usize, usize))| {
-            let hash = hash(rows.keys.row(row).data());
+            let hash = hash(rows.keys.row(row));
             (Place::new(numbers[*chunk] as u32, *old_row, hash), Place::new(to, row, hash))
         };
         self.index.replace(places.iter().enumerate().map(moved));
@@ -334,15 +333,14 @@ impl Bucket {
 }
 
 /// A chunk of rows of pieces.
-fn filled(pieces: &[Piece], places: &[(usize, usize)], ages: bool, codec: &KeyCodec) -> Result<Chunk> {
+fn filled(pieces: &[Piece], places: &[(usize, usize)], ages: bool) -> Result<Chunk> {
     let sources: Vec<&StateRows> = pieces.iter().map(|piece| &piece.rows).collect();
-    Ok(Chunk::new(collected(&sources, places, codec)?, 0, places.len(), ages))
+    Ok(Chunk::new(collected(&sources, places)?, 0, places.len(), ages))
 }
 
 /// The rows at these places, sharing no buffer with where they were: (which of the sources, which row).
-fn collected(sources: &[&StateRows], places: &[(usize, usize)], codec: &KeyCodec) -> Result<Arc<StateRows>> {
-    let mut keys = codec.empty(places.len());
-    places.iter().for_each(|(source, row)| keys.push(sources[*source].keys.row(*row)));
+fn collected(sources: &[&StateRows], places: &[(usize, usize)]) -> Result<Arc<StateRows>> {
+    let keys = KeyBytes::of(places.iter().map(|(source, row)| sources[*source].keys.row(*row)));
     let values = gather(sources, places)?.iter().map(trimmed).collect();
     Ok(Arc::new(StateRows { keys, values }))
 }
@@ -426,7 +424,7 @@ impl Shard {
         for (row, was_due) in was_due.iter().enumerate() {
             let due = due(&delta.rows, row);
             if was_due.is_none_or(|was_due| due < was_due) {
-                self.remind_of(due, delta.rows.keys.row(row).data().into());
+                self.remind_of(due, delta.rows.keys.row(row).into());
             }
         }
         let Some(bound) = delta.closes else { return };
@@ -455,7 +453,7 @@ impl Shard {
     }
 
     /// Takes over what an epoch did.
-    pub fn apply(&mut self, delta: &Delta, layout: &Layout, codec: &KeyCodec) -> Result<()> {
+    pub fn apply(&mut self, delta: &Delta, layout: &Layout) -> Result<()> {
         let was_due: Vec<Option<i64>> = match layout.is_due {
             true => delta.replaces.iter().map(|place| place.map(|place| self.due_at(place))).collect(),
             false => vec![],
@@ -477,11 +475,11 @@ impl Shard {
         for alike in delta.buckets[first..].chunk_by(|a, b| a == b) {
             let replaces = &delta.replaces[first..first + alike.len()];
             let add = |bucket: &mut Bucket| bucket.add(&delta.rows, first, replaces, layout.is_touched);
-            self.change(alike[0], alike.len(), codec, add)?;
+            self.change(alike[0], alike.len(), add)?;
             first += alike.len();
         }
         if let (Some(horizon), true) = (delta.closes, layout.is_touched) {
-            self.change(TIMELESS, 0, codec, |bucket| bucket.expire(horizon))?;
+            self.change(TIMELESS, 0, |bucket| bucket.expire(horizon))?;
         }
         if layout.is_due {
             self.remind(delta, &was_due);
@@ -490,11 +488,11 @@ impl Shard {
     }
 
     /// Changes one bucket, where so many rows come, and counts what that changes.
-    fn change(&mut self, bucket: i64, came: usize, codec: &KeyCodec, act: impl FnOnce(&mut Bucket)) -> Result<()> {
+    fn change(&mut self, bucket: i64, came: usize, act: impl FnOnce(&mut Bucket)) -> Result<()> {
         let bucket = self.buckets.entry(bucket).or_default();
         let (rows, bytes) = (bucket.index.len(), bucket.bytes());
         act(bucket);
-        bucket.tidy(came, codec)?;
+        bucket.tidy(came)?;
         self.rows = self.rows + bucket.index.len() - rows;
         self.bytes = self.bytes + bucket.bytes() - bytes;
         Ok(())
@@ -502,7 +500,7 @@ impl Shard {
 
     /// Takes over rows read from files, newest first: of each key the first one counts. The shard must be empty, and
     /// `number` is its own.
-    pub fn fill(&mut self, pieces: &[Piece], number: usize, layout: &Layout, codec: &KeyCodec) -> Result<()> {
+    pub fn fill(&mut self, pieces: &[Piece], number: usize, layout: &Layout) -> Result<()> {
         let mut rows: Vec<(u32, u32)> = Vec::with_capacity(pieces.iter().map(|part| part.by_shard[number].len()).sum());
         for (piece, part) in pieces.iter().enumerate() {
             rows.extend(part.by_shard[number].iter().map(|row| (piece as u32, *row)));
@@ -513,14 +511,14 @@ impl Shard {
         }
         for alike in rows.chunk_by(|a, b| bucket_of(a) == bucket_of(b)) {
             let bucket = self.buckets.entry(bucket_of(&alike[0])).or_default();
-            bucket.fill(pieces, alike, layout.is_touched, codec)?;
+            bucket.fill(pieces, alike, layout.is_touched)?;
             self.rows += bucket.index.len();
             self.bytes += bucket.bytes();
         }
         if layout.is_due {
             for live in self.live() {
                 for row in live.places() {
-                    let key = live.rows().keys.row(row).data().into();
+                    let key = live.rows().keys.row(row).into();
                     self.remind_of(due(live.rows(), row), key);
                 }
             }
@@ -578,6 +576,7 @@ mod tests {
     use arrow::datatypes::{DataType, Field};
     use proptest::prelude::*;
 
+    use super::super::keys::KeyCodec;
     use super::*;
 
     type Key = (i64, i64);
@@ -613,12 +612,12 @@ mod tests {
         }
 
         /// The keys, which bucket each is in, and where each is found.
-        fn found<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) -> (Rows, Vec<i64>, Vec<Option<Place>>) {
+        fn found<'a>(&self, keys: impl Iterator<Item = &'a Key> + Clone) -> (KeyBytes, Vec<i64>, Vec<Option<Place>>) {
             let minutes: ArrayRef = Arc::new(Int64Array::from_iter_values(keys.clone().map(|key| key.0)));
             let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(keys.map(|key| key.1)));
             let encoded = self.codec.encode(&[minutes, numbers]).unwrap();
             let asked = |row: usize| {
-                let key = encoded.rows.row(row).data();
+                let key = encoded.rows.row(row);
                 (encoded.buckets[row], hash(key), key)
             };
             let found = self.shard.find_all((0..encoded.buckets.len()).map(asked));
@@ -640,7 +639,7 @@ mod tests {
             let gone = places.into_iter().flatten().collect();
             let rows = Arc::new(StateRows { keys, values });
             let delta = Delta { rows, buckets, replaces, first, closes, gone };
-            self.shard.apply(&delta, &self.layout, &self.codec).unwrap();
+            self.shard.apply(&delta, &self.layout).unwrap();
 
             self.written.iter_mut().for_each(|epoch| epoch.retain(|key| !gone_now.contains(key)));
             self.written.push(changed.clone());
@@ -660,12 +659,12 @@ mod tests {
                 let is_wanted = |row: usize| if self.rises() { minutes[row] >= horizon } else { epoch > horizon };
                 let columns = [column(minutes.clone()), column(numbers), column(vec![epoch; changed.len()])];
                 let rows = RecordBatch::try_new(self.layout.schema(), columns.into()).unwrap();
-                Piece::try_new(&self.codec, &rows, 2, shards, is_wanted).unwrap()
+                Piece::try_new(&self.codec, &rows, shards, is_wanted).unwrap()
             };
             let pieces: Vec<Piece> = self.written.iter().enumerate().rev().map(piece).collect();
             let filled = |number: usize| {
                 let mut shard = Shard::default();
-                shard.fill(&pieces, number, &self.layout, &self.codec).unwrap();
+                shard.fill(&pieces, number, &self.layout).unwrap();
                 let rows: Vec<_> = shard.live().iter().flat_map(|live| self.rows_of(live)).collect();
                 assert_eq!(rows.len(), shard.rows());
                 rows
@@ -775,11 +774,11 @@ mod tests {
         let (a, b, c) = ((0, 1), (0, 2), (0, 3));
         beside.epoch(&BTreeSet::from([a, b]), &BTreeSet::new(), None);
         let (keys, ..) = beside.found([a, b, c].iter());
-        let of = |row: usize| hash(keys.row(row).data());
+        let of = |row: usize| hash(keys.row(row));
         let bucket = beside.shard.buckets.get_mut(&0).unwrap();
         bucket.index = Places::default();
         (0..2).for_each(|row| bucket.index.insert(Place::new(0, row, of(0))));
-        let found = beside.shard.find_all([0, 1, 2].into_iter().map(|row| (0, of(0), keys.row(row).data())));
+        let found = beside.shard.find_all([0, 1, 2].into_iter().map(|row| (0, of(0), keys.row(row))));
         let rows: Vec<_> = found.iter().map(|place| place.map(|place| place.row)).collect();
         assert_eq!(rows, [Some(0), Some(1), None]);
     }
