@@ -414,7 +414,7 @@ impl StatefulAggregateExec {
         let old: Vec<usize> = (0..places.len()).filter(|group| places[*group].is_some()).collect();
         let (sources, at) = shard.places(old.iter().filter_map(|group| Some((TIMELESS, places[*group]?))));
         let key = |group: usize| match groups.first.get(group) {
-            Some((piece, row)) => pieces[*piece].rows.keys.row(*row),
+            Some((piece, row)) => pieces[*piece].key(*row),
             None => {
                 let (source, row) = at[old.partition_point(|other| *other < group)];
                 sources[source].keys.row(row)
@@ -471,7 +471,7 @@ impl StatefulAggregateExec {
         }
         values.push(Arc::new(Int64Array::from(due)) as ArrayRef);
         values.push(Arc::new(Int64Array::from(ends)));
-        let keys = KeyBytes::of(keys.into_iter());
+        let keys = KeyBytes::of(keys.iter().copied());
         let rows = Arc::new(StateRows { keys, values });
         drop(shard);
         let buckets = vec![TIMELESS; replaces.len()];

@@ -75,7 +75,7 @@ impl KeyBytes {
     /// In memory.
     pub fn bytes(&self) -> usize {
         let ends = if let Ends::At(ends) = &self.ends { size_of_val(ends.as_slice()) } else { 0 };
-        self.bytes.capacity() + ends
+        self.bytes.len() + ends
     }
 }
 
@@ -109,8 +109,8 @@ impl KeyCodec {
 
     /// The keys in `columns`. A rising key must not be NULL.
     pub fn encode(&self, columns: &[ArrayRef]) -> Result<Keys> {
-        let rows = self.converter.convert_columns(columns)?;
-        let rows = KeyBytes::of((0..rows.num_rows()).map(|row| rows.row(row).data()));
+        let encoded = self.converter.convert_columns(columns)?;
+        let rows = KeyBytes::of((0..encoded.num_rows()).map(|row| encoded.row(row).data()));
         let buckets = match self.rising {
             Some(index) => {
                 let ticks = ticks(&columns[index])?;
@@ -119,7 +119,7 @@ impl KeyCodec {
                 }
                 ticks.values().to_vec()
             }
-            None => vec![TIMELESS; rows.rows()],
+            None => vec![TIMELESS; encoded.num_rows()],
         };
         Ok(Keys { rows, buckets })
     }

@@ -11,8 +11,8 @@
 //! Guarantee: after a restore, the rows are those of the commit, whatever the number of shards is now: stored rows carry
 //! their keys and depend on no hash. Not promised: state larger than memory.
 //!
-//! [`shard`] keeps rows in memory, which [`table`] finds, [`files`] turns them into bytes, [`newest`] puts files together, [`operator`] is one
-//! operator's table across epochs.
+//! [`shard`] keeps rows in memory, [`table`] says where each lies, [`files`] turns them into bytes, [`newest`] puts files
+//! together, [`operator`] is one operator's table across epochs.
 
 mod compaction;
 pub mod files;

@@ -4,7 +4,7 @@
 //! it replaces as dead. Small chunks of one size class are merged, and the chunk with the most dead rows is rewritten, as
 //! epochs go by: each pays for a bounded part of the state, whatever its size and age.
 //!
-//! Memory for a group: the bytes of its key and values, 8 for the key's end where keys differ in length, 16 to 24 for its
+//! Memory for a group: the bytes of its key and values, 8 for the key's end where keys differ in length, 18 to 24 for its
 //! place in the table, and at most as much of key and values again for rows that are dead.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -200,12 +200,12 @@ impl Bucket {
     }
 
     fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
-        self.index.find(hash, |place| Self::key(&self.chunks, *place) == key)
+        self.index.find(hash as u32, |place| Self::key(&self.chunks, *place) == key)
     }
 
     /// Where a key lies, if it is there and no other one has its hash.
     fn likely(&self, hash: u64) -> Option<Place> {
-        self.index.find(hash, |_| true)
+        self.index.find(hash as u32, |_| true)
     }
 
     fn add(&mut self, rows: &Arc<StateRows>, first: usize, replaces: &[Option<Place>], ages: bool) {
@@ -214,12 +214,11 @@ impl Bucket {
         for old in replaces.iter().flatten() {
             self.chunks[old.chunk as usize].bury(old.row as usize);
         }
-        let rows_of = (first..).zip(replaces);
-        let moved = |(row, old): (usize, &Option<Place>)| Some(((*old)?, Place::new(chunk, row, (*old)?.hash.into())));
-        self.index.replace(rows_of.clone().filter_map(moved));
-        for (row, _) in rows_of.filter(|(_, old)| old.is_none()) {
-            self.index.insert(Place::new(chunk, row, hash(rows.keys.row(row))));
-        }
+        let moved = |(row, old): (usize, &Option<Place>)| {
+            let hash = old.map_or_else(|| hash(rows.keys.row(row)) as u32, |old| old.hash);
+            (*old, Place::new(chunk, row, hash))
+        };
+        self.index.set((first..).zip(replaces).map(moved));
     }
 
     /// Puts rows of pieces into an empty bucket, of each key the first: (which piece, which row).
@@ -229,10 +228,9 @@ impl Bucket {
         let mut filling: Vec<(usize, usize)> = Vec::with_capacity(rows.len().min(LARGE));
         let place_of = |(piece, row): &(u32, u32)| (*piece as usize, *row as usize);
         for rows in rows.chunks(AHEAD) {
-            let hashes = rows.iter().map(place_of).map(|(piece, row)| pieces[piece].hashes[row]);
-            fetched(hashes.clone().map(|hash| self.index.peek(hash)));
-            let likely: Vec<_> = hashes.map(|hash| self.likely(hash)).collect();
-            for ((piece, row), likely) in rows.iter().map(place_of).zip(likely) {
+            let places = rows.iter().map(place_of);
+            fetched(places.clone().map(|(piece, row)| self.index.peek(pieces[piece].hashes[row] as u32)));
+            for (piece, row) in places {
                 let chunk = self.chunks.vacant_key() as u32;
                 let key = pieces[piece].key(row);
                 let is_same = |place: &Place| match place.chunk == chunk {
@@ -242,8 +240,8 @@ impl Bucket {
                     }
                     false => Self::key(&self.chunks, *place) == key,
                 };
-                let place = Place::new(chunk, filling.len(), pieces[piece].hashes[row]);
-                if likely.as_ref().is_some_and(is_same) || self.index.find(place.hash.into(), is_same).is_some() {
+                let place = Place::new(chunk, filling.len(), pieces[piece].hashes[row] as u32);
+                if self.index.find(place.hash, is_same).is_some() {
                     continue;
                 }
                 self.index.insert(place);
@@ -257,6 +255,7 @@ impl Bucket {
         if !filling.is_empty() {
             self.chunks.insert(filled(pieces, &filling, ages)?);
         }
+        self.index.shrink();
         Ok(())
     }
 
@@ -267,11 +266,10 @@ impl Bucket {
                 continue;
             }
             for row in chunk.live().places() {
-                self.index.remove(Place::new(number as u32, row, hash(chunk.rows.keys.row(row))));
+                self.index.remove(Place::new(number as u32, row, hash(chunk.rows.keys.row(row)) as u32));
             }
             chunk.bury_all();
         }
-        self.index.shrink();
     }
 
     /// Forgets a row.
@@ -281,9 +279,10 @@ impl Bucket {
         }
     }
 
-    /// Frees empty chunks, merges a class of small ones, and rewrites those with the most dead rows, until about as many
-    /// rows are moved as came.
+    /// Gives back memory: frees empty chunks, merges a class of small ones, and rewrites those with the most dead rows,
+    /// until about as many rows are moved as came.
     fn tidy(&mut self, came: usize) -> Result<()> {
+        self.index.shrink();
         self.chunks.retain(|_, chunk| chunk.live_rows > 0);
         let mut least = 1;
         for most in CLASSES {
@@ -317,10 +316,10 @@ impl Bucket {
         let moved = Chunk::new(Arc::clone(&rows), 0, places.len(), old(0).newest.is_some());
         let to = self.chunks.insert(moved) as u32;
         let moved = |(row, (chunk, old_row)): (usize, &(usize, usize))| {
-            let hash = hash(rows.keys.row(row));
-            (Place::new(numbers[*chunk] as u32, *old_row, hash), Place::new(to, row, hash))
+            let hash = hash(rows.keys.row(row)) as u32;
+            (Some(Place::new(numbers[*chunk] as u32, *old_row, hash)), Place::new(to, row, hash))
         };
-        self.index.replace(places.iter().enumerate().map(moved));
+        self.index.set(places.iter().enumerate().map(moved));
         for number in numbers {
             self.chunks.remove(*number);
         }
@@ -364,14 +363,14 @@ impl Shard {
     /// The same for many keys: each is a bucket, a hash and the key.
     pub fn find_all<'a>(&self, mut keys: impl Iterator<Item = (i64, u64, &'a [u8])>) -> Vec<Option<Place>> {
         let mut found = Vec::with_capacity(keys.size_hint().0);
-        let mut ahead = Vec::with_capacity(AHEAD);
+        let mut ahead = vec![];
         loop {
             let asked = |(bucket, hash, key)| (self.buckets.get(&bucket), hash, key);
             ahead.extend(keys.by_ref().take(AHEAD).map(asked));
             if ahead.is_empty() {
                 return found;
             }
-            fetched(ahead.iter().filter_map(|(bucket, hash, _)| Some(bucket.as_ref()?.index.peek(*hash))));
+            fetched(ahead.iter().filter_map(|(bucket, hash, _)| Some(bucket.as_ref()?.index.peek(*hash as u32))));
             let likely: Vec<Option<Place>> =
                 ahead.iter().map(|(bucket, hash, _)| bucket.as_ref()?.likely(*hash)).collect();
             let peek = |((bucket, ..), likely): (&(Option<&Bucket>, _, _), &Option<Place>)| {
@@ -461,15 +460,15 @@ impl Shard {
         if let (Some(bound), true) = (delta.closes, layout.rising.is_some()) {
             let open = self.buckets.split_off(&bound);
             for gone in std::mem::replace(&mut self.buckets, open).into_values() {
-                self.rows -= gone.index.len();
+                self.rows -= gone.index.taken();
                 self.bytes -= gone.bytes();
             }
         }
         // Before anything is moved: their places, and those of rows that are replaced, hold until then.
         if let Some(bucket) = self.buckets.get_mut(&TIMELESS).filter(|_| !delta.gone.is_empty()) {
-            let rows = bucket.index.len();
+            let rows = bucket.index.taken();
             delta.gone.iter().for_each(|place| bucket.forget(*place));
-            self.rows -= rows - bucket.index.len();
+            self.rows -= rows - bucket.index.taken();
         }
         let mut first = delta.first;
         for alike in delta.buckets[first..].chunk_by(|a, b| a == b) {
@@ -490,10 +489,10 @@ impl Shard {
     /// Changes one bucket, where so many rows come, and counts what that changes.
     fn change(&mut self, bucket: i64, came: usize, act: impl FnOnce(&mut Bucket)) -> Result<()> {
         let bucket = self.buckets.entry(bucket).or_default();
-        let (rows, bytes) = (bucket.index.len(), bucket.bytes());
+        let (rows, bytes) = (bucket.index.taken(), bucket.bytes());
         act(bucket);
         bucket.tidy(came)?;
-        self.rows = self.rows + bucket.index.len() - rows;
+        self.rows = self.rows + bucket.index.taken() - rows;
         self.bytes = self.bytes + bucket.bytes() - bytes;
         Ok(())
     }
@@ -512,7 +511,7 @@ impl Shard {
         for alike in rows.chunk_by(|a, b| bucket_of(a) == bucket_of(b)) {
             let bucket = self.buckets.entry(bucket_of(&alike[0])).or_default();
             bucket.fill(pieces, alike, layout.is_touched)?;
-            self.rows += bucket.index.len();
+            self.rows += bucket.index.taken();
             self.bytes += bucket.bytes();
         }
         if layout.is_due {
@@ -767,6 +766,19 @@ mod tests {
         assert!(beside.restored(1, 0).into_iter().eq(expected));
     }
 
+    /// More keys than are fetched at once, half of them new in each epoch.
+    #[test]
+    fn many_keys_are_found_and_moved_at_once() {
+        for rises in [true, false] {
+            let mut beside = Beside::new(rises);
+            for epoch in 0..6 {
+                let changed = (500 * epoch..500 * epoch + 1000).map(|number| (number % 3 + 2, number)).collect();
+                beside.epoch(&changed, &BTreeSet::new(), None);
+                beside.check(i64::MIN);
+            }
+        }
+    }
+
     /// Two keys may have one half of a hash in common: each is found, and a third one that has it, too, is not.
     #[test]
     fn keys_of_one_hash_are_told_apart() {
@@ -777,7 +789,7 @@ mod tests {
         let of = |row: usize| hash(keys.row(row));
         let bucket = beside.shard.buckets.get_mut(&0).unwrap();
         bucket.index = Places::default();
-        (0..2).for_each(|row| bucket.index.insert(Place::new(0, row, of(0))));
+        (0..2).for_each(|row| bucket.index.insert(Place::new(0, row, of(0) as u32)));
         let found = beside.shard.find_all([0, 1, 2].into_iter().map(|row| (0, of(0), keys.row(row))));
         let rows: Vec<_> = found.iter().map(|place| place.map(|place| place.row)).collect();
         assert_eq!(rows, [Some(0), Some(1), None]);
