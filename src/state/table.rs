@@ -1,8 +1,8 @@
 //! Where rows lie, by the hash of their key.
 //!
 //! The idea: a table with open addressing and linear probing. A slot holds a place and the hash it goes by, side by side, so
-//! that to look up a key that is there is one trip to memory, as a rule; and whoever looks up many has the trips of a few
-//! hundred made at the same time ([`fetched`]). That is why it is not hashbrown's: of that one, nothing can be read ahead.
+//! that to look up a key that is there is one trip to memory, as a rule; and whoever looks up many has the trips of a hundred
+//! or so made at the same time ([`fetched`]). That is why it is not hashbrown's: of that one, nothing can be read ahead.
 //! Where a hash is looked up first is in the order of the hashes, so that a table is made larger from one end of the memory
 //! to the other.
 //!
