@@ -4,11 +4,11 @@
 //! every row is written twice at most on average. When they are many but small, just they are *merged*: of each key the
 //! newest row. Both work on what nobody changes any more, in a task of their own, and take the place of what they cover in
 //! the first commit after they are done. Both may be much longer than an epoch, and go no faster than they must to be
-//! done before the next is due: each epoch pays for its share, from when its own rows are written.
+//! done before the next is due: each epoch pays for its share, while its own rows are written.
 //!
 //! Not promised: when that is. A crash loses one that was under way, and another follows.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -37,6 +37,8 @@ const PART_ROWS: usize = 8 * 1024;
 const PACE: u64 = 125;
 /// … but not longer than this: there may be no epoch for a while.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// What so many epochs have allowed may be left over before it is used while the next one computes, too.
+const LEFT_OVER: u64 = 4;
 
 /// How one operator's files are written.
 #[derive(Debug, Clone)]
@@ -83,33 +85,53 @@ struct Compacted {
     files: Vec<StateFile>,
 }
 
-/// How many rows may be written by now.
+/// How many rows may be written, and when.
 #[derive(Debug)]
 struct Pace {
-    allowed: Mutex<u64>,
-    more: Condvar,
+    turn: Mutex<Turn>,
+    begun: Condvar,
     patience: Duration,
+}
+
+/// While an epoch's own rows are written, of which a disk does most, and one core the rest.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Turn {
+    is_now: bool,
+    allowed: u64,
+    /// What the last epoch allowed of this.
+    last: u64,
+}
+
+impl Turn {
+    fn has(&self, rows: u64) -> bool {
+        self.allowed >= rows && (self.is_now || self.allowed > self.last.saturating_mul(LEFT_OVER))
+    }
 }
 
 impl Pace {
     fn new(patience: Duration) -> Self {
-        Self { allowed: Mutex::default(), more: Condvar::new(), patience }
+        Self { turn: Mutex::default(), begun: Condvar::new(), patience }
     }
 
-    fn allow(&self, rows: u64) {
-        let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-        *allowed = allowed.saturating_add(rows);
-        self.more.notify_one();
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until so many are allowed, for as long as there is patience.
+    fn begin(&self, rows: u64) {
+        let mut turn = self.turn();
+        *turn = Turn { is_now: true, allowed: turn.allowed.saturating_add(rows), last: rows };
+        self.begun.notify_one();
+    }
+
+    fn end(&self) {
+        self.turn().is_now = false;
+    }
+
+    /// Waits until so many may be written, for as long as there is patience.
     fn take(&self, rows: u64) {
-        let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut allowed, _) = self
-            .more
-            .wait_timeout_while(allowed, self.patience, |allowed| *allowed < rows)
-            .unwrap_or_else(PoisonError::into_inner);
-        *allowed = allowed.saturating_sub(rows);
+        let waited = self.begun.wait_timeout_while(self.turn(), self.patience, |turn| !turn.has(rows));
+        let (mut turn, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        turn.allowed = turn.allowed.saturating_sub(rows);
     }
 }
 
@@ -196,10 +218,17 @@ impl Compaction {
         *running = Some(Running { task, pace, least: rows / self.max_files as u64 });
     }
 
-    /// An epoch has changed so many rows, and is about to write them, which one core does: what is under way may go on.
-    pub(super) fn keep_pace(&self, changed: u64) {
+    /// An epoch has changed so many rows, and is about to write them, which one core does: what is under way may go on…
+    pub(super) fn begin_turn(&self, changed: u64) {
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            running.pace.allow(running.least.max(changed * PACE / 100));
+            running.pace.begin(running.least.max(changed * PACE / 100));
+        }
+    }
+
+    /// … until they are committed.
+    pub(super) fn end_turn(&self) {
+        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            running.pace.end();
         }
     }
 
@@ -209,7 +238,7 @@ impl Compaction {
         let is_urgent = commit.files.len() - snapshot_files(commit) > 2 * self.max_files;
         let is_done = |running: &mut Running| is_urgent || running.task.is_finished();
         let Some(done) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take_if(is_done) else { return };
-        done.pace.allow(u64::MAX);
+        done.pace.begin(u64::MAX);
         match done.task.await {
             Ok(Ok(Compacted { after, epoch, files })) => {
                 let is_before = |other: &StateFile| after.is_some_and(|after| other.epoch <= after);
@@ -233,7 +262,7 @@ impl Drop for Compaction {
     fn drop(&mut self) {
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
             running.task.abort();
-            running.pace.allow(u64::MAX);
+            running.pace.begin(u64::MAX);
         }
     }
 }
@@ -364,16 +393,30 @@ mod tests {
     fn a_snapshot_uses_up_what_epochs_allow_and_goes_on_without_any() {
         let pace = Pace::new(Duration::ZERO);
         pace.take(5);
-        pace.allow(10);
+        pace.begin(10);
         pace.take(4);
-        assert_eq!(*pace.allowed.lock().unwrap(), 6);
+        assert_eq!(pace.turn().allowed, 6);
         pace.take(7);
-        assert_eq!(*pace.allowed.lock().unwrap(), 0);
+        assert_eq!(pace.turn().allowed, 0);
         // Who cannot wait any longer allows all of it, whatever is allowed already.
-        pace.allow(1);
-        pace.allow(u64::MAX);
+        pace.begin(1);
+        pace.begin(u64::MAX);
         pace.take(4);
-        assert_eq!(*pace.allowed.lock().unwrap(), u64::MAX - 4);
+        assert_eq!(pace.turn().allowed, u64::MAX - 4);
+    }
+
+    #[test]
+    fn what_is_left_of_a_turn_is_for_the_next_unless_it_is_too_much() {
+        let pace = Pace::new(Duration::ZERO);
+        pace.begin(10);
+        assert!(pace.turn().has(10) && !pace.turn().has(11));
+        pace.end();
+        assert!(!pace.turn().has(1));
+        (0..LEFT_OVER).for_each(|_| pace.begin(10));
+        pace.end();
+        assert!(pace.turn().has(50) && !pace.turn().has(51));
+        pace.take(10);
+        assert!(!pace.turn().has(1));
     }
 
     #[test]
@@ -389,8 +432,8 @@ mod tests {
                     pace.take(4);
                 }
             });
-            asked.iter().for_each(|()| (0..2).for_each(|_| pace.allow(2)));
+            asked.iter().for_each(|()| (0..2).for_each(|_| pace.begin(2)));
         });
-        assert_eq!(*pace.allowed.lock().unwrap(), 0);
+        assert_eq!(pace.turn().allowed, 0);
     }
 }

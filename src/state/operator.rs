@@ -164,7 +164,7 @@ impl Operator {
         self.compaction.take(&mut commit, &self.writer.layout.name).await;
         let (changed, closes) = self.staged_rows();
         commit.closed = commit.closed.max(closes);
-        self.compaction.keep_pace(changed.iter().map(|live| live.count() as u64).sum());
+        self.compaction.begin_turn(changed.iter().map(|live| live.count() as u64).sum());
         if !changed.is_empty() {
             let write =
                 move |writer: &Writer| changed.into_iter().map(|live| writer.of_live(&live)).collect::<Vec<_>>();
@@ -184,6 +184,7 @@ impl Operator {
 
     /// After the commit: takes over what the epoch did.
     pub fn apply(&self, epoch: u64, commit: &StateCommit) -> Result<()> {
+        self.compaction.end_turn();
         let staged = std::mem::take(&mut *locked(&self.staged));
         let apply = |shard: usize, delta: &Delta| locked(&self.shards[shard]).apply(delta, &self.writer.layout);
         if staged.values().map(|delta| delta.buckets.len()).sum::<usize>() < SIDE_BY_SIDE {

@@ -27,6 +27,8 @@ use object_store::{
     PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use super::way::RightOfWay;
+
 /// The directory beside a file in which it is staged.
 pub const STAGED: &str = ".staged";
 
@@ -101,6 +103,7 @@ pub struct LocalStore {
 #[derive(Debug, Clone)]
 struct Writes {
     files: Arc<dyn FileLayer>,
+    way: Arc<RightOfWay>,
     sync: bool,
     /// Tells this store's staged files from those of other processes.
     token: u64,
@@ -108,9 +111,10 @@ struct Writes {
 }
 
 impl LocalStore {
-    /// A store over `files`; `token` is random, so that two processes never stage under one name.
-    pub fn new(files: Arc<dyn FileLayer>, sync: bool, token: u64) -> Self {
-        let writes = Writes { files, sync, token, next: Arc::default() };
+    /// A store over `files`; `way` is shared by those on one disk, and `token` is random, so that two processes never stage
+    /// under one name.
+    pub fn new(files: Arc<dyn FileLayer>, way: Arc<RightOfWay>, sync: bool, token: u64) -> Self {
+        let writes = Writes { files, way, sync, token, next: Arc::default() };
         Self { reads: Arc::new(LocalFileSystem::new()), writes }
     }
 
@@ -183,17 +187,19 @@ impl Writes {
         if self.sync { self.files.sync_dir(path) } else { Ok(()) }
     }
 
-    /// Writes a staged file, and syncs each piece of it: a disk does one sync after the other, and a small file's should
-    /// not have to wait for all of it.
+    /// Writes a staged file, and syncs each piece of it, with others between the pieces.
     fn fill_by_pieces(&self, staged: &FilePath, payload: &PutPayload) -> io::Result<()> {
         self.files.append(staged, &PutPayload::new())?;
         for bytes in payload {
             for from in (0..bytes.len()).step_by(PIECE) {
+                self.way.give();
                 let piece = bytes.slice(from..bytes.len().min(from + PIECE));
                 self.files.append(staged, &piece.into())?;
                 self.files.sync(staged)?;
             }
         }
+        // The name is synced, too.
+        self.way.give();
         Ok(())
     }
 
@@ -216,6 +222,7 @@ impl Writes {
     }
 
     fn put(&self, path: &FilePath, payload: &PutPayload, create_only: bool, is_awaited: bool) -> io::Result<()> {
+        let _first = is_awaited.then(|| self.way.take());
         let staged = self.stage(path)?;
         let filled = match is_awaited || !self.sync {
             true => self.files.append(&staged, payload),
@@ -304,7 +311,11 @@ impl MultipartStore for LocalStore {
 
     async fn complete_multipart(&self, path: &Path, id: &MultipartId, _parts: Vec<PartId>) -> Result<PutResult> {
         let staged = PathBuf::from(id);
-        self.blocking(path, move |writes, path| writes.settle(&staged, &path, false)).await?;
+        let settled = self.blocking(path, move |writes, path| {
+            let _first = writes.way.take();
+            writes.settle(&staged, &path, false)
+        });
+        settled.await?;
         Ok(DONE)
     }
 
@@ -334,7 +345,7 @@ mod tests {
     fn store() -> (tempfile::TempDir, LocalStore, Path) {
         let dir = tempfile::tempdir().unwrap();
         let root = Path::from_absolute_path(dir.path()).unwrap();
-        (dir, LocalStore::new(Arc::new(SystemFiles), true, 7), root)
+        (dir, LocalStore::new(Arc::new(SystemFiles), Arc::default(), true, 7), root)
     }
 
     #[tokio::test]
@@ -399,7 +410,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_that_nobody_waits_for_is_synced_piece_by_piece() {
         let (dir, files) = (tempfile::tempdir().unwrap(), Arc::new(Unsynced::default()));
-        let store = LocalStore::new(Arc::<Unsynced>::clone(&files), true, 7);
+        let store = LocalStore::new(Arc::<Unsynced>::clone(&files), Arc::default(), true, 7);
         let path = Path::from_absolute_path(dir.path()).unwrap().join("large");
         let body: Vec<u8> = (0..9 * PIECE + 5).map(|i| (i / 1000) as u8).collect();
         let mut options = PutOptions::from(PutMode::Create);

@@ -24,8 +24,10 @@ use crate::sql::options::resolve_environment;
 
 pub mod faults;
 pub mod local;
+mod way;
 
 use local::{FileLayer, LocalStore, SystemFiles};
+use way::RightOfWay;
 
 /// A place in an object store.
 #[derive(Clone)]
@@ -107,6 +109,8 @@ pub struct Stores {
 struct Open {
     clock: Clock,
     files: Arc<dyn FileLayer>,
+    /// One for all: most likely it is one disk.
+    way: Arc<RightOfWay>,
     memory: Mutex<BTreeMap<String, Arc<InMemory>>>,
     s3: Mutex<BTreeMap<String, Arc<AmazonS3>>>,
 }
@@ -119,7 +123,8 @@ impl Stores {
 
     /// Stores over another file layer.
     pub fn over(clock: Clock, files: Arc<dyn FileLayer>) -> Self {
-        Self { open: Arc::new(Open { clock, files, memory: Mutex::default(), s3: Mutex::default() }), wrap: None }
+        let (way, memory, s3) = (Arc::default(), Mutex::default(), Mutex::default());
+        Self { open: Arc::new(Open { clock, files, way, memory, s3 }), wrap: None }
     }
 
     /// The same stores, with something in between.
@@ -162,7 +167,8 @@ impl Stores {
         let absolute = std::path::absolute(path).map_err(|e| bad(&e))?;
         let prefix = Path::from_absolute_path(&absolute).map_err(|e| bad(&e))?;
         let sync = settings.get("checkpoint.fsync").is_none_or(|v| v != "false");
-        let store = LocalStore::new(Arc::clone(&self.open.files), sync, self.open.clock.random());
+        let (files, way) = (Arc::clone(&self.open.files), Arc::clone(&self.open.way));
+        let store = LocalStore::new(files, way, sync, self.open.clock.random());
         Ok(location(Arc::new(store), prefix, &absolute.display().to_string()))
     }
 
