@@ -40,6 +40,11 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// What so many epochs have allowed may be left over before it is used while the next one computes, too.
 const LEFT_OVER: u64 = 4;
 
+/// Twice as many files as are merged…
+const URGENT_FILES: usize = 2;
+/// … or four times the rows of a snapshot are more than there ever are if something is done in time.
+const URGENT_ROWS: u64 = 4;
+
 /// How one operator's files are written.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
@@ -149,6 +154,23 @@ fn snapshot_files(commit: &StateCommit) -> usize {
     commit.files.iter().take_while(|file| file.epoch == commit.files[0].epoch).count()
 }
 
+/// The files after the last snapshot.
+#[derive(Debug)]
+struct Since {
+    files: usize,
+    rows: u64,
+    /// With so many rows they are due to become one with it.
+    snapshot_rows: u64,
+}
+
+impl Since {
+    fn of(commit: &StateCommit) -> Self {
+        let (snapshot, changes) = commit.files.split_at(snapshot_files(commit));
+        let rows = |files: &[StateFile]| files.iter().map(|file| file.rows).sum::<u64>();
+        Self { files: changes.len(), rows: rows(changes), snapshot_rows: rows(snapshot).max(SNAPSHOT_ROWS) }
+    }
+}
+
 /// At most one task at a time.
 #[derive(Debug)]
 pub(super) struct Compaction {
@@ -168,13 +190,18 @@ impl Compaction {
     }
 
     fn due(&self, commit: &StateCommit) -> Option<Due> {
-        let (snapshot, changes) = commit.files.split_at(snapshot_files(commit));
-        let rows = |files: &[StateFile]| files.iter().map(|file| file.rows).sum::<u64>();
-        match rows(changes) {
-            rows_since if rows_since >= rows(snapshot).max(SNAPSHOT_ROWS) => Some(Due::Snapshot),
-            _ if changes.len() >= self.max_files => Some(Due::Merge),
+        let since = Since::of(commit);
+        match since.rows {
+            rows if rows >= since.snapshot_rows => Some(Due::Snapshot),
+            _ if since.files >= self.max_files => Some(Due::Merge),
             _ => None,
         }
+    }
+
+    /// Whether files have become so many, or so large, that what is under way has to be waited for.
+    fn is_urgent(&self, commit: &StateCommit) -> bool {
+        let since = Since::of(commit);
+        since.files > URGENT_FILES * self.max_files || since.rows > URGENT_ROWS * since.snapshot_rows
     }
 
     /// Starts what is due after the commit of `epoch`; `live` gives all rows as of it.
@@ -233,9 +260,9 @@ impl Compaction {
     }
 
     /// Puts what is done in the place of what it covers.
-    /// Where there are far too many files, it is waited for: runs of few epochs would never see one done.
+    /// Where that is urgent, it is waited for: runs of few epochs would never see one done.
     pub(super) async fn take(&self, commit: &mut StateCommit, operator: &str) {
-        let is_urgent = commit.files.len() - snapshot_files(commit) > 2 * self.max_files;
+        let is_urgent = self.is_urgent(commit);
         let is_done = |running: &mut Running| is_urgent || running.task.is_finished();
         let Some(done) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take_if(is_done) else { return };
         done.pace.begin(u64::MAX);
@@ -387,6 +414,37 @@ mod tests {
         let files = writer.write(7, Kind::Snapshot, batches).await.unwrap();
         let named: Vec<_> = files.iter().map(|file| (file.rows, file.latest)).collect();
         assert_eq!(named, [(FILE_ROWS, Some(FILE_ROWS as i64 - 1))]);
+    }
+
+    #[test]
+    fn what_is_due_and_urgent_goes_by_rows_and_by_files() {
+        let compaction = Compaction::new(3);
+        let commit = |rows: &[u64]| {
+            let file = |(epoch, rows): (usize, &u64)| StateFile {
+                name: epoch.to_string(),
+                epoch: epoch as u64,
+                rows: *rows,
+                bytes: 1,
+                latest: None,
+            };
+            StateCommit { files: rows.iter().enumerate().map(file).collect(), ..StateCommit::default() }
+        };
+        let cases: &[(&[u64], _, _)] = &[
+            (&[], None, false),
+            (&[SNAPSHOT_ROWS], None, false),
+            (&[10, SNAPSHOT_ROWS - 1], None, false),
+            (&[10, SNAPSHOT_ROWS], Some(Due::Snapshot), false),
+            (&[SNAPSHOT_ROWS * 2, SNAPSHOT_ROWS, SNAPSHOT_ROWS], Some(Due::Snapshot), false),
+            (&[SNAPSHOT_ROWS * 2, SNAPSHOT_ROWS * 8], Some(Due::Snapshot), false),
+            (&[SNAPSHOT_ROWS * 2, SNAPSHOT_ROWS * 8, 1], Some(Due::Snapshot), true),
+            (&[10, 1, 1, 1], Some(Due::Merge), false),
+            (&[10, 1, 1, 1, 1, 1, 1], Some(Due::Merge), false),
+            (&[10, 1, 1, 1, 1, 1, 1, 1], Some(Due::Merge), true),
+        ];
+        for (rows, due, is_urgent) in cases {
+            let commit = commit(rows);
+            assert_eq!((compaction.due(&commit), compaction.is_urgent(&commit)), (*due, *is_urgent), "{rows:?}");
+        }
     }
 
     #[test]
