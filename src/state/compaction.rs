@@ -37,8 +37,9 @@ const PART_ROWS: usize = 8 * 1024;
 const PACE: u64 = 125;
 /// … but not longer than this: there may be no epoch for a while.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// What so many epochs have allowed may be left over before it is used while the next one computes, too.
-const LEFT_OVER: u64 = 4;
+/// Of so many rows as the last snapshot has, one may be left over from the epochs' turns: more is written at any time, as
+/// otherwise it would not be done before the next is due.
+const LEFT_OVER: u64 = 8;
 
 /// Twice as many files as are merged…
 const URGENT_FILES: usize = 2;
@@ -98,24 +99,26 @@ struct Pace {
     patience: Duration,
 }
 
-/// While an epoch's own rows are written, of which a disk does most, and one core the rest.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+/// A turn lasts while an epoch's own rows are written, of which a disk does most, and one core the rest.
+#[derive(Debug)]
 struct Turn {
     is_now: bool,
+    /// Rows, those left over from earlier turns with them.
     allowed: u64,
-    /// What the last epoch allowed of this.
-    last: u64,
+    /// More than this is written out of turn.
+    left_over: u64,
 }
 
 impl Turn {
     fn has(&self, rows: u64) -> bool {
-        self.allowed >= rows && (self.is_now || self.allowed > self.last.saturating_mul(LEFT_OVER))
+        rows == 0 || self.allowed >= rows && (self.is_now || self.allowed > self.left_over)
     }
 }
 
 impl Pace {
-    fn new(patience: Duration) -> Self {
-        Self { turn: Mutex::default(), begun: Condvar::new(), patience }
+    fn new(left_over: u64, patience: Duration) -> Self {
+        let turn = Turn { is_now: false, allowed: 0, left_over };
+        Self { turn: Mutex::new(turn), begun: Condvar::new(), patience }
     }
 
     fn turn(&self) -> MutexGuard<'_, Turn> {
@@ -124,7 +127,8 @@ impl Pace {
 
     fn begin(&self, rows: u64) {
         let mut turn = self.turn();
-        *turn = Turn { is_now: true, allowed: turn.allowed.saturating_add(rows), last: rows };
+        turn.is_now = true;
+        turn.allowed = turn.allowed.saturating_add(rows);
         self.begun.notify_one();
     }
 
@@ -208,7 +212,8 @@ impl Compaction {
     pub(super) fn start(&self, epoch: u64, commit: &StateCommit, writer: &Writer, live: impl FnOnce() -> Vec<Live>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(due) = self.due(commit).filter(|_| running.is_none()) else { return };
-        let (writer, files, pace) = (writer.clone(), commit.files.clone(), Arc::new(Pace::new(PATIENCE)));
+        let pace = Arc::new(Pace::new(Since::of(commit).snapshot_rows / LEFT_OVER, PATIENCE));
+        let (writer, files) = (writer.clone(), commit.files.clone());
         let (paced, base) = (Arc::clone(&pace), snapshot_files(commit));
         let task = match due {
             Due::Snapshot => {
@@ -252,7 +257,7 @@ impl Compaction {
         }
     }
 
-    /// … until they are committed.
+    /// … until they are committed, or given up.
     pub(super) fn end_turn(&self) {
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             running.pace.end();
@@ -449,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_uses_up_what_epochs_allow_and_goes_on_without_any() {
-        let pace = Pace::new(Duration::ZERO);
+        let pace = Pace::new(0, Duration::ZERO);
         pace.take(5);
         pace.begin(10);
         pace.take(4);
@@ -465,14 +470,14 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_turn_is_for_the_next_unless_it_is_too_much() {
-        let pace = Pace::new(Duration::ZERO);
+        let pace = Pace::new(10, Duration::ZERO);
         pace.begin(10);
         assert!(pace.turn().has(10) && !pace.turn().has(11));
         pace.end();
-        assert!(!pace.turn().has(1));
-        (0..LEFT_OVER).for_each(|_| pace.begin(10));
+        assert!(!pace.turn().has(1) && pace.turn().has(0));
+        pace.begin(10);
         pace.end();
-        assert!(pace.turn().has(50) && !pace.turn().has(51));
+        assert!(pace.turn().has(20) && !pace.turn().has(21));
         pace.take(10);
         assert!(!pace.turn().has(1));
     }
@@ -480,7 +485,7 @@ mod tests {
     #[test]
     fn a_snapshot_is_woken_by_an_epoch_that_allows_enough() {
         // It waits for good if it is not: so often that one or the other is sure to have to wait.
-        let pace = Pace::new(Duration::MAX);
+        let pace = Pace::new(0, Duration::MAX);
         let (wanted, asked) = std::sync::mpsc::sync_channel(0);
         std::thread::scope(|scope| {
             let pace = &pace;

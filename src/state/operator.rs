@@ -155,6 +155,7 @@ impl Operator {
 
     /// Forgets what an epoch that failed has staged.
     pub fn discard(&self) {
+        self.compaction.end_turn();
         locked(&self.staged).clear();
     }
 

@@ -374,20 +374,28 @@ mod tests {
         store.abort_multipart(&path, &id).await.unwrap();
     }
 
-    /// Files of the system, and how much of the one that is written was never synced: now, and at most.
-    #[derive(Debug, Default)]
-    struct Unsynced(Mutex<(usize, usize)>);
+    /// Files of the system, and who is told of what was done with them.
+    struct Watched<F>(F);
 
-    impl FileLayer for Unsynced {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Done {
+        Append(usize),
+        Sync,
+        Name,
+    }
+
+    impl<F> fmt::Debug for Watched<F> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Watched")
+        }
+    }
+
+    impl<F: Fn(Done, &FilePath) + Send + Sync + 'static> FileLayer for Watched<F> {
         fn append(&self, path: &FilePath, payload: &PutPayload) -> io::Result<()> {
-            let mut unsynced = self.0.lock().unwrap();
-            unsynced.0 += payload.content_length();
-            unsynced.1 = unsynced.1.max(unsynced.0);
-            SystemFiles.append(path, payload)
+            SystemFiles.append(path, payload).map(|()| (self.0)(Done::Append(payload.content_length()), path))
         }
         fn sync(&self, path: &FilePath) -> io::Result<()> {
-            self.0.lock().unwrap().0 = 0;
-            SystemFiles.sync(path)
+            SystemFiles.sync(path).map(|()| (self.0)(Done::Sync, path))
         }
         fn create_dir(&self, path: &FilePath) -> io::Result<()> {
             SystemFiles.create_dir(path)
@@ -396,27 +404,78 @@ mod tests {
             SystemFiles.sync_dir(path)
         }
         fn link(&self, from: &FilePath, to: &FilePath) -> io::Result<()> {
-            assert_eq!(self.0.lock().unwrap().0, 0, "a name, before all of it is synced");
-            SystemFiles.link(from, to)
+            SystemFiles.link(from, to).map(|()| (self.0)(Done::Name, to))
         }
         fn rename(&self, from: &FilePath, to: &FilePath) -> io::Result<()> {
-            SystemFiles.rename(from, to)
+            SystemFiles.rename(from, to).map(|()| (self.0)(Done::Name, to))
         }
         fn remove(&self, path: &FilePath) -> io::Result<()> {
             SystemFiles.remove(path)
         }
     }
 
-    #[tokio::test]
-    async fn a_file_that_nobody_waits_for_is_synced_piece_by_piece() {
-        let (dir, files) = (tempfile::tempdir().unwrap(), Arc::new(Unsynced::default()));
-        let store = LocalStore::new(Arc::<Unsynced>::clone(&files), Arc::default(), true, 7);
-        let path = Path::from_absolute_path(dir.path()).unwrap().join("large");
-        let body: Vec<u8> = (0..9 * PIECE + 5).map(|i| (i / 1000) as u8).collect();
+    fn unawaited() -> PutOptions {
         let mut options = PutOptions::from(PutMode::Create);
         options.extensions.insert(Unawaited);
-        store.put_opts(&path, body.clone().into(), options).await.unwrap();
+        options
+    }
+
+    #[tokio::test]
+    async fn a_file_that_nobody_waits_for_is_synced_piece_by_piece() {
+        let dir = tempfile::tempdir().unwrap();
+        // How much of the file is not synced: now, and at most.
+        let unsynced = Arc::new(Mutex::new((0, 0)));
+        let seen = Arc::clone(&unsynced);
+        let files = Watched(move |done, _: &FilePath| {
+            let mut unsynced = seen.lock().unwrap();
+            match done {
+                Done::Append(bytes) => unsynced.0 += bytes,
+                Done::Sync => unsynced.0 = 0,
+                Done::Name => assert_eq!(unsynced.0, 0, "a name, before all of it is synced"),
+            }
+            unsynced.1 = unsynced.1.max(unsynced.0);
+        });
+        let store = LocalStore::new(Arc::new(files), Arc::default(), true, 7);
+        let path = Path::from_absolute_path(dir.path()).unwrap().join("large");
+        let body: Vec<u8> = (0..9 * PIECE + 5).map(|i| (i / 1000) as u8).collect();
+        store.put_opts(&path, body.clone().into(), unawaited()).await.unwrap();
         assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), body);
-        assert_eq!(files.0.lock().unwrap().1, PIECE);
+        assert_eq!(unsynced.lock().unwrap().1, PIECE);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_nobody_waits_for_is_synced_after_those_that_somebody_does() {
+        // So often that one that does not wait would be first now and then.
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let root = Path::from_absolute_path(dir.path()).unwrap();
+            let order = Arc::new(Mutex::new(vec![]));
+            let (seen, has_begun) = (Arc::clone(&order), [std::sync::OnceLock::new(), std::sync::OnceLock::new()]);
+            // Each is written, but not synced, before the other goes on.
+            let files = Watched(move |done, path: &FilePath| {
+                let is_awaited = path.to_string_lossy().contains("somebody");
+                match done {
+                    Done::Append(0) if !is_awaited => {
+                        let _ = has_begun[0].set(());
+                        has_begun[1].wait();
+                    }
+                    Done::Append(_) if is_awaited => {
+                        let _ = has_begun[1].set(());
+                        has_begun[0].wait();
+                    }
+                    Done::Sync | Done::Name => seen.lock().unwrap().push((is_awaited, done)),
+                    Done::Append(_) => {}
+                }
+            });
+            let way = Arc::new(RightOfWay::new(std::time::Duration::ZERO, std::time::Duration::MAX));
+            let store = LocalStore::new(Arc::new(files), way, true, 7);
+            let (somebody, nobody) = (root.clone().join("somebody"), root.join("nobody"));
+            let awaited = store.put_opts(&somebody, PutPayload::from_static(b"x"), PutMode::Create.into());
+            let other = store.put_opts(&nobody, PutPayload::from_static(b"x"), unawaited());
+            let (awaited, other) = tokio::join!(awaited, other);
+            awaited.and(other).unwrap();
+            let expected = [(true, Done::Sync), (true, Done::Name), (false, Done::Sync)];
+            assert_eq!(order.lock().unwrap()[..3], expected);
+        }
     }
 }

@@ -4,7 +4,8 @@
 //! ([`local`](super::local)), and before each piece its writer looks whether others write, and lets them go first. An
 //! epoch makes its writes one after the other: the way is clear when there has been none for a moment.
 //!
-//! Not promised: that they never meet. A sync that has begun is not broken off, and who gives way has patience, not more.
+//! Guarantee: who gives way goes on after a tenth of a second, or a little more. Not promised: that the two never meet. A
+//! sync that has begun is not broken off.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,13 +17,21 @@ const PATIENCE: Duration = Duration::from_millis(25);
 /// … as this: a disk that is never idle must not keep what nobody waits for from getting done.
 const TIMES: usize = 4;
 
-/// How many writes are under way that somebody waits for.
+/// Who goes first, and who lets them.
 #[derive(Debug)]
 pub struct RightOfWay {
-    under_way: Mutex<usize>,
+    first: Mutex<First>,
     done: Condvar,
     quiet: Duration,
     patience: Duration,
+}
+
+/// Writes that somebody waits for.
+#[derive(Debug, Default)]
+struct First {
+    under_way: usize,
+    /// Those that are done with them: between two looks one may have begun and ended.
+    begun: u64,
 }
 
 /// A write that others give way to, until this is dropped.
@@ -36,39 +45,43 @@ impl Default for RightOfWay {
 }
 
 impl RightOfWay {
-    fn new(quiet: Duration, patience: Duration) -> Self {
-        Self { under_way: Mutex::default(), done: Condvar::new(), quiet, patience }
+    pub(super) fn new(quiet: Duration, patience: Duration) -> Self {
+        Self { first: Mutex::default(), done: Condvar::new(), quiet, patience }
     }
 
-    fn under_way(&self) -> MutexGuard<'_, usize> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn first(&self) -> MutexGuard<'_, First> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Goes first.
     pub fn take(&self) -> Taken<'_> {
-        *self.under_way() += 1;
+        let mut first = self.first();
+        first.under_way += 1;
+        first.begun += 1;
         Taken(self)
     }
 
     /// Lets those go first who have taken it.
     pub fn give(&self) {
-        let mut under_way = self.under_way();
+        let mut first = self.first();
         for _ in 0..TIMES {
-            let waited = self.done.wait_timeout_while(under_way, self.patience, |writes| *writes > 0);
-            (under_way, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            let waited = self.done.wait_timeout_while(under_way, self.quiet, |writes| *writes == 0);
+            let waited = self.done.wait_timeout_while(first, self.patience, |first| first.under_way > 0);
+            (first, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let begun = first.begun;
+            let is_quiet = |first: &mut First| first.under_way == 0 && first.begun == begun;
+            let waited = self.done.wait_timeout_while(first, self.quiet, is_quiet);
             let (still, was_quiet) = waited.unwrap_or_else(PoisonError::into_inner);
             if was_quiet.timed_out() {
                 return;
             }
-            under_way = still;
+            first = still;
         }
     }
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        *self.0.under_way() -= 1;
+        self.0.first().under_way -= 1;
         self.0.done.notify_all();
     }
 }
@@ -105,9 +118,27 @@ mod tests {
 
     #[test]
     fn patience_ends() {
-        let way = RightOfWay::new(Duration::ZERO, Duration::ZERO);
-        let _hurry = way.take();
+        // It waits for good if it does not.
+        let way = RightOfWay::new(Duration::MAX, Duration::ZERO);
+        let _taken = way.take();
         way.give();
-        assert_eq!(*way.under_way(), 1);
+    }
+
+    #[test]
+    fn the_way_is_not_clear_between_two_writes_that_follow_each_other() {
+        let way = RightOfWay::new(Duration::MAX, Duration::MAX);
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // It is never quiet for that long, so this is over when it has seen as many writes as it does.
+                way.give();
+                is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                drop(way.take());
+                std::thread::yield_now();
+            }
+        });
+        assert!(way.first().begun >= TIMES as u64, "{way:?}");
     }
 }
