@@ -30,7 +30,7 @@ pub struct RightOfWay {
 #[derive(Debug, Default)]
 struct First {
     under_way: usize,
-    /// Those that are done with them: between two looks one may have begun and ended.
+    /// How many there ever were: between two looks one may have begun and ended.
     begun: u64,
 }
 
