@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures state (benches/README.md): epochs of 100,000 rows over 100 thousand to 10 million groups, and a restart with the
 # most of them; and one group of a million different values. Needs no broker; takes five minutes and 2 GB of memory.
-# An epoch does the same in each run, with the same snapshot beside it: what is slow in one run is the machine, and what is
-# slow in most is Millstream. So each size is run RUNS times (5), in turns, and an epoch's time is the median of these.
+# An epoch does the same in each run, with the same snapshot beside it, so each size is run RUNS times (5), in turns: by
+# medians of an epoch's times what is slow in most runs shows, and in each run by itself all that is slow.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --locked --release --bin millstream
@@ -28,11 +28,12 @@ def submit(groups, rows, file="state"):
     return epochs, used.ru_maxrss // 1024
 
 SIZES = [100_000, 1_000_000, 5_000_000, 10_000_000]
-runs, peaks, delta_sizes, restarts = {}, {}, {}, []
+halves, peaks, delta_sizes, restarts = {}, {}, {}, []
 for _ in range(int(os.environ.get("RUNS", "5"))):
     for groups in SIZES:
         epochs, peak = submit(groups, max(3 * groups, 12_000_000))
-        runs.setdefault(groups, []).append([event for _, event in epochs if event["rows_in"] == 100_000])
+        whole = [event for _, event in epochs if event["rows_in"] == 100_000]
+        halves.setdefault(groups, []).append(whole[-(len(whole) // 2):])
         peaks.setdefault(groups, []).append(peak)
         files = subprocess.run(["find", f"{os.environ['DIR']}/{groups}", "-name", "*-delta-*", "-printf", "%s\n"],
                                stdout=subprocess.PIPE, text=True, check=True).stdout.split()
@@ -54,14 +55,13 @@ print("beside a snapshot and by the median, the longest of the others; of the me
 print("epoch; state in memory, bytes a group; peak memory of the process, MB, in each run")
 for groups in SIZES:
     # The same epoch of each run, one after the other.
-    halves = [same[-(len(same) // 2):] for same in runs[groups]]
-    epochs = list(zip(*halves))
+    epochs = list(zip(*halves[groups]))
     times = [statistics.median(map(took, same)) for same in epochs]
     beside = [time for same, time in zip(epochs, times) if any(map(is_beside, same))]
     others = [time for same, time in zip(epochs, times) if not any(map(is_beside, same))]
     median = statistics.median(times)
-    part = lambda name: statistics.median(event["durations_ms"][name] for half in halves for event in half)
-    state = halves[-1][-1]["state"]["aggregate-1"]
+    part = lambda name: statistics.median(event["durations_ms"][name] for half in halves[groups] for event in half)
+    state = halves[groups][-1][-1]["state"]["aggregate-1"]
     print(f"{groups:>10}  {median:6.1f} {sorted(times)[len(times) * 9 // 10]:6.1f}   {max(beside):6.1f} "
           f"{max(beside) / median:.2f}  {max(others, default=0):6.1f}   {part('run'):5.1f} {part('publish'):5.1f} "
           f"{part('commit'):5.1f}   {delta_sizes[groups]:9.0f}   {state['memory'] / state['rows']:5.1f}   {peaks[groups]}")
@@ -69,7 +69,7 @@ print("groups; the longest of each run against its median, beside a snapshot, an
 print("runs took more than 1.5 of it, of how many")
 for groups in SIZES:
     longest, slow = {True: [], False: []}, {True: [0, 0], False: [0, 0]}
-    for half in (same[-(len(same) // 2):] for same in runs[groups]):
+    for half in halves[groups]:
         median = statistics.median(map(took, half))
         for side in (True, False):
             shares = [took(event) / median for event in half if is_beside(event) == side]
