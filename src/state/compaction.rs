@@ -4,21 +4,29 @@
 //! every row is written twice at most on average. When they are many but small, just they are *merged*: of each key the
 //! newest row. Both work on what nobody changes any more, in a task of their own, and take the place of what they cover in
 //! the first commit after they are done. Both may be much longer than an epoch, and go no faster than they must to be
-//! done before the next is due: each epoch pays for its share, while its own rows are written.
+//! done before the next is due: each epoch pays for its share.
 //!
-//! Not promised: when that is. A crash loses one that was under way, and another follows.
+//! They compute on the runtime's threads, a little at a time, and not on one of their own: with more threads that compute
+//! than there are cores, two of an epoch's may have to share one, and the operating system may take dozens of milliseconds
+//! to find them another.
+//!
+//! Not promised: when they are done. A crash loses one that was under way, and another follows.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::future::ready;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use tokio::task::JoinHandle;
+use datafusion::common::runtime::SpawnedTask;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_blocking, yield_now};
 
 use super::keys::KeyCodec;
-use super::newest::newest;
+use super::newest::Newest;
 use super::piece::Piece;
 use super::shard::Live;
 use super::{Layout, StateCommit, StateFile, files};
@@ -30,17 +38,13 @@ use crate::plan::time::ticks;
 const SNAPSHOT_ROWS: u64 = 200_000;
 /// Rows in a file, about: a snapshot may have several.
 const FILE_ROWS: u64 = 500_000;
-/// A snapshot is written in parts of so many rows, less than a millisecond of work, and a merge file by file. Each waits
-/// until the epochs have changed enough rows…
+/// Rows are written in parts of so many, less than a millisecond of work, and others get their turn in between. Those of a
+/// snapshot, and the files of a merge, wait until the epochs have changed enough rows…
 const PART_ROWS: usize = 8 * 1024;
 /// … which is a hundred for so many of them: a snapshot is done when four fifths of the way to the next are…
 const PACE: u64 = 125;
 /// … but not longer than this: there may be no epoch for a while.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Of so many rows as the last snapshot has, one may be left over from the epochs' turns: more is written at any time, as
-/// otherwise it would not be done before the next is due.
-const LEFT_OVER: u64 = 8;
-
 /// Twice as many files as are merged…
 const URGENT_FILES: usize = 2;
 /// … or four times the rows of a snapshot are more than there ever are if something is done in time.
@@ -91,56 +95,40 @@ struct Compacted {
     files: Vec<StateFile>,
 }
 
-/// How many rows may be written, and when.
+/// How many rows may be written by now.
 #[derive(Debug)]
 struct Pace {
-    turn: Mutex<Turn>,
-    begun: Condvar,
+    allowed: Mutex<u64>,
+    more: Notify,
     patience: Duration,
 }
 
-/// A turn lasts while an epoch's own rows are written, of which a disk does most, and one core the rest.
-#[derive(Debug)]
-struct Turn {
-    is_now: bool,
-    /// Rows, those left over from earlier turns with them.
-    allowed: u64,
-    /// More than this is written out of turn.
-    left_over: u64,
-}
-
-impl Turn {
-    fn has(&self, rows: u64) -> bool {
-        rows == 0 || self.allowed >= rows && (self.is_now || self.allowed > self.left_over)
-    }
-}
-
 impl Pace {
-    fn new(left_over: u64, patience: Duration) -> Self {
-        let turn = Turn { is_now: false, allowed: 0, left_over };
-        Self { turn: Mutex::new(turn), begun: Condvar::new(), patience }
+    fn new(patience: Duration) -> Self {
+        Self { allowed: Mutex::default(), more: Notify::new(), patience }
     }
 
-    fn turn(&self) -> MutexGuard<'_, Turn> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn allowed(&self) -> MutexGuard<'_, u64> {
+        self.allowed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, rows: u64) {
-        let mut turn = self.turn();
-        turn.is_now = true;
-        turn.allowed = turn.allowed.saturating_add(rows);
-        self.begun.notify_one();
+    fn allow(&self, rows: u64) {
+        let mut allowed = self.allowed();
+        *allowed = allowed.saturating_add(rows);
+        self.more.notify_one();
     }
 
-    fn end(&self) {
-        self.turn().is_now = false;
-    }
-
-    /// Waits until so many may be written, for as long as there is patience.
-    fn take(&self, rows: u64) {
-        let waited = self.begun.wait_timeout_while(self.turn(), self.patience, |turn| !turn.has(rows));
-        let (mut turn, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        turn.allowed = turn.allowed.saturating_sub(rows);
+    /// Waits until so many are allowed, for as long as there is patience.
+    async fn take(&self, rows: u64) {
+        let enough = async {
+            while *self.allowed() < rows {
+                self.more.notified().await;
+            }
+        };
+        // Whoever has waited for so long goes on without.
+        let _ = tokio::time::timeout(self.patience, enough).await;
+        let mut allowed = self.allowed();
+        *allowed = allowed.saturating_sub(rows);
     }
 }
 
@@ -188,9 +176,13 @@ impl Compaction {
         Self { running: Mutex::default(), max_files: max_files.max(2) }
     }
 
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether something is under way, or done and not taken yet.
     pub(super) fn is_running(&self) -> bool {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.running().is_some()
     }
 
     fn due(&self, commit: &StateCommit) -> Option<Due> {
@@ -210,57 +202,35 @@ impl Compaction {
 
     /// Starts what is due after the commit of `epoch`; `live` gives all rows as of it.
     pub(super) fn start(&self, epoch: u64, commit: &StateCommit, writer: &Writer, live: impl FnOnce() -> Vec<Live>) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running();
         let Some(due) = self.due(commit).filter(|_| running.is_none()) else { return };
-        let pace = Arc::new(Pace::new(Since::of(commit).snapshot_rows / LEFT_OVER, PATIENCE));
-        let (writer, files) = (writer.clone(), commit.files.clone());
-        let (paced, base) = (Arc::clone(&pace), snapshot_files(commit));
+        let pace = Arc::new(Pace::new(PATIENCE));
+        let (writer, files, paced) = (writer.clone(), commit.files.clone(), Arc::clone(&pace));
         let task = match due {
             Due::Snapshot => {
                 let live = live();
                 tokio::spawn(async move {
-                    let rows = move |writer: &Writer| {
-                        let writer = writer.clone();
-                        live.into_iter().flat_map(|live| live.parts(PART_ROWS)).map(move |part| {
-                            paced.take(part.count() as u64);
-                            writer.of_live(&part)
-                        })
-                    };
+                    let rows = writer.live(live, paced);
                     Ok(Compacted { after: None, epoch, files: writer.write(epoch, Kind::Snapshot, rows).await? })
                 })
             }
-            Due::Merge => tokio::spawn(async move {
-                let after = files.first().map(|file| file.epoch);
-                let mut read = vec![];
-                for file in files.into_iter().skip(base).rev() {
-                    let body = writer.store.get(&file).await?;
-                    read.push((file, body));
-                }
-                let rows = move |writer: &Writer| {
-                    let read = read.into_iter().map(move |(file, body)| {
-                        paced.take(file.rows);
-                        (file.name, body)
-                    });
-                    newest(read, Arc::clone(&writer.schema), Arc::clone(&writer.codec), None)
-                };
-                Ok(Compacted { after, epoch, files: writer.write(epoch, Kind::Merged, rows).await? })
-            }),
+            Due::Merge => {
+                let changes = files[snapshot_files(commit)..].to_vec();
+                tokio::spawn(async move {
+                    let after = files.first().map(|file| file.epoch);
+                    let rows = writer.merged(changes, paced).await?;
+                    Ok(Compacted { after, epoch, files: writer.write(epoch, Kind::Merged, rows).await? })
+                })
+            }
         };
         let rows: u64 = commit.files.iter().map(|file| file.rows).sum();
         *running = Some(Running { task, pace, least: rows / self.max_files as u64 });
     }
 
-    /// An epoch has changed so many rows, and is about to write them, which one core does: what is under way may go on…
-    pub(super) fn begin_turn(&self, changed: u64) {
-        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            running.pace.begin(running.least.max(changed * PACE / 100));
-        }
-    }
-
-    /// … until they are committed, or given up.
-    pub(super) fn end_turn(&self) {
-        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            running.pace.end();
+    /// An epoch has changed so many rows: what is under way may go on.
+    pub(super) fn keep_pace(&self, changed: u64) {
+        if let Some(running) = self.running().as_ref() {
+            running.pace.allow(running.least.max(changed * PACE / 100));
         }
     }
 
@@ -269,8 +239,8 @@ impl Compaction {
     pub(super) async fn take(&self, commit: &mut StateCommit, operator: &str) {
         let is_urgent = self.is_urgent(commit);
         let is_done = |running: &mut Running| is_urgent || running.task.is_finished();
-        let Some(done) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take_if(is_done) else { return };
-        done.pace.begin(u64::MAX);
+        let Some(done) = self.running().take_if(is_done) else { return };
+        done.pace.allow(u64::MAX);
         match done.task.await {
             Ok(Ok(Compacted { after, epoch, files })) => {
                 let is_before = |other: &StateFile| after.is_some_and(|after| other.epoch <= after);
@@ -292,79 +262,98 @@ impl Compaction {
 
 impl Drop for Compaction {
     fn drop(&mut self) {
-        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(running) = self.running().take() {
             running.task.abort();
-            running.pace.begin(u64::MAX);
         }
     }
 }
 
+/// Batches of rows to be written.
+type Batches = BoxStream<'static, Result<RecordBatch>>;
+
+/// What a file has, and the highest of what says until when a row is of use.
+struct Encoded {
+    body: Bytes,
+    rows: u64,
+    latest: Option<i64>,
+}
+
+async fn stored(storing: Option<SpawnedTask<Result<()>>>) -> Result<()> {
+    let Some(storing) = storing else { return Ok(()) };
+    storing.join().await.map_err(|e| Error::internal("writing state ended by itself").caused_by(e))?
+}
+
 impl Writer {
-    /// Writes batches, which are made off the runtime's threads, as files of this kind.
-    pub(super) async fn write<I>(
-        &self,
-        epoch: u64,
-        kind: Kind,
-        batches: impl FnOnce(&Writer) -> I + Send + 'static,
-    ) -> Result<Vec<StateFile>>
-    where
-        I: IntoIterator<Item = Result<RecordBatch>>,
-    {
-        let (sender, mut encoded) = tokio::sync::mpsc::channel(1);
+    /// Live rows, at this pace.
+    fn live(&self, live: Vec<Live>, pace: Arc<Pace>) -> Batches {
         let writer = self.clone();
-        let encoding = tokio::task::spawn_blocking(move || {
-            // Where all rows are gone there is no file: nothing would say until when it is of use.
-            let is_empty = |batch: &Result<RecordBatch>| batch.as_ref().is_ok_and(|batch| batch.num_rows() == 0);
-            let mut batches = batches(&writer).into_iter().filter(|batch| !is_empty(batch)).peekable();
-            while batches.peek().is_some() {
-                // Nobody waits for it when the query has ended.
-                let file = writer.file(&mut batches, || sender.is_closed())?;
-                if sender.blocking_send(file).is_err() {
-                    break;
-                }
+        let parts = stream::iter(live.into_iter().flat_map(|live| live.parts(PART_ROWS)));
+        let batches = parts.then(move |part| {
+            let (writer, pace) = (writer.clone(), Arc::clone(&pace));
+            async move {
+                pace.take(part.count() as u64).await;
+                writer.of_live(&part)
             }
-            Ok::<_, Error>(())
         });
-        let mut files = vec![];
-        while let Some((body, rows, latest)) = encoded.recv().await {
-            let name = format!("{epoch:020}-{}-{}-{}.arrow.zst", self.store.writer(), kind.name(), files.len());
-            let bytes = body.len() as u64;
-            self.store.put(&name, body, kind == Kind::Delta).await?;
-            files.push(StateFile { name, epoch, rows, bytes, latest });
+        batches.boxed()
+    }
+
+    /// Of each key in these files the newest row, at this pace.
+    async fn merged(&self, files: Vec<StateFile>, pace: Arc<Pace>) -> Result<Batches> {
+        let mut read = vec![];
+        for file in files.into_iter().rev() {
+            let body = self.store.get(&file).await?;
+            read.push((file, body));
         }
-        encoding.await.map_err(|e| Error::internal("writing state ended by itself").caused_by(e))??;
+        let schema = Arc::clone(&self.schema);
+        let decoded = stream::iter(read).then(move |(file, body)| {
+            let (pace, schema) = (Arc::clone(&pace), Arc::clone(&schema));
+            async move {
+                pace.take(file.rows).await;
+                // A file may be large.
+                let decoded = spawn_blocking(move || files::decode(&file.name, &body, &schema)).await;
+                let batches = decoded.map_err(|e| Error::internal("reading state ended by itself").caused_by(e))??;
+                let parts = batches.into_iter().rev().flat_map(|batch| {
+                    let starts = (0..batch.num_rows()).step_by(PART_ROWS);
+                    starts.map(move |from| Ok(batch.slice(from, PART_ROWS.min(batch.num_rows() - from))))
+                });
+                Ok::<_, Error>(stream::iter(parts))
+            }
+        });
+        let mut newest = Newest::new(Arc::clone(&self.codec), None);
+        Ok(decoded.try_flatten().map(move |batch: Result<RecordBatch>| newest.of(&batch?)).boxed())
+    }
+
+    /// Writes batches as files of this kind.
+    pub(super) async fn write(&self, epoch: u64, kind: Kind, batches: Batches) -> Result<Vec<StateFile>> {
+        let mut batches = batches.try_filter(|batch| ready(batch.num_rows() > 0)).boxed();
+        let (mut files, mut storing) = (vec![], None);
+        while let Some(Encoded { body, rows, latest }) = self.encoded(&mut batches).await? {
+            let name = format!("{epoch:020}-{}-{}-{}.arrow.zst", self.store.writer(), kind.name(), files.len());
+            let (store, file) = (self.store.clone(), StateFile { name, epoch, rows, bytes: body.len() as u64, latest });
+            let name = file.name.clone();
+            files.push(file);
+            // The next one is made meanwhile.
+            stored(storing.take()).await?;
+            storing = Some(SpawnedTask::spawn(async move { store.put(&name, body, kind == Kind::Delta).await }));
+        }
+        stored(storing).await?;
         Ok(files)
     }
 
-    /// The next file's worth of batches.
-    fn file(
-        &self,
-        batches: &mut impl Iterator<Item = Result<RecordBatch>>,
-        is_over: impl Fn() -> bool,
-    ) -> Result<(Bytes, u64, Option<i64>)> {
-        let (mut rows, mut latest, mut failed) = (0, None, None);
-        let part = std::iter::from_fn(|| {
-            if rows >= FILE_ROWS || is_over() {
-                return None;
-            }
-            let batch = batches.next()?;
-            match batch.and_then(|batch| Ok((self.youngest(&batch)?, batch))) {
-                Ok((youngest, batch)) => {
-                    latest = latest.max(youngest);
-                    rows += batch.num_rows() as u64;
-                    Some(batch)
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    None
-                }
-            }
-        });
-        let body = files::encode(&self.schema, part)?;
-        match failed {
-            Some(error) => Err(error),
-            None => Ok((body, rows, latest)),
+    /// The next file's worth of batches, if there are more: without rows, nothing would say until when a file is of use.
+    async fn encoded(&self, batches: &mut Batches) -> Result<Option<Encoded>> {
+        let Some(first) = batches.try_next().await? else { return Ok(None) };
+        let (mut encoder, mut rows, mut latest) = (files::Encoder::try_new(&self.schema)?, 0, None);
+        let mut next = Some(first);
+        while let Some(batch) = next {
+            latest = latest.max(self.youngest(&batch)?);
+            rows += batch.num_rows() as u64;
+            encoder.write(&batch)?;
+            yield_now().await;
+            next = if rows < FILE_ROWS { batches.try_next().await? } else { None };
         }
+        Ok(Some(Encoded { body: encoder.finish()?, rows, latest }))
     }
 
     /// Rows of a file, dealt out to shards, but those that are gone.
@@ -415,8 +404,8 @@ mod tests {
             RecordBatch::try_new(Arc::clone(&writer.schema), vec![minutes]).map_err(Error::from)
         };
         // A snapshot whose last rows have gone since, just where a file was full.
-        let batches = move |writer: &Writer| [0, FILE_ROWS as usize, 0, 0].map(|many| rows(writer, many));
-        let files = writer.write(7, Kind::Snapshot, batches).await.unwrap();
+        let batches = [0, FILE_ROWS as usize, 0, 0].map(|many| rows(&writer, many));
+        let files = writer.write(7, Kind::Snapshot, stream::iter(batches).boxed()).await.unwrap();
         let named: Vec<_> = files.iter().map(|file| (file.rows, file.latest)).collect();
         assert_eq!(named, [(FILE_ROWS, Some(FILE_ROWS as i64 - 1))]);
     }
@@ -452,51 +441,38 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_snapshot_uses_up_what_epochs_allow_and_goes_on_without_any() {
-        let pace = Pace::new(0, Duration::ZERO);
-        pace.take(5);
-        pace.begin(10);
-        pace.take(4);
-        assert_eq!(pace.turn().allowed, 6);
-        pace.take(7);
-        assert_eq!(pace.turn().allowed, 0);
+    #[tokio::test]
+    async fn a_snapshot_uses_up_what_epochs_allow_and_goes_on_without_any() {
+        let pace = Pace::new(Duration::ZERO);
+        pace.take(5).await;
+        pace.allow(10);
+        pace.take(4).await;
+        assert_eq!(*pace.allowed(), 6);
+        pace.take(7).await;
+        assert_eq!(*pace.allowed(), 0);
         // Who cannot wait any longer allows all of it, whatever is allowed already.
-        pace.begin(1);
-        pace.begin(u64::MAX);
-        pace.take(4);
-        assert_eq!(pace.turn().allowed, u64::MAX - 4);
+        pace.allow(1);
+        pace.allow(u64::MAX);
+        pace.take(4).await;
+        assert_eq!(*pace.allowed(), u64::MAX - 4);
     }
 
-    #[test]
-    fn what_is_left_of_a_turn_is_for_the_next_unless_it_is_too_much() {
-        let pace = Pace::new(10, Duration::ZERO);
-        pace.begin(10);
-        assert!(pace.turn().has(10) && !pace.turn().has(11));
-        pace.end();
-        assert!(!pace.turn().has(1) && pace.turn().has(0));
-        pace.begin(10);
-        pace.end();
-        assert!(pace.turn().has(20) && !pace.turn().has(21));
-        pace.take(10);
-        assert!(!pace.turn().has(1));
-    }
-
-    #[test]
-    fn a_snapshot_is_woken_by_an_epoch_that_allows_enough() {
-        // It waits for good if it is not: so often that one or the other is sure to have to wait.
-        let pace = Pace::new(0, Duration::MAX);
-        let (wanted, asked) = std::sync::mpsc::sync_channel(0);
-        std::thread::scope(|scope| {
-            let pace = &pace;
-            scope.spawn(move || {
-                for _ in 0..1000 {
-                    wanted.send(()).unwrap();
-                    pace.take(4);
-                }
-            });
-            asked.iter().for_each(|()| (0..2).for_each(|_| pace.begin(2)));
-        });
-        assert_eq!(pace.turn().allowed, 0);
+    #[tokio::test]
+    async fn a_snapshot_is_woken_by_an_epoch_that_allows_enough() {
+        // It waits for good if it is not.
+        let pace = Pace::new(Duration::MAX);
+        let asked = async {
+            for _ in 0..1000 {
+                pace.take(4).await;
+            }
+        };
+        let allowed = async {
+            for _ in 0..2000 {
+                pace.allow(2);
+                yield_now().await;
+            }
+        };
+        tokio::join!(asked, allowed);
+        assert_eq!(*pace.allowed(), 0);
     }
 }

@@ -27,25 +27,42 @@ pub(super) const KEYS_KEY: &str = "millstream.state.keys";
 /// Rows in a batch of a file, at most.
 const BATCH: usize = 64 * 1024;
 
-/// Batches of one schema as a file.
-pub fn encode(schema: &SchemaRef, batches: impl IntoIterator<Item = RecordBatch>) -> Result<Bytes> {
-    let mut metadata = schema.metadata().clone();
-    metadata.insert(VERSION_KEY.to_owned(), VERSION.to_owned());
-    let schema = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
-    // Of numbers that are split there is little to find for each: who looks less hard is twice as fast, and finds nearly all.
-    let level = if schema.fields().iter().all(|field| is_split(field.data_type())) { -1 } else { 1 };
-    let mut compressed = zstd::stream::Encoder::new(Vec::new(), level)?;
-    compressed.include_checksum(true)?;
-    let mut writer = StreamWriter::try_new(compressed, &schema)?;
-    for batch in batches {
+/// A file that is being written, batch by batch.
+pub struct Encoder {
+    schema: SchemaRef,
+    writer: StreamWriter<zstd::stream::Encoder<'static, Vec<u8>>>,
+}
+
+impl Encoder {
+    /// A file of batches that have this schema.
+    pub fn try_new(schema: &SchemaRef) -> Result<Self> {
+        let mut metadata = schema.metadata().clone();
+        metadata.insert(VERSION_KEY.to_owned(), VERSION.to_owned());
+        let schema = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
+        // Of numbers that are split there is little to find for each: who looks less hard is twice as fast, and finds
+        // nearly all.
+        let level = if schema.fields().iter().all(|field| is_split(field.data_type())) { -1 } else { 1 };
+        let mut compressed = zstd::stream::Encoder::new(Vec::new(), level)?;
+        compressed.include_checksum(true)?;
+        let writer = StreamWriter::try_new(compressed, &schema)?;
+        Ok(Self { schema, writer })
+    }
+
+    /// Adds a batch.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         for from in (0..batch.num_rows()).step_by(BATCH) {
             let part = batch.slice(from, BATCH.min(batch.num_rows() - from));
             let columns = part.columns().iter().map(|column| split(&trimmed(column))).collect::<Result<_>>()?;
-            writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns)?)?;
+            self.writer.write(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?)?;
         }
+        Ok(())
     }
-    writer.finish()?;
-    Ok(writer.into_inner()?.finish()?.into())
+
+    /// The file.
+    pub fn finish(mut self) -> Result<Bytes> {
+        self.writer.finish()?;
+        Ok(self.writer.into_inner()?.finish()?.into())
+    }
 }
 
 /// Texts and bytes that share no buffer with others: a view of a few would keep, and write, all of it.
@@ -156,7 +173,9 @@ mod tests {
             RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()
         };
         let written = vec![rows(0, 20), rows(20, 50)];
-        let file = encode(&schema, written.clone()).unwrap();
+        let mut encoder = Encoder::try_new(&schema).unwrap();
+        written.iter().for_each(|batch| encoder.write(batch).unwrap());
+        let file = encoder.finish().unwrap();
         assert_eq!(decode("whole", &file, &schema).unwrap(), written);
         for len in 0..file.len() {
             assert!(decode("cut", &file[..len], &schema).is_err(), "cut to {len} bytes");

@@ -39,6 +39,30 @@ impl Horizon {
     }
 }
 
+/// What has been seen of rows that come newest first.
+pub struct Newest {
+    seen: HashSet<Box<[u8]>>,
+    codec: Arc<KeyCodec>,
+    horizon: Option<Horizon>,
+}
+
+impl Newest {
+    /// Nothing yet.
+    pub fn new(codec: Arc<KeyCodec>, horizon: Option<Horizon>) -> Self {
+        Self { seen: HashSet::new(), codec, horizon }
+    }
+
+    /// The rows of a batch that are there, and that none before was newer than.
+    pub fn of(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let there = self.horizon.map(|horizon| horizon.there(batch)).transpose()?;
+        let keys = self.codec.encode(&batch.columns()[..self.codec.columns()])?.rows;
+        let is_there = |row: usize| there.as_ref().is_none_or(|there| there.value(row));
+        let is_newest: BooleanArray =
+            (keys.iter().enumerate()).map(|(row, key)| Some(is_there(row) && self.seen.insert(key.into()))).collect();
+        Ok(filter_record_batch(batch, &is_newest)?)
+    }
+}
+
 /// The rows of files with their names, newest first, all of this schema.
 pub fn newest(
     read: impl IntoIterator<Item = (String, Bytes)>,
@@ -46,18 +70,10 @@ pub fn newest(
     codec: Arc<KeyCodec>,
     horizon: Option<Horizon>,
 ) -> impl Iterator<Item = Result<RecordBatch>> {
-    let mut seen: HashSet<Box<[u8]>> = HashSet::new();
+    let mut newest = Newest::new(codec, horizon);
     let batches = read.into_iter().flat_map(move |(name, body)| match files::decode(&name, &body, &schema) {
         Ok(batches) => batches.into_iter().rev().map(Ok).collect(),
         Err(error) => vec![Err(error)],
     });
-    batches.map(move |batch| {
-        let batch = batch?;
-        let there = horizon.map(|horizon| horizon.there(&batch)).transpose()?;
-        let keys = codec.encode(&batch.columns()[..codec.columns()])?.rows;
-        let is_newest: BooleanArray = (keys.iter().enumerate())
-            .map(|(row, key)| Some(there.as_ref().is_none_or(|there| there.value(row)) && seen.insert(key.into())))
-            .collect();
-        Ok(filter_record_batch(&batch, &is_newest)?)
-    })
+    batches.map(move |batch| newest.of(&batch?))
 }

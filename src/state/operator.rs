@@ -10,15 +10,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use datafusion::common::runtime::SpawnedTask;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use tokio::task::JoinError;
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::compaction::{Compaction, Kind, Writer};
 use super::keys::KeyCodec;
 use super::piece::Piece;
 use super::shard::{Delta, Live, Shard};
-use super::{Layout, StateCommit, files};
+use super::{Layout, StateCommit, StateFile, files};
 use crate::checkpoint::StateStore;
 use crate::error::{Error, Result};
 use crate::query::progress::StateProgress;
@@ -27,8 +28,10 @@ use crate::query::progress::StateProgress;
 pub const MAX_FILES: usize = 200;
 /// From so many rows on, shards are worth a thread each.
 const SIDE_BY_SIDE: usize = 8192;
-/// How many files are read side by side.
+/// How many files are read side by side, and how many portions of files…
 const READING: usize = 4;
+/// … of about so many rows each.
+const PORTION_ROWS: u64 = 500_000;
 
 /// One operator's state: see the module's text.
 pub struct Operator {
@@ -66,6 +69,32 @@ fn check_ageing(layout: &Layout, commit: &StateCommit) -> Result<()> {
     }
 }
 
+/// Files in portions, the newest first.
+fn portions(files: &[StateFile]) -> impl Iterator<Item = Vec<StateFile>> {
+    let (mut portions, mut rows) = (BTreeMap::<u64, Vec<StateFile>>::new(), 0);
+    for file in files.iter().rev() {
+        portions.entry(rows / PORTION_ROWS).or_default().push(file.clone());
+        rows += file.rows;
+    }
+    portions.into_values()
+}
+
+/// The rows of files, in their order but each from its end, dealt out to shards.
+async fn read(writer: Writer, files: Vec<StateFile>, closed: Option<i64>, shards: usize) -> Result<Vec<Piece>> {
+    let pieces = files.into_iter().map(|file| {
+        let writer = writer.clone();
+        async move {
+            let bytes = writer.store.get(&file).await?;
+            let read = spawn_blocking(move || {
+                let batches = files::decode(&file.name, &bytes, &writer.schema)?;
+                batches.iter().rev().map(|batch| writer.piece(batch, closed, shards)).collect::<Result<Vec<_>>>()
+            });
+            read.await.map_err(broken_off)?
+        }
+    });
+    Ok(stream::iter(pieces).buffered(READING).try_collect::<Vec<_>>().await?.into_iter().flatten().collect())
+}
+
 impl Operator {
     /// The state that a commit names, in so many shards.
     ///
@@ -93,17 +122,8 @@ impl Operator {
             compaction: Compaction::new(max_files),
             compacting: Mutex::default(),
         };
-        let pieces = Arc::new(operator.read(&commit, shards.max(1)).await?);
-        let filled = (0..shards.max(1)).map(|number| {
-            let (pieces, writer) = (Arc::clone(&pieces), operator.writer.clone());
-            tokio::task::spawn_blocking(move || {
-                let mut shard = Shard::default();
-                shard.fill(&pieces, number, &writer.layout)?;
-                Ok::<_, Error>(shard)
-            })
-        });
-        for (shard, filled) in operator.shards.iter().zip(try_join_all(filled).await.map_err(broken_off)?) {
-            *locked(shard) = filled?;
+        for (shard, filled) in operator.shards.iter().zip(operator.filled(&commit).await?) {
+            *locked(shard) = filled;
         }
         if let Some(newest) = commit.files.iter().map(|file| file.epoch).max() {
             operator.compact(newest, &commit);
@@ -111,21 +131,25 @@ impl Operator {
         Ok(operator)
     }
 
-    /// The rows of all files, newest first, dealt out to shards.
-    async fn read(&self, commit: &StateCommit, shards: usize) -> Result<Vec<Piece>> {
-        let closed = commit.closed;
-        let files = commit.files.iter().rev().cloned().map(|file| {
-            let writer = self.writer.clone();
-            async move {
-                let bytes = writer.store.get(&file).await?;
-                let read = tokio::task::spawn_blocking(move || {
-                    let batches = files::decode(&file.name, &bytes, &writer.schema)?;
-                    batches.iter().rev().map(|batch| writer.piece(batch, closed, shards)).collect::<Result<Vec<_>>>()
-                });
-                read.await.map_err(broken_off)?
-            }
-        });
-        Ok(stream::iter(files).buffered(READING).try_collect::<Vec<_>>().await?.into_iter().flatten().collect())
+    /// The shards with the rows of all files. What is read is taken over while the next is read, so that not all of it is
+    /// in memory twice.
+    async fn filled(&self, commit: &StateCommit) -> Result<Vec<Shard>> {
+        let (shards, layout) = (self.shards.len(), &self.writer.layout);
+        let rows: u64 = commit.files.iter().map(|file| file.rows).sum();
+        let mut filled: Vec<_> = (0..shards).map(|_| Shard::of_files(rows as usize / shards, layout)).collect();
+        let read = portions(&commit.files)
+            .map(|files| SpawnedTask::spawn(read(self.writer.clone(), files, commit.closed, shards)).join());
+        let mut read = stream::iter(read).buffered(READING);
+        while let Some(pieces) = read.next().await {
+            let pieces = Arc::new(pieces.map_err(broken_off)??);
+            let filling = filled.into_iter().enumerate().map(|(number, mut shard)| {
+                let (pieces, writer) = (Arc::clone(&pieces), self.writer.clone());
+                spawn_blocking(move || shard.fill(&pieces, number, &writer.layout).map(|()| shard))
+            });
+            filled = try_join_all(filling).await.map_err(broken_off)?.into_iter().collect::<Result<_>>()?;
+        }
+        filled.iter_mut().for_each(|shard| shard.settle(layout));
+        Ok(filled)
     }
 
     /// What the state looks like.
@@ -155,7 +179,6 @@ impl Operator {
 
     /// Forgets what an epoch that failed has staged.
     pub fn discard(&self) {
-        self.compaction.end_turn();
         locked(&self.staged).clear();
     }
 
@@ -165,11 +188,15 @@ impl Operator {
         self.compaction.take(&mut commit, &self.writer.layout.name).await;
         let (changed, closes) = self.staged_rows();
         commit.closed = commit.closed.max(closes);
-        self.compaction.begin_turn(changed.iter().map(|live| live.count() as u64).sum());
+        self.compaction.keep_pace(changed.iter().map(|live| live.count() as u64).sum());
         if !changed.is_empty() {
-            let write =
-                move |writer: &Writer| changed.into_iter().map(|live| writer.of_live(&live)).collect::<Vec<_>>();
-            commit.files.extend(self.writer.write(epoch, Kind::Delta, write).await?);
+            let writer = self.writer.clone();
+            // Several operators' are written side by side.
+            let written = SpawnedTask::spawn(async move {
+                let rows = changed.into_iter().map(|live| writer.of_live(&live)).collect::<Vec<_>>();
+                writer.write(epoch, Kind::Delta, stream::iter(rows).boxed()).await
+            });
+            commit.files.extend(written.join().await.map_err(broken_off)??);
         }
         if let (Some(closed), Some(_)) = (commit.closed, self.writer.layout.ages_by()) {
             commit.files.retain(|file| file.latest.is_some_and(|latest| latest >= closed));
@@ -185,7 +212,6 @@ impl Operator {
 
     /// After the commit: takes over what the epoch did.
     pub fn apply(&self, epoch: u64, commit: &StateCommit) -> Result<()> {
-        self.compaction.end_turn();
         let staged = std::mem::take(&mut *locked(&self.staged));
         let apply = |shard: usize, delta: &Delta| locked(&self.shards[shard]).apply(delta, &self.writer.layout);
         if staged.values().map(|delta| delta.buckets.len()).sum::<usize>() < SIDE_BY_SIDE {
@@ -235,8 +261,25 @@ impl Operator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::StateFile;
     use arrow::datatypes::{DataType, Field};
+
+    #[test]
+    fn files_are_read_in_portions_from_the_newest_on() {
+        let file = |epoch: u64, rows| StateFile { name: String::new(), epoch, rows, bytes: 1, latest: None };
+        let cases: &[(&[u64], &[&[u64]])] = &[
+            (&[], &[]),
+            (&[1], &[&[0]]),
+            (&[1, 2, 3], &[&[2, 1, 0]]),
+            (&[PORTION_ROWS, PORTION_ROWS], &[&[1], &[0]]),
+            (&[1, PORTION_ROWS * 3, 1, 1], &[&[3, 2, 1], &[0]]),
+            (&[1, PORTION_ROWS - 1, 1, PORTION_ROWS], &[&[3], &[2, 1], &[0]]),
+        ];
+        for (rows, expected) in cases {
+            let files: Vec<_> = rows.iter().enumerate().map(|(epoch, rows)| file(epoch as u64, *rows)).collect();
+            let epochs = |files: Vec<StateFile>| files.iter().map(|file| file.epoch).collect::<Vec<_>>();
+            assert_eq!(portions(&files).map(epochs).collect::<Vec<_>>(), *expected, "{rows:?}");
+        }
+    }
 
     #[test]
     fn rows_that_stay_are_not_taken_for_rows_that_go() {

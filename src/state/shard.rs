@@ -221,10 +221,8 @@ impl Bucket {
         self.index.set((first..).zip(replaces).map(moved));
     }
 
-    /// Puts rows of pieces into an empty bucket, of each key the first: (which piece, which row).
+    /// Puts rows of pieces into it, of each key the first, unless it has one: (which piece, which row).
     fn fill(&mut self, pieces: &[Piece], rows: &[(u32, u32)], ages: bool) -> Result<()> {
-        // Since a snapshot, about as many rows were changed as it has.
-        self.index.reserve(rows.len() / 2);
         let mut filling: Vec<(usize, usize)> = Vec::with_capacity(rows.len().min(LARGE));
         let place_of = |(piece, row): &(u32, u32)| (*piece as usize, *row as usize);
         for rows in rows.chunks(AHEAD) {
@@ -255,7 +253,6 @@ impl Bucket {
         if !filling.is_empty() {
             self.chunks.insert(filled(pieces, &filling, ages)?);
         }
-        self.index.shrink();
         Ok(())
     }
 
@@ -497,8 +494,18 @@ impl Shard {
         Ok(())
     }
 
-    /// Takes over rows read from files, newest first: of each key the first one counts. The shard must be empty, and
-    /// `number` is its own.
+    /// One that is to be filled with the rows of files that have so many for it.
+    pub fn of_files(rows: usize, layout: &Layout) -> Self {
+        let mut shard = Self::default();
+        if layout.rising.is_none() && rows > 0 {
+            // Since a snapshot, about as many rows were changed as it has.
+            shard.buckets.entry(TIMELESS).or_default().index.reserve(rows / 2);
+        }
+        shard
+    }
+
+    /// Takes over rows of files, some files after the other, the newest first: of each key the first row counts. `number`
+    /// is the shard's own.
     pub fn fill(&mut self, pieces: &[Piece], number: usize, layout: &Layout) -> Result<()> {
         let mut rows: Vec<(u32, u32)> = Vec::with_capacity(pieces.iter().map(|part| part.by_shard[number].len()).sum());
         for (piece, part) in pieces.iter().enumerate() {
@@ -508,9 +515,16 @@ impl Shard {
         if layout.rising.is_some() {
             rows.sort_by_key(bucket_of);
         }
-        for alike in rows.chunk_by(|a, b| bucket_of(a) == bucket_of(b)) {
-            let bucket = self.buckets.entry(bucket_of(&alike[0])).or_default();
-            bucket.fill(pieces, alike, layout.is_touched)?;
+        rows.chunk_by(|a, b| bucket_of(a) == bucket_of(b)).try_for_each(|alike| {
+            self.buckets.entry(bucket_of(&alike[0])).or_default().fill(pieces, alike, layout.is_touched)
+        })
+    }
+
+    /// All of them have been taken over.
+    pub fn settle(&mut self, layout: &Layout) {
+        self.buckets.retain(|_, bucket| bucket.index.taken() > 0);
+        for bucket in self.buckets.values_mut() {
+            bucket.index.shrink();
             self.rows += bucket.index.taken();
             self.bytes += bucket.bytes();
         }
@@ -522,7 +536,6 @@ impl Shard {
                 }
             }
         }
-        Ok(())
     }
 
     /// Whether any row is complete at this bound.
@@ -662,8 +675,11 @@ mod tests {
             };
             let pieces: Vec<Piece> = self.written.iter().enumerate().rev().map(piece).collect();
             let filled = |number: usize| {
-                let mut shard = Shard::default();
-                shard.fill(&pieces, number, &self.layout).unwrap();
+                let mut shard = Shard::of_files(pieces.iter().map(|piece| piece.hashes.len()).sum(), &self.layout);
+                for pieces in pieces.chunks(2) {
+                    shard.fill(pieces, number, &self.layout).unwrap();
+                }
+                shard.settle(&self.layout);
                 let rows: Vec<_> = shard.live().iter().flat_map(|live| self.rows_of(live)).collect();
                 assert_eq!(rows.len(), shard.rows());
                 rows
