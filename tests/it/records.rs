@@ -17,7 +17,7 @@ use millstream::query::definition::{Definition, OtherInsert};
 use millstream::query::progress::Reporter;
 use millstream::query::{Query, Step};
 use millstream::sql::{Statement, parse};
-use millstream::state::files::{columns, decode, encode};
+use millstream::state::files::{Encoder, columns, decode};
 use millstream::state::{StateCommit, StateFile};
 use object_store::ObjectStoreExt;
 use serde::Serialize;
@@ -182,7 +182,9 @@ fn state_files_are_read_as_ever() {
     ];
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
     let path = |version: u32| format!("{}/tests/golden/state.v{version}.arrow.zst", env!("CARGO_MANIFEST_DIR"));
-    let written = encode(&schema, [batch.clone()]).unwrap();
+    let mut encoder = Encoder::try_new(&schema).unwrap();
+    encoder.write(&batch).unwrap();
+    let written = encoder.finish().unwrap();
     if std::env::var_os("MILLSTREAM_WRITE_GOLDEN").is_some() {
         std::fs::write(path(2), &written).unwrap();
     }
