@@ -38,13 +38,14 @@ use crate::plan::time::ticks;
 const SNAPSHOT_ROWS: u64 = 200_000;
 /// Rows in a file, about: a snapshot may have several.
 const FILE_ROWS: u64 = 500_000;
-/// Rows are written in parts of so many, less than a millisecond of work, and others get their turn in between. Those of a
-/// snapshot, and the files of a merge, wait until the epochs have changed enough rows…
+/// Snapshots and merges are made in parts of so many rows, less than a millisecond of work, and others get their turn in
+/// between. Each part of a snapshot, and each file of a merge, waits until the epochs have changed enough rows…
 const PART_ROWS: usize = 8 * 1024;
 /// … which is a hundred for so many of them: a snapshot is done when four fifths of the way to the next are…
 const PACE: u64 = 125;
 /// … but not longer than this: there may be no epoch for a while.
 const PATIENCE: Duration = Duration::from_millis(100);
+
 /// Twice as many files as are merged…
 const URGENT_FILES: usize = 2;
 /// … or four times the rows of a snapshot are more than there ever are if something is done in time.
