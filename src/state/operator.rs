@@ -148,8 +148,14 @@ impl Operator {
             });
             filled = try_join_all(filling).await.map_err(broken_off)?.into_iter().collect::<Result<_>>()?;
         }
-        filled.iter_mut().for_each(|shard| shard.settle(layout));
-        Ok(filled)
+        let settling = filled.into_iter().map(|mut shard| {
+            let writer = self.writer.clone();
+            spawn_blocking(move || {
+                shard.settle(&writer.layout);
+                shard
+            })
+        });
+        try_join_all(settling).await.map_err(broken_off)
     }
 
     /// What the state looks like.
