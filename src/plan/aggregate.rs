@@ -37,6 +37,7 @@ use super::opener::Opener;
 use super::time::Rising;
 use crate::error::Result;
 use crate::state::Layout;
+use crate::state::files::parts;
 use crate::state::keys::{KeyBytes, KeyCodec, TIMELESS};
 use crate::state::operator::Operator;
 use crate::state::piece::Piece;
@@ -307,9 +308,7 @@ impl StatefulAggregateExec {
 
     /// Columns of the result, in batches of bounded size.
     pub(super) fn batches(&self, columns: Vec<ArrayRef>) -> Result<Vec<RecordBatch>> {
-        let whole = RecordBatch::try_new(self.schema(), columns)?;
-        let starts = (0..whole.num_rows()).step_by(BATCH);
-        Ok(starts.map(|from| whole.slice(from, BATCH.min(whole.num_rows() - from))).collect())
+        Ok(parts(RecordBatch::try_new(self.schema(), columns)?, BATCH).collect())
     }
 
     /// The key columns that the result has.

@@ -25,11 +25,12 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_blocking, yield_now};
 
+use super::files::parts;
 use super::keys::KeyCodec;
 use super::newest::Newest;
 use super::piece::Piece;
 use super::shard::Live;
-use super::{Layout, StateCommit, StateFile, files};
+use super::{Layout, StateCommit, StateFile, broken_off, files};
 use crate::checkpoint::StateStore;
 use crate::error::{Error, Result};
 use crate::plan::time::ticks;
@@ -281,7 +282,7 @@ struct Encoded {
 
 async fn stored(storing: Option<SpawnedTask<Result<()>>>) -> Result<()> {
     let Some(storing) = storing else { return Ok(()) };
-    storing.join().await.map_err(|e| Error::internal("writing state ended by itself").caused_by(e))?
+    storing.join().await.map_err(broken_off)?
 }
 
 impl Writer {
@@ -313,12 +314,8 @@ impl Writer {
                 pace.take(file.rows).await;
                 // A file may be large.
                 let decoded = spawn_blocking(move || files::decode(&file.name, &body, &schema)).await;
-                let batches = decoded.map_err(|e| Error::internal("reading state ended by itself").caused_by(e))??;
-                let parts = batches.into_iter().rev().flat_map(|batch| {
-                    let starts = (0..batch.num_rows()).step_by(PART_ROWS);
-                    starts.map(move |from| Ok(batch.slice(from, PART_ROWS.min(batch.num_rows() - from))))
-                });
-                Ok::<_, Error>(stream::iter(parts))
+                let batches = decoded.map_err(broken_off)??.into_iter().rev();
+                Ok::<_, Error>(stream::iter(batches.flat_map(|batch| parts(batch, PART_ROWS)).map(Ok)))
             }
         });
         let mut newest = Newest::new(Arc::clone(&self.codec), None);

@@ -27,6 +27,11 @@ pub(super) const KEYS_KEY: &str = "millstream.state.keys";
 /// Rows in a batch of a file, at most.
 const BATCH: usize = 64 * 1024;
 
+/// A batch's rows, so many at a time.
+pub fn parts(batch: RecordBatch, most: usize) -> impl Iterator<Item = RecordBatch> {
+    (0..batch.num_rows()).step_by(most).map(move |from| batch.slice(from, most.min(batch.num_rows() - from)))
+}
+
 /// A file that is being written, batch by batch.
 pub struct Encoder {
     schema: SchemaRef,
@@ -50,8 +55,7 @@ impl Encoder {
 
     /// Adds a batch.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        for from in (0..batch.num_rows()).step_by(BATCH) {
-            let part = batch.slice(from, BATCH.min(batch.num_rows() - from));
+        for part in parts(batch.clone(), BATCH) {
             let columns = part.columns().iter().map(|column| split(&trimmed(column))).collect::<Result<_>>()?;
             self.writer.write(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?)?;
         }

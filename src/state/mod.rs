@@ -29,7 +29,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinError;
 
+use crate::error::Error;
 use newest::Horizon;
 
 /// What one operator's state looks like.
@@ -103,6 +105,10 @@ impl Layout {
         let keys = HashMap::from([(files::KEYS_KEY.to_owned(), self.keys.len().to_string())]);
         Arc::new(Schema::new_with_metadata(fields, keys))
     }
+}
+
+fn broken_off(error: JoinError) -> Error {
+    Error::internal("work on state ended by itself").caused_by(error)
 }
 
 /// The state of an operator after an epoch, as its commit names it.

@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use datafusion::common::runtime::SpawnedTask;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use super::compaction::{Compaction, Kind, Writer};
 use super::keys::KeyCodec;
 use super::piece::Piece;
 use super::shard::{Delta, Live, Shard};
-use super::{Layout, StateCommit, StateFile, files};
+use super::{Layout, StateCommit, StateFile, broken_off, files};
 use crate::checkpoint::StateStore;
 use crate::error::{Error, Result};
 use crate::query::progress::StateProgress;
@@ -52,10 +52,6 @@ impl fmt::Debug for Operator {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn broken_off(error: JoinError) -> Error {
-    Error::internal("work on state ended by itself").caused_by(error)
 }
 
 /// Rows that stayed came out in their own time, and would come out again with a key that rises.
