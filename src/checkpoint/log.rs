@@ -6,18 +6,19 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::TimeDelta;
 use futures::{TryStreamExt, try_join};
 use object_store::path::Path;
-use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
+use object_store::{Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::records::{Commit, DefinitionRecord, Intent, QueryRecord, RunRecord, VERSION, decode, encode};
+use super::state_store::{Opening, Writer};
 use super::written::Written;
 use super::{Journal, Recorded, StateStore, expired};
 use crate::clock::Clock;
@@ -106,8 +107,10 @@ pub struct Log {
     run: RunRecord,
     clock: Clock,
     written: Mutex<Written>,
-    /// How often state was opened.
-    openings: AtomicU64,
+    /// How often state was opened…
+    opened: AtomicU64,
+    /// … and what of that may be written yet.
+    openings: Mutex<Vec<Weak<Opening>>>,
 }
 
 impl fmt::Debug for Log {
@@ -167,7 +170,8 @@ impl Log {
                     run,
                     clock: clock.clone(),
                     written: Mutex::default(),
-                    openings: AtomicU64::new(0),
+                    opened: AtomicU64::new(0),
+                    openings: Mutex::default(),
                 };
                 log.probe().await?;
                 return Ok(log);
@@ -195,8 +199,21 @@ impl Log {
     /// The files of an operator's state.
     pub fn state(&self, operator: &str) -> StateStore {
         let folder = self.root.clone().join("state").join(operator);
-        let opening = self.openings.fetch_add(1, Ordering::Relaxed);
-        StateStore::new(Arc::clone(&self.store), folder, self.run.number, opening)
+        let opening = self.opened.fetch_add(1, Ordering::Relaxed);
+        let state = StateStore::new(Arc::clone(&self.store), folder, self.run.number, opening);
+        self.openings().extend(state.opening().map(Arc::downgrade));
+        state
+    }
+
+    fn openings(&self) -> MutexGuard<'_, Vec<Weak<Opening>>> {
+        self.openings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who may write yet.
+    fn writers(&self) -> HashSet<Writer> {
+        let mut openings = self.openings();
+        openings.retain(|opening| opening.strong_count() > 0);
+        openings.iter().filter_map(Weak::upgrade).map(|opening| opening.writer).collect()
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>> {
@@ -364,11 +381,15 @@ impl Log {
     }
 
     /// Removes files of state that no commit names, once they are older than a grace, by the store's clock; not those
-    /// that [`Self::prune`] is about to remove.
+    /// that [`Self::prune`] is about to remove, nor what this run may yet commit: a snapshot may take longer.
     async fn sweep_state(&self) -> Result<()> {
+        let writers = self.writers();
         let found: Vec<_> = self.store.list(Some(&self.root.clone().join("state"))).try_collect().await?;
         let Some(now) = found.iter().map(|meta| meta.last_modified).max() else { return Ok(()) };
-        let old: Vec<_> = found.into_iter().filter(|meta| now - meta.last_modified > GRACE).collect();
+        let is_ours =
+            |path: &Path| path.filename().and_then(Writer::of).is_some_and(|writer| writers.contains(&writer));
+        let is_old = |meta: &ObjectMeta| now - meta.last_modified > GRACE && !is_ours(&meta.location);
+        let old: Vec<_> = found.into_iter().filter(is_old).collect();
         if old.is_empty() {
             return Ok(());
         }
@@ -409,7 +430,7 @@ const GRACE: TimeDelta = TimeDelta::hours(1);
 /// The records in `folder`, ascending by epoch.
 pub(super) async fn recorded(store: &Arc<dyn ObjectStore>, folder: &Path) -> Result<Vec<Recorded>> {
     let found: Vec<_> = store.list(Some(folder)).try_collect().await?;
-    let record = |meta: &object_store::ObjectMeta| {
+    let record = |meta: &ObjectMeta| {
         let epoch = number_of(&meta.location)?;
         Some(Recorded { epoch, written_ms: meta.last_modified.timestamp_millis() })
     };
@@ -479,34 +500,39 @@ mod tests {
         let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::system());
         let checkpoint = Stores::new(clock.clone()).open(dir.path().to_str().unwrap(), &BTreeMap::new()).unwrap();
         let log = Log::open(&checkpoint, "q", &clock).await.unwrap();
-        let state = log.state("aggregate-1");
-        for name in ["named", "named-before", "unnamed", "unnamed-yet"] {
-            state.put(name, Bytes::from_static(b"rows"), true).await.unwrap();
-        }
         let folder = dir.path().join("q").join(digits(1)).join("state/aggregate-1");
-        let newest = std::fs::metadata(folder.join("unnamed-yet")).unwrap().modified().unwrap();
-        for old in ["named", "named-before", "unnamed"] {
-            let file = std::fs::File::options().write(true).open(folder.join(old)).unwrap();
+        let written = async |state: &StateStore, kind: &str| {
+            let name = state.put(1, kind, Bytes::from_static(b"rows"), true).await.unwrap();
+            (folder.join(&name), name)
+        };
+        let (dead, alive) = (log.state("aggregate-1"), log.state("aggregate-1"));
+        let [named, before, unnamed] =
+            [written(&dead, "a").await, written(&dead, "b").await, written(&dead, "c").await];
+        let (yet, ours) = (written(&dead, "d").await, written(&alive, "e").await);
+        drop(dead);
+        let newest = std::fs::metadata(&ours.0).unwrap().modified().unwrap();
+        for (old, _) in [&named, &before, &unnamed, &ours] {
+            let file = std::fs::File::options().write(true).open(old).unwrap();
             file.set_modified(newest - Duration::from_secs(2 * 60 * 60)).unwrap();
         }
-        for (epoch, name) in [(1, "named-before"), (2, "named")] {
-            let file = StateFile { name: name.to_owned(), epoch, rows: 1, bytes: 4, latest: None };
+        for (epoch, (_, name)) in [(1, &before), (2, &named)] {
+            let file = StateFile { name: name.clone(), epoch, rows: 1, bytes: 4, latest: None };
             let state = StateCommit { files: vec![file], ..StateCommit::default() };
             let state = BTreeMap::from([("aggregate-1".to_owned(), state)]);
             log.commit(&Commit { version: VERSION, epoch, state, ..Commit::default() }).await.unwrap();
         }
         let left = async || {
             log.sweep().await.unwrap();
-            let found: Vec<_> = log.store.list(Some(&log.root.clone().join("state"))).try_collect().await.unwrap();
-            let mut names: Vec<String> =
-                found.iter().filter_map(|meta| meta.location.filename()).map(str::to_owned).collect();
-            names.sort();
-            names
+            let written = [&named, &before, &unnamed, &yet, &ours];
+            written.map(|(path, _)| path.exists())
         };
-        assert_eq!(left().await, ["named", "named-before", "unnamed-yet"]);
+        assert_eq!(left().await, [true, true, false, true, true]);
         // A commit that is no longer kept names nothing.
         log.store.delete(&record_path(&log.root, "commits", 1)).await.unwrap();
-        assert_eq!(left().await, ["named", "unnamed-yet"]);
+        assert_eq!(left().await, [true, false, false, true, true]);
+        // Whoever could have named it has ended.
+        drop(alive);
+        assert_eq!(left().await, [true, false, false, true, false]);
     }
 
     #[tokio::test]
@@ -517,8 +543,7 @@ mod tests {
         let log = Log::open(&checkpoint, "q", &clock).await.unwrap();
         let state = log.state("aggregate-1");
         for epoch in 1..=110 {
-            let name = format!("{}-{}-delta-0.arrow.zst", digits(epoch), state.writer());
-            state.put(&name, Bytes::from_static(b"rows"), true).await.unwrap();
+            let name = state.put(epoch, "delta", Bytes::from_static(b"rows"), true).await.unwrap();
             let file = StateFile { name, epoch, rows: 1, bytes: 4, latest: None };
             let state = StateCommit { files: vec![file], ..StateCommit::default() };
             let state = BTreeMap::from([("aggregate-1".to_owned(), state)]);

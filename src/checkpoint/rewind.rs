@@ -202,8 +202,7 @@ impl Rewind {
         let to = StateStore::new(Arc::clone(&self.old.checkpoint().store), folder, 1, 0);
         let mut files = vec![];
         for file in &kept.files {
-            let name = format!("{}-{}-rewound-{}.arrow.zst", digits(0), to.writer(), files.len());
-            to.put(&name, from.get(file).await?, true).await?;
+            let name = to.put(0, "rewound", from.get(file).await?, true).await?;
             files.push(StateFile { name, epoch: 0, ..file.clone() });
         }
         Ok(StateCommit { files, ..kept.clone() })

@@ -1,11 +1,12 @@
 //! The files of one operator's state, under its query's checkpoint.
 //!
-//! A file's name is its writer's own: it holds the run, and which opening of the state within the run. So nobody ever
-//! writes a name twice, not even a task that was given up and whose last write is still under way. A file counts once a
-//! commit names it.
+//! A file's name is its writer's own: it holds the run, which opening of the state within the run, and how many files that
+//! has written. So nobody ever writes a name twice, not even a task that was given up and whose last write is still under
+//! way. A file counts once a commit names it.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -15,15 +16,36 @@ use crate::error::{Error, Result};
 use crate::state::StateFile;
 use crate::storage::local::Unawaited;
 
+/// Who writes files: a run, and which opening of the state within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Writer {
+    pub(super) run: u64,
+    opening: u64,
+}
+
+impl Writer {
+    /// Who wrote the file of this name.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        let mut parts = name.split('-').skip(1).map(|part| part.parse().ok());
+        Some(Self { run: parts.next()??, opening: parts.next()?? })
+    }
+}
+
+/// An opening of the state; it lasts for as long as anybody may write.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) writer: Writer,
+    /// How many files it has written.
+    files: AtomicU64,
+}
+
 /// Where an operator's state lies; clones share it.
 #[derive(Clone)]
 pub struct StateStore {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
-    run: u64,
-    opening: u64,
-    /// Whether the files are somebody else's.
-    is_read_only: bool,
+    /// None if the files are somebody else's.
+    opening: Option<Arc<Opening>>,
 }
 
 impl fmt::Debug for StateStore {
@@ -35,35 +57,39 @@ impl fmt::Debug for StateStore {
 impl StateStore {
     /// Files under `prefix`, written by this opening of `run`.
     pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path, run: u64, opening: u64) -> Self {
-        Self { store, prefix, run, opening, is_read_only: false }
+        let opening = Opening { writer: Writer { run, opening }, files: AtomicU64::new(0) };
+        Self { opening: Some(Arc::new(opening)), ..Self::read_only(store, prefix) }
     }
 
-    /// Files under `prefix`, for a look: nothing is written, not even by what makes files fewer.
-    pub(super) fn read_only(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
-        Self { is_read_only: true, ..Self::new(store, prefix, 0, 0) }
+    /// Files under `prefix`, for a look: nothing is written.
+    pub(crate) fn read_only(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
+        Self { store, prefix, opening: None }
     }
 
-    /// Who writes: the part of every name after its epoch.
-    pub fn writer(&self) -> String {
-        format!("{:020}-{}", self.run, self.opening)
+    /// Whether files can only be read.
+    pub fn is_read_only(&self) -> bool {
+        self.opening.is_none()
     }
 
-    /// The run that wrote the file of this name.
-    pub(super) fn run_of(name: &str) -> Option<u64> {
-        name.split('-').nth(1)?.parse().ok()
+    /// Who may write.
+    pub(super) fn opening(&self) -> Option<&Arc<Opening>> {
+        self.opening.as_ref()
     }
 
-    /// Writes a file; it is durable when this returns. If no epoch waits for it, it is not in the way of those that do.
-    pub async fn put(&self, name: &str, body: Bytes, is_awaited: bool) -> Result<()> {
-        if self.is_read_only {
-            return Err(Error::internal(format!("{} is only looked at, and {name} was to be written", self.prefix)));
-        }
+    /// Writes a file of an epoch; its name, by which it is durable from now on. If no epoch waits for it, it is not in the
+    /// way of those that do.
+    pub async fn put(&self, epoch: u64, kind: &str, body: Bytes, is_awaited: bool) -> Result<String> {
+        let Some(Opening { writer: Writer { run, opening }, files }) = self.opening.as_deref() else {
+            return Err(Error::internal(format!("{} is only looked at, and a {kind} was to be written", self.prefix)));
+        };
+        let number = files.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{epoch:020}-{run:020}-{opening}-{kind}-{number}.arrow.zst");
         let mut options = PutOptions::default();
         if !is_awaited {
             options.extensions.insert(Unawaited);
         }
-        self.store.put_opts(&self.prefix.clone().join(name), body.into(), options).await?;
-        Ok(())
+        self.store.put_opts(&self.prefix.clone().join(name.as_str()), body.into(), options).await?;
+        Ok(name)
     }
 
     /// A file that a commit names, as long as the commit says.

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use object_store::path::Path;
 
-use super::StateStore;
 use super::records::Commit;
+use super::state_store::Writer;
+use crate::state::StateFile;
 
 /// How long a file is left alone that no kept commit names any more: somebody may be reading that state.
 const READING: Duration = Duration::from_secs(5 * 60);
@@ -41,8 +42,9 @@ impl Written {
     /// Notes what `run` has written of the state that its commit names; files are below `root`.
     pub(super) fn note(&mut self, commit: &Commit, run: u64, root: &Path) {
         self.newest = self.newest.max(commit.epoch);
+        let is_ours = |file: &&StateFile| Writer::of(&file.name).is_some_and(|writer| writer.run == run);
         for (operator, state) in &commit.state {
-            for file in state.files.iter().filter(|file| StateStore::run_of(&file.name) == Some(run)) {
+            for file in state.files.iter().filter(is_ours) {
                 if let Some(named) = self.files.get_mut(&file.name) {
                     named.last = named.last.max(commit.epoch);
                     continue;
@@ -81,7 +83,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::state::{StateCommit, StateFile};
+    use crate::state::StateCommit;
 
     const RUN: u64 = 3;
 

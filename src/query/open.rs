@@ -366,6 +366,9 @@ impl Query {
             let commit = self.position.state.get(name).cloned().unwrap_or_default();
             Operator::restore(shape.layout.clone(), self.log.state(name), &commit, self.shards, max_files).await
         });
+        // What was restored before is not kept beside it.
+        *restored = None;
+        opened.opener.set_operators([]);
         opened.opener.set_operators(try_join_all(operators).await?);
         *restored = wanted;
         Ok(())

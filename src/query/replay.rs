@@ -31,10 +31,7 @@ use crate::plan::changes::{ROW_KIND, RowKind, is_updating};
 use crate::plan::concat::concat;
 use crate::plan::opener::Opener;
 use crate::plan::{Binding, bind, stream_of, volatile};
-use crate::state::operator::Operator;
-
-/// So many files of state that making them fewer is never due.
-const NEVER: usize = usize::MAX / 2;
+use crate::state::operator::{MAX_FILES, Operator};
 
 /// An epoch to be looked at.
 #[derive(Debug)]
@@ -173,7 +170,7 @@ impl Replay {
             let name = &shape.layout.name;
             let commit = before.state.get(name).cloned().unwrap_or_default();
             let (layout, store) = (shape.layout.clone(), self.generation.state(name));
-            Operator::restore(layout, store, &commit, self.intent.shards, NEVER).await
+            Operator::restore(layout, store, &commit, self.intent.shards, MAX_FILES).await
         });
         opener.set_operators(try_join_all(operators).await?);
         Ok(())

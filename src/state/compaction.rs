@@ -99,7 +99,7 @@ struct Compacted {
 
 /// How many rows may be written by now.
 #[derive(Debug)]
-struct Pace {
+pub(super) struct Pace {
     allowed: Mutex<u64>,
     more: Notify,
     patience: Duration,
@@ -134,13 +134,19 @@ impl Pace {
     }
 }
 
-/// What is under way.
+/// What is under way; it ends when nobody is left to take what it makes.
 #[derive(Debug)]
 struct Running {
     task: JoinHandle<Result<Compacted>>,
     pace: Arc<Pace>,
     /// Rows that each epoch allows at least, however few it has changed: its file counts, too.
     least: u64,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// How many of the files, the first ones, are a snapshot: all of these have its epoch.
@@ -212,7 +218,7 @@ impl Compaction {
             Due::Snapshot => {
                 let live = live();
                 tokio::spawn(async move {
-                    let rows = writer.live(live, paced);
+                    let rows = writer.live(live, Some(paced));
                     Ok(Compacted { after: None, epoch, files: writer.write(epoch, Kind::Snapshot, rows).await? })
                 })
             }
@@ -241,9 +247,9 @@ impl Compaction {
     pub(super) async fn take(&self, commit: &mut StateCommit, operator: &str) {
         let is_urgent = self.is_urgent(commit);
         let is_done = |running: &mut Running| is_urgent || running.task.is_finished();
-        let Some(done) = self.running().take_if(is_done) else { return };
+        let Some(mut done) = self.running().take_if(is_done) else { return };
         done.pace.allow(u64::MAX);
-        match done.task.await {
+        match (&mut done.task).await {
             Ok(Ok(Compacted { after, epoch, files })) => {
                 let is_before = |other: &StateFile| after.is_some_and(|after| other.epoch <= after);
                 commit.files.retain(|other| is_before(other) || other.epoch > epoch);
@@ -262,14 +268,6 @@ impl Compaction {
     }
 }
 
-impl Drop for Compaction {
-    fn drop(&mut self) {
-        if let Some(running) = self.running().take() {
-            running.task.abort();
-        }
-    }
-}
-
 /// Batches of rows to be written.
 type Batches = BoxStream<'static, Result<RecordBatch>>;
 
@@ -280,20 +278,28 @@ struct Encoded {
     latest: Option<i64>,
 }
 
-async fn stored(storing: Option<SpawnedTask<Result<()>>>) -> Result<()> {
-    let Some(storing) = storing else { return Ok(()) };
-    storing.join().await.map_err(broken_off)?
+async fn stored(storing: Option<SpawnedTask<Result<StateFile>>>) -> Result<Option<StateFile>> {
+    let Some(storing) = storing else { return Ok(None) };
+    storing.join().await.map_err(broken_off)?.map(Some)
 }
 
 impl Writer {
-    /// Live rows, at this pace.
-    fn live(&self, live: Vec<Live>, pace: Arc<Pace>) -> Batches {
+    /// Of files of this layout, into this store.
+    pub(super) fn try_new(layout: Layout, store: StateStore) -> Result<Self> {
+        let codec = Arc::new(KeyCodec::try_new(&layout.keys, layout.rising)?);
+        Ok(Self { schema: layout.schema(), codec, layout, store })
+    }
+
+    /// Live rows, at this pace if there is one.
+    pub(super) fn live(&self, live: Vec<Live>, pace: Option<Arc<Pace>>) -> Batches {
         let writer = self.clone();
         let parts = stream::iter(live.into_iter().flat_map(|live| live.parts(PART_ROWS)));
         let batches = parts.then(move |part| {
-            let (writer, pace) = (writer.clone(), Arc::clone(&pace));
+            let (writer, pace) = (writer.clone(), pace.clone());
             async move {
-                pace.take(part.count() as u64).await;
+                if let Some(pace) = pace {
+                    pace.take(part.count() as u64).await;
+                }
                 writer.of_live(&part)
             }
         });
@@ -302,6 +308,7 @@ impl Writer {
 
     /// Of each key in these files the newest row, at this pace.
     async fn merged(&self, files: Vec<StateFile>, pace: Arc<Pace>) -> Result<Batches> {
+        let (codec, rows) = (Arc::clone(&self.codec), files.iter().map(|file| file.rows as usize).sum());
         let mut read = vec![];
         for file in files.into_iter().rev() {
             let body = self.store.get(&file).await?;
@@ -318,8 +325,17 @@ impl Writer {
                 Ok::<_, Error>(stream::iter(batches.flat_map(|batch| parts(batch, PART_ROWS)).map(Ok)))
             }
         });
-        let mut newest = Newest::new(Arc::clone(&self.codec), None);
-        Ok(decoded.try_flatten().map(move |batch: Result<RecordBatch>| newest.of(&batch?)).boxed())
+        let decoded: Batches = decoded.try_flatten().boxed();
+        // What has been seen is large, too, when it comes and when it goes.
+        let newest = spawn_blocking(move || Newest::new(codec, None, rows)).await.map_err(broken_off)?;
+        let merged = stream::try_unfold((decoded, newest), async |(mut rows, mut newest)| {
+            let Some(batch) = rows.try_next().await? else {
+                spawn_blocking(move || drop(newest)).await.map_err(broken_off)?;
+                return Ok(None);
+            };
+            Ok::<_, Error>(Some((newest.of(&batch)?, (rows, newest))))
+        });
+        Ok(merged.boxed())
     }
 
     /// Writes batches as files of this kind.
@@ -327,15 +343,15 @@ impl Writer {
         let mut batches = batches.try_filter(|batch| ready(batch.num_rows() > 0)).boxed();
         let (mut files, mut storing) = (vec![], None);
         while let Some(Encoded { body, rows, latest }) = self.encoded(&mut batches).await? {
-            let name = format!("{epoch:020}-{}-{}-{}.arrow.zst", self.store.writer(), kind.name(), files.len());
-            let (store, file) = (self.store.clone(), StateFile { name, epoch, rows, bytes: body.len() as u64, latest });
-            let name = file.name.clone();
-            files.push(file);
+            let (store, bytes) = (self.store.clone(), body.len() as u64);
             // The next one is made meanwhile.
-            stored(storing.take()).await?;
-            storing = Some(SpawnedTask::spawn(async move { store.put(&name, body, kind == Kind::Delta).await }));
+            files.extend(stored(storing.take()).await?);
+            storing = Some(SpawnedTask::spawn(async move {
+                let name = store.put(epoch, kind.name(), body, kind == Kind::Delta).await?;
+                Ok(StateFile { name, epoch, rows, bytes, latest })
+            }));
         }
-        stored(storing).await?;
+        files.extend(stored(storing).await?);
         Ok(files)
     }
 
@@ -369,7 +385,7 @@ impl Writer {
     }
 
     /// Rows as they are written.
-    pub(super) fn of_live(&self, live: &Live) -> Result<RecordBatch> {
+    fn of_live(&self, live: &Live) -> Result<RecordBatch> {
         let (among, alive) = live.among();
         // Few are dead: to decode their keys, too, is less than to look for the others one by one.
         let keys = self.codec.decode(among.clone().map(|row| live.rows().keys.row(row)))?;
@@ -381,9 +397,13 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use arrow::array::Int64Array;
     use arrow::datatypes::{DataType, Field};
+    use futures::FutureExt;
     use object_store::memory::InMemory;
+    use tokio::sync::oneshot::error::TryRecvError;
 
     use super::*;
 
@@ -391,12 +411,8 @@ mod tests {
     async fn a_file_is_named_only_if_it_has_rows() {
         let minute = Arc::new(Field::new("minute", DataType::Int64, true));
         let layout = Layout { keys: vec![minute], rising: Some(0), ..Layout::named("test-1") };
-        let writer = Writer {
-            schema: layout.schema(),
-            codec: Arc::new(KeyCodec::try_new(&layout.keys, layout.rising).unwrap()),
-            layout,
-            store: StateStore::new(Arc::new(InMemory::new()), "state".into(), 1, 0),
-        };
+        let store = StateStore::new(Arc::new(InMemory::new()), "state".into(), 1, 0);
+        let writer = Writer::try_new(layout, store).unwrap();
         let rows = |writer: &Writer, rows: usize| {
             let minutes = Arc::new(Int64Array::from_iter_values(0..rows as i64));
             RecordBatch::try_new(Arc::clone(&writer.schema), vec![minutes]).map_err(Error::from)
@@ -406,6 +422,23 @@ mod tests {
         let files = writer.write(7, Kind::Snapshot, stream::iter(batches).boxed()).await.unwrap();
         let named: Vec<_> = files.iter().map(|file| (file.rows, file.latest)).collect();
         assert_eq!(named, [(FILE_ROWS, Some(FILE_ROWS as i64 - 1))]);
+    }
+
+    #[tokio::test]
+    async fn what_is_waited_for_ends_with_whoever_waits() {
+        let compaction = Compaction::new(2);
+        let (held, mut is_held) = tokio::sync::oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let _held = held;
+            pending().await
+        });
+        *compaction.running() = Some(Running { task, pace: Arc::new(Pace::new(PATIENCE)), least: 0 });
+        let file = |epoch| StateFile { name: String::new(), epoch, rows: 1, bytes: 1, latest: None };
+        let mut commit = StateCommit { files: (0..6).map(file).collect(), ..StateCommit::default() };
+        assert!(compaction.is_urgent(&commit));
+        assert_eq!(compaction.take(&mut commit, "test-1").now_or_never(), None);
+        yield_now().await;
+        assert_eq!(is_held.try_recv(), Err(TryRecvError::Closed));
     }
 
     #[test]

@@ -1,18 +1,18 @@
 //! The rows of files as a table: of each key the newest one, unless it has gone.
 //!
-//! Not promised: any order of them. Of keys that were seen, each is kept in memory until the end.
+//! Not promised: any order of them. The keys of all rows are kept in memory until the end.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 
 use super::files;
-use super::keys::KeyCodec;
+use super::keys::{KeyBytes, KeyCodec, hash};
+use super::table::{Place, Places};
 use crate::error::Result;
 use crate::plan::time::ticks;
 
@@ -41,25 +41,38 @@ impl Horizon {
 
 /// What has been seen of rows that come newest first.
 pub struct Newest {
-    seen: HashSet<Box<[u8]>>,
+    /// The keys of each batch…
+    keys: Vec<KeyBytes>,
+    /// … and where among them each key came first, unless it had gone.
+    seen: Places,
     codec: Arc<KeyCodec>,
     horizon: Option<Horizon>,
 }
 
 impl Newest {
-    /// Nothing yet.
-    pub fn new(codec: Arc<KeyCodec>, horizon: Option<Horizon>) -> Self {
-        Self { seen: HashSet::new(), codec, horizon }
+    /// Nothing yet, with room for so many rows: a table that grows takes its time.
+    pub fn new(codec: Arc<KeyCodec>, horizon: Option<Horizon>, rows: usize) -> Self {
+        let mut seen = Places::default();
+        seen.reserve(rows);
+        Self { keys: vec![], seen, codec, horizon }
     }
 
     /// The rows of a batch that are there, and that none before was newer than.
     pub fn of(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let there = self.horizon.map(|horizon| horizon.there(batch)).transpose()?;
-        let keys = self.codec.encode(&batch.columns()[..self.codec.columns()])?.rows;
-        let is_there = |row: usize| there.as_ref().is_none_or(|there| there.value(row));
-        let is_newest: BooleanArray =
-            (keys.iter().enumerate()).map(|(row, key)| Some(is_there(row) && self.seen.insert(key.into()))).collect();
-        Ok(filter_record_batch(batch, &is_newest)?)
+        self.keys.push(self.codec.encode(&batch.columns()[..self.codec.columns()])?.rows);
+        let (number, Self { keys, seen, .. }) = (self.keys.len() - 1, self);
+        let is_newest = BooleanBuffer::collect_bool(batch.num_rows(), |row| {
+            let (key, is_there) = (keys[number].row(row), there.as_ref().is_none_or(|there| there.value(row)));
+            let place = Place::new(number as u32, row, hash(key) as u32);
+            let is_same = |other: &Place| keys[other.chunk as usize].row(other.row as usize) == key;
+            let is_newest = is_there && seen.find(place.hash, is_same).is_none();
+            if is_newest {
+                seen.insert(place);
+            }
+            is_newest
+        });
+        Ok(filter_record_batch(batch, &is_newest.into())?)
     }
 }
 
@@ -70,10 +83,46 @@ pub fn newest(
     codec: Arc<KeyCodec>,
     horizon: Option<Horizon>,
 ) -> impl Iterator<Item = Result<RecordBatch>> {
-    let mut newest = Newest::new(codec, horizon);
+    let mut newest = Newest::new(codec, horizon, 0);
     let batches = read.into_iter().flat_map(move |(name, body)| match files::decode(&name, &body, &schema) {
         Ok(batches) => batches.into_iter().rev().map(Ok).collect(),
         Err(error) => vec![Err(error)],
     });
     batches.map(move |batch| newest.of(&batch?))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+    use super::*;
+
+    #[test]
+    fn of_each_key_the_first_row_counts_unless_it_has_gone() {
+        let fields = [("key", DataType::Utf8), ("minute", DataType::Int64)];
+        let schema = Arc::new(Schema::new(fields.map(|(name, of)| Field::new(name, of, true)).to_vec()));
+        let batch = |rows: &[(Option<&str>, i64)]| {
+            let keys = Arc::new(StringArray::from_iter(rows.iter().map(|(key, _)| *key)));
+            let minutes = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, minute)| *minute)));
+            RecordBatch::try_new(Arc::clone(&schema), vec![keys, minutes]).unwrap()
+        };
+        let batches = [
+            batch(&[(Some("a"), 9), (None, 8), (Some("b"), 3)]),
+            batch(&[]),
+            batch(&[(Some("c"), 7), (Some("a"), 7), (Some(""), 7), (Some("c"), 6), (None, 6), (Some("b"), 2)]),
+        ];
+        let horizon = |is_inclusive| Some(Horizon { column: 1, closed: 3, is_inclusive });
+        let cases: [(_, &[i64]); 3] =
+            [(None, &[9, 8, 3, 7, 7]), (horizon(true), &[9, 8, 3, 7, 7]), (horizon(false), &[9, 8, 7, 7])];
+        for (horizon, expected) in cases {
+            for room in [0, 9] {
+                let codec = KeyCodec::try_new(&schema.fields()[..1], None).unwrap();
+                let mut newest = Newest::new(Arc::new(codec), horizon, room);
+                let rows = batches.iter().map(|batch| newest.of(batch).unwrap());
+                let minutes = |rows: RecordBatch| rows.column(1).as_primitive::<Int64Type>().values().to_vec();
+                assert_eq!(rows.flat_map(minutes).collect::<Vec<_>>(), expected, "{horizon:?}, {room}");
+            }
+        }
+    }
 }

@@ -103,7 +103,6 @@ impl Operator {
         shards: usize,
         max_files: usize,
     ) -> Result<Self> {
-        let codec = Arc::new(KeyCodec::try_new(&layout.keys, layout.rising)?);
         let mut commit = commit.clone();
         check_ageing(&layout, &commit)?;
         if commit.aged_by != layout.aged_by() {
@@ -111,7 +110,7 @@ impl Operator {
             (commit.closed, commit.aged_by) = (None, layout.aged_by());
         }
         let operator = Self {
-            writer: Writer { schema: layout.schema(), layout, codec, store },
+            writer: Writer::try_new(layout, store)?,
             shards: (0..shards.max(1)).map(|_| Mutex::default()).collect(),
             staged: Mutex::default(),
             files: Mutex::new(commit.clone()),
@@ -130,9 +129,13 @@ impl Operator {
     /// The shards with the rows of all files. What is read is taken over while the next is read, so that not all of it is
     /// in memory twice.
     async fn filled(&self, commit: &StateCommit) -> Result<Vec<Shard>> {
-        let (shards, layout) = (self.shards.len(), &self.writer.layout);
+        let shards = self.shards.len();
         let rows: u64 = commit.files.iter().map(|file| file.rows).sum();
-        let mut filled: Vec<_> = (0..shards).map(|_| Shard::of_files(rows as usize / shards, layout)).collect();
+        let empty = (0..shards).map(|_| {
+            let writer = self.writer.clone();
+            spawn_blocking(move || Shard::of_files(rows as usize / shards, &writer.layout))
+        });
+        let mut filled = try_join_all(empty).await.map_err(broken_off)?;
         let read = portions(&commit.files)
             .map(|files| SpawnedTask::spawn(read(self.writer.clone(), files, commit.closed, shards)).join());
         let mut read = stream::iter(read).buffered(READING);
@@ -194,10 +197,8 @@ impl Operator {
         if !changed.is_empty() {
             let writer = self.writer.clone();
             // Several operators' are written side by side.
-            let written = SpawnedTask::spawn(async move {
-                let rows = changed.into_iter().map(|live| writer.of_live(&live)).collect::<Vec<_>>();
-                writer.write(epoch, Kind::Delta, stream::iter(rows).boxed()).await
-            });
+            let written =
+                SpawnedTask::spawn(async move { writer.write(epoch, Kind::Delta, writer.live(changed, None)).await });
             commit.files.extend(written.join().await.map_err(broken_off)??);
         }
         if let (Some(closed), Some(_)) = (commit.closed, self.writer.layout.ages_by()) {
@@ -233,8 +234,11 @@ impl Operator {
         Ok(())
     }
 
-    /// After a commit: begins what is due.
+    /// After a commit: begins what is due, if files are the operator's to write.
     fn compact(&self, epoch: u64, commit: &StateCommit) {
+        if self.writer.store.is_read_only() {
+            return;
+        }
         self.compaction.start(epoch, commit, &self.writer, || self.live());
         let mut compacting = locked(&self.compacting);
         *compacting = (self.compaction.is_running(), compacting.0);
@@ -262,8 +266,33 @@ impl Operator {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use arrow::array::{Int64Array, RecordBatch};
     use arrow::datatypes::{DataType, Field};
+    use object_store::ObjectStore;
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn files_become_fewer_unless_they_can_only_be_read() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let ours = StateStore::new(Arc::clone(&store), "state".into(), 1, 0);
+        let layout =
+            Layout { keys: vec![Arc::new(Field::new("number", DataType::Int64, true))], ..Layout::named("test-1") };
+        let writer = Writer::try_new(layout.clone(), ours.clone()).unwrap();
+        let mut commit = StateCommit::default();
+        for epoch in 1..=4 {
+            let numbers = Arc::new(Int64Array::from_iter_values([0, epoch]));
+            let rows = RecordBatch::try_new(layout.schema(), vec![numbers]).map_err(Error::from);
+            let written = writer.write(epoch as u64, Kind::Delta, stream::iter([rows]).boxed()).await.unwrap();
+            commit.files.extend(written);
+        }
+        let theirs = StateStore::read_only(store, "state".into());
+        for (store, is_compacting) in [(ours, true), (theirs, false)] {
+            let operator = Operator::restore(layout.clone(), store, &commit, 2, 2).await.unwrap();
+            assert_eq!((operator.progress().1.rows, operator.compaction.is_running()), (5, is_compacting));
+        }
+    }
 
     #[test]
     fn files_are_read_in_portions_from_the_newest_on() {
