@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::records::{Commit, DefinitionRecord, Intent, QueryRecord, RunRecord, VERSION, decode, encode};
-use super::state_store::{Opening, Writer};
+use super::state_store::{Opening, Origin};
 use super::written::Written;
 use super::{Journal, Recorded, StateStore, expired};
 use crate::clock::Clock;
@@ -201,19 +201,14 @@ impl Log {
         let folder = self.root.clone().join("state").join(operator);
         let opening = self.opened.fetch_add(1, Ordering::Relaxed);
         let state = StateStore::new(Arc::clone(&self.store), folder, self.run.number, opening);
-        self.openings().extend(state.opening().map(Arc::downgrade));
+        let mut openings = self.openings();
+        openings.retain(|opening| opening.strong_count() > 0);
+        openings.extend(state.opening().map(Arc::downgrade));
         state
     }
 
     fn openings(&self) -> MutexGuard<'_, Vec<Weak<Opening>>> {
         self.openings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Who may write yet.
-    fn writers(&self) -> HashSet<Writer> {
-        let mut openings = self.openings();
-        openings.retain(|opening| opening.strong_count() > 0);
-        openings.iter().filter_map(Weak::upgrade).map(|opening| opening.writer).collect()
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>> {
@@ -381,14 +376,18 @@ impl Log {
     }
 
     /// Removes files of state that no commit names, once they are older than a grace, by the store's clock; not those
-    /// that [`Self::prune`] is about to remove, nor what this run may yet commit: a snapshot may take longer.
+    /// that [`Self::prune`] is about to remove, nor those that this run may yet name, as a snapshot may take longer, or a
+    /// newer run.
     async fn sweep_state(&self) -> Result<()> {
-        let writers = self.writers();
+        let openings: Vec<Arc<Opening>> = self.openings().iter().filter_map(Weak::upgrade).collect();
         let found: Vec<_> = self.store.list(Some(&self.root.clone().join("state"))).try_collect().await?;
         let Some(now) = found.iter().map(|meta| meta.last_modified).max() else { return Ok(()) };
-        let is_ours =
-            |path: &Path| path.filename().and_then(Writer::of).is_some_and(|writer| writers.contains(&writer));
-        let is_old = |meta: &ObjectMeta| now - meta.last_modified > GRACE && !is_ours(&meta.location);
+        let may_be_named =
+            |file: Origin| file.run > self.run.number || openings.iter().any(|opening| opening.may_name(&file));
+        let is_old = |meta: &ObjectMeta| {
+            let origin = meta.location.filename().and_then(Origin::of);
+            now - meta.last_modified > GRACE && !origin.is_some_and(may_be_named)
+        };
         let old: Vec<_> = found.into_iter().filter(is_old).collect();
         if old.is_empty() {
             return Ok(());
@@ -511,10 +510,11 @@ mod tests {
         let (yet, ours) = (written(&dead, "d").await, written(&alive, "e").await);
         drop(dead);
         let newest = std::fs::metadata(&ours.0).unwrap().modified().unwrap();
-        for (old, _) in [&named, &before, &unnamed, &ours] {
-            let file = std::fs::File::options().write(true).open(old).unwrap();
+        let age = |path: &std::path::Path| {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
             file.set_modified(newest - Duration::from_secs(2 * 60 * 60)).unwrap();
-        }
+        };
+        [&named, &before, &unnamed, &ours].into_iter().for_each(|(path, _)| age(path));
         for (epoch, (_, name)) in [(1, &before), (2, &named)] {
             let file = StateFile { name: name.clone(), epoch, rows: 1, bytes: 4, latest: None };
             let state = StateCommit { files: vec![file], ..StateCommit::default() };
@@ -530,9 +530,16 @@ mod tests {
         // A commit that is no longer kept names nothing.
         log.store.delete(&record_path(&log.root, "commits", 1)).await.unwrap();
         assert_eq!(left().await, [true, false, false, true, true]);
-        // Whoever could have named it has ended.
-        drop(alive);
+        // Of what is under way nothing can be named by a commit any more.
+        alive.settle();
         assert_eq!(left().await, [true, false, false, true, false]);
+        let later = written(&alive, "f").await;
+        age(&later.0);
+        log.sweep().await.unwrap();
+        assert!(later.0.exists());
+        drop(alive);
+        log.sweep().await.unwrap();
+        assert!(!later.0.exists(), "whoever could have named it has ended");
     }
 
     #[tokio::test]

@@ -16,27 +16,44 @@ use crate::error::{Error, Result};
 use crate::state::StateFile;
 use crate::storage::local::Unawaited;
 
-/// Who writes files: a run, and which opening of the state within it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Writer {
+/// Where a file comes from, as its name says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin {
+    /// The run that wrote it…
     pub(super) run: u64,
+    /// … as which opening of the state…
     opening: u64,
+    /// … and which of its files it is.
+    number: u64,
 }
 
-impl Writer {
-    /// Who wrote the file of this name.
+impl Origin {
     pub(super) fn of(name: &str) -> Option<Self> {
-        let mut parts = name.split('-').skip(1).map(|part| part.parse().ok());
-        Some(Self { run: parts.next()??, opening: parts.next()?? })
+        let (writer, number) = name.strip_suffix(ENDING)?.rsplit_once('-')?;
+        let mut parts = writer.split('-').skip(1);
+        let (run, opening) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some(Self { run, opening, number: number.parse().ok()? })
     }
 }
+
+const ENDING: &str = ".arrow.zst";
 
 /// An opening of the state; it lasts for as long as anybody may write.
 #[derive(Debug)]
 pub(super) struct Opening {
-    pub(super) writer: Writer,
-    /// How many files it has written.
+    run: u64,
+    opening: u64,
+    /// How many files it has written…
     files: AtomicU64,
+    /// … and how many of these a commit names by now, or none ever will.
+    settled: AtomicU64,
+}
+
+impl Opening {
+    /// Whether a commit may yet name this file.
+    pub(super) fn may_name(&self, file: &Origin) -> bool {
+        (self.run, self.opening) == (file.run, file.opening) && file.number >= self.settled.load(Ordering::Relaxed)
+    }
 }
 
 /// Where an operator's state lies; clones share it.
@@ -57,7 +74,7 @@ impl fmt::Debug for StateStore {
 impl StateStore {
     /// Files under `prefix`, written by this opening of `run`.
     pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path, run: u64, opening: u64) -> Self {
-        let opening = Opening { writer: Writer { run, opening }, files: AtomicU64::new(0) };
+        let opening = Opening { run, opening, files: AtomicU64::new(0), settled: AtomicU64::new(0) };
         Self { opening: Some(Arc::new(opening)), ..Self::read_only(store, prefix) }
     }
 
@@ -76,14 +93,21 @@ impl StateStore {
         self.opening.as_ref()
     }
 
+    /// A commit names what was written until now, or none ever will: nothing is being written.
+    pub fn settle(&self) {
+        if let Some(Opening { files, settled, .. }) = self.opening.as_deref() {
+            settled.store(files.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
     /// Writes a file of an epoch; its name, by which it is durable from now on. If no epoch waits for it, it is not in the
     /// way of those that do.
     pub async fn put(&self, epoch: u64, kind: &str, body: Bytes, is_awaited: bool) -> Result<String> {
-        let Some(Opening { writer: Writer { run, opening }, files }) = self.opening.as_deref() else {
+        let Some(Opening { run, opening, files, .. }) = self.opening.as_deref() else {
             return Err(Error::internal(format!("{} is only looked at, and a {kind} was to be written", self.prefix)));
         };
         let number = files.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{epoch:020}-{run:020}-{opening}-{kind}-{number}.arrow.zst");
+        let name = format!("{epoch:020}-{run:020}-{opening}-{kind}-{number}{ENDING}");
         let mut options = PutOptions::default();
         if !is_awaited {
             options.extensions.insert(Unawaited);

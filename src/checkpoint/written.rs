@@ -12,7 +12,7 @@ use std::time::Duration;
 use object_store::path::Path;
 
 use super::records::Commit;
-use super::state_store::Writer;
+use super::state_store::Origin;
 use crate::state::StateFile;
 
 /// How long a file is left alone that no kept commit names any more: somebody may be reading that state.
@@ -42,7 +42,7 @@ impl Written {
     /// Notes what `run` has written of the state that its commit names; files are below `root`.
     pub(super) fn note(&mut self, commit: &Commit, run: u64, root: &Path) {
         self.newest = self.newest.max(commit.epoch);
-        let is_ours = |file: &&StateFile| Writer::of(&file.name).is_some_and(|writer| writer.run == run);
+        let is_ours = |file: &&StateFile| Origin::of(&file.name).is_some_and(|origin| origin.run == run);
         for (operator, state) in &commit.state {
             for file in state.files.iter().filter(is_ours) {
                 if let Some(named) = self.files.get_mut(&file.name) {

@@ -308,7 +308,6 @@ impl Writer {
 
     /// Of each key in these files the newest row, at this pace.
     async fn merged(&self, files: Vec<StateFile>, pace: Arc<Pace>) -> Result<Batches> {
-        let (codec, rows) = (Arc::clone(&self.codec), files.iter().map(|file| file.rows as usize).sum());
         let mut read = vec![];
         for file in files.into_iter().rev() {
             let body = self.store.get(&file).await?;
@@ -326,13 +325,17 @@ impl Writer {
             }
         });
         let decoded: Batches = decoded.try_flatten().boxed();
-        // What has been seen is large, too, when it comes and when it goes.
-        let newest = spawn_blocking(move || Newest::new(codec, None, rows)).await.map_err(broken_off)?;
+        let newest = Newest::new(Arc::clone(&self.codec), None);
         let merged = stream::try_unfold((decoded, newest), async |(mut rows, mut newest)| {
             let Some(batch) = rows.try_next().await? else {
+                // To let go of much takes its time, too.
                 spawn_blocking(move || drop(newest)).await.map_err(broken_off)?;
                 return Ok(None);
             };
+            let more = batch.num_rows();
+            if !newest.has_room(more) {
+                newest = spawn_blocking(move || newest.with_room(more)).await.map_err(broken_off)?;
+            }
             Ok::<_, Error>(Some((newest.of(&batch)?, (rows, newest))))
         });
         Ok(merged.boxed())

@@ -1,6 +1,6 @@
 //! The rows of files as a table: of each key the newest one, unless it has gone.
 //!
-//! Not promised: any order of them. The keys of all rows are kept in memory until the end.
+//! Not promised: any order of them. Each key is kept in memory until the end.
 
 use std::sync::Arc;
 
@@ -41,37 +41,52 @@ impl Horizon {
 
 /// What has been seen of rows that come newest first.
 pub struct Newest {
-    /// The keys of each batch…
+    /// Of each batch, the keys that came there first…
     keys: Vec<KeyBytes>,
-    /// … and where among them each key came first, unless it had gone.
+    /// … and which of these each is.
     seen: Places,
     codec: Arc<KeyCodec>,
     horizon: Option<Horizon>,
 }
 
 impl Newest {
-    /// Nothing yet, with room for so many rows: a table that grows takes its time.
-    pub fn new(codec: Arc<KeyCodec>, horizon: Option<Horizon>, rows: usize) -> Self {
-        let mut seen = Places::default();
-        seen.reserve(rows);
-        Self { keys: vec![], seen, codec, horizon }
+    /// Nothing yet.
+    pub fn new(codec: Arc<KeyCodec>, horizon: Option<Horizon>) -> Self {
+        Self { keys: vec![], seen: Places::default(), codec, horizon }
+    }
+
+    /// Whether a batch of so many rows can be looked at without a table that grows, which takes its time.
+    pub fn has_room(&self, rows: usize) -> bool {
+        self.seen.has_room(rows)
+    }
+
+    /// The same, with room for so many rows.
+    pub fn with_room(mut self, rows: usize) -> Self {
+        self.seen.reserve(rows);
+        self
     }
 
     /// The rows of a batch that are there, and that none before was newer than.
     pub fn of(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let there = self.horizon.map(|horizon| horizon.there(batch)).transpose()?;
-        self.keys.push(self.codec.encode(&batch.columns()[..self.codec.columns()])?.rows);
-        let (number, Self { keys, seen, .. }) = (self.keys.len() - 1, self);
+        let encoded = self.codec.encode(&batch.columns()[..self.codec.columns()])?.rows;
+        let (number, Self { keys, seen, .. }) = (self.keys.len(), self);
+        let mut first: Vec<usize> = vec![];
         let is_newest = BooleanBuffer::collect_bool(batch.num_rows(), |row| {
-            let (key, is_there) = (keys[number].row(row), there.as_ref().is_none_or(|there| there.value(row)));
-            let place = Place::new(number as u32, row, hash(key) as u32);
-            let is_same = |other: &Place| keys[other.chunk as usize].row(other.row as usize) == key;
+            let (key, is_there) = (encoded.row(row), there.as_ref().is_none_or(|there| there.value(row)));
+            let place = Place::new(number as u32, first.len(), hash(key) as u32);
+            let is_same = |other: &Place| match keys.get(other.chunk as usize) {
+                Some(keys) => keys.row(other.row as usize) == key,
+                None => encoded.row(first[other.row as usize]) == key,
+            };
             let is_newest = is_there && seen.find(place.hash, is_same).is_none();
             if is_newest {
                 seen.insert(place);
+                first.push(row);
             }
             is_newest
         });
+        keys.push(KeyBytes::of(first.iter().map(|row| encoded.row(*row))));
         Ok(filter_record_batch(batch, &is_newest.into())?)
     }
 }
@@ -83,7 +98,7 @@ pub fn newest(
     codec: Arc<KeyCodec>,
     horizon: Option<Horizon>,
 ) -> impl Iterator<Item = Result<RecordBatch>> {
-    let mut newest = Newest::new(codec, horizon, 0);
+    let mut newest = Newest::new(codec, horizon);
     let batches = read.into_iter().flat_map(move |(name, body)| match files::decode(&name, &body, &schema) {
         Ok(batches) => batches.into_iter().rev().map(Ok).collect(),
         Err(error) => vec![Err(error)],
@@ -116,13 +131,14 @@ mod tests {
         let cases: [(_, &[i64]); 3] =
             [(None, &[9, 8, 3, 7, 7]), (horizon(true), &[9, 8, 3, 7, 7]), (horizon(false), &[9, 8, 7, 7])];
         for (horizon, expected) in cases {
-            for room in [0, 9] {
-                let codec = KeyCodec::try_new(&schema.fields()[..1], None).unwrap();
-                let mut newest = Newest::new(Arc::new(codec), horizon, room);
-                let rows = batches.iter().map(|batch| newest.of(batch).unwrap());
-                let minutes = |rows: RecordBatch| rows.column(1).as_primitive::<Int64Type>().values().to_vec();
-                assert_eq!(rows.flat_map(minutes).collect::<Vec<_>>(), expected, "{horizon:?}, {room}");
-            }
+            let codec = KeyCodec::try_new(&schema.fields()[..1], None).unwrap();
+            let mut newest = Newest::new(Arc::new(codec), horizon);
+            assert!(!newest.has_room(1));
+            newest = newest.with_room(1);
+            let rows = batches.iter().map(|batch| newest.of(batch).unwrap());
+            let minutes = |rows: RecordBatch| rows.column(1).as_primitive::<Int64Type>().values().to_vec();
+            assert_eq!(rows.flat_map(minutes).collect::<Vec<_>>(), expected, "{horizon:?}");
+            assert_eq!(newest.keys.iter().map(KeyBytes::rows).sum::<usize>(), expected.len());
         }
     }
 }

@@ -239,6 +239,9 @@ impl Operator {
         if self.writer.store.is_read_only() {
             return;
         }
+        if !self.compaction.is_running() {
+            self.writer.store.settle();
+        }
         self.compaction.start(epoch, commit, &self.writer, || self.live());
         let mut compacting = locked(&self.compacting);
         *compacting = (self.compaction.is_running(), compacting.0);

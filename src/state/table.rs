@@ -115,11 +115,15 @@ impl Places {
         true
     }
 
+    /// Whether there is room for so many more.
+    pub fn has_room(&self, more: usize) -> bool {
+        (self.taken + more) * 3 <= self.slots.len() * 2
+    }
+
     /// Makes room for so many more.
     pub fn reserve(&mut self, more: usize) {
-        let wanted = self.taken + more;
-        if wanted * 3 > self.slots.len() * 2 {
-            self.resize(wanted * 2);
+        if !self.has_room(more) {
+            self.resize((self.taken + more) * 2);
         }
     }
 
