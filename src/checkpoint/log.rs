@@ -530,7 +530,7 @@ mod tests {
         // A commit that is no longer kept names nothing.
         log.store.delete(&record_path(&log.root, "commits", 1)).await.unwrap();
         assert_eq!(left().await, [true, false, false, true, true]);
-        // Of what is under way nothing can be named by a commit any more.
+        // As after a commit, with nothing under way: what it does not name by now none ever will.
         alive.settle();
         assert_eq!(left().await, [true, false, false, true, false]);
         let later = written(&alive, "f").await;
