@@ -522,9 +522,10 @@ impl Query {
             lost,
         };
         self.log.commit(&commit).await?;
-        for operator in batch.opened.opener.operators() {
-            operator.apply(commit.epoch, &commit.state[&operator.layout().name])?;
-        }
+        let operators = batch.opened.opener.operators();
+        let applied =
+            operators.iter().map(|operator| operator.apply(commit.epoch, &commit.state[&operator.layout().name]));
+        try_join_all(applied).await?;
         batch.took.commit = self.ms_since(start);
         let offsets = |table: &String| intent.spans(table).map(Span::len).sum::<u64>();
         for (table, seen) in &reports {

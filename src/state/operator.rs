@@ -21,13 +21,11 @@ use super::piece::Piece;
 use super::shard::{Delta, Live, Shard};
 use super::{Layout, StateCommit, StateFile, broken_off, files};
 use crate::checkpoint::StateStore;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::query::progress::StateProgress;
 
 /// How many files of changes there may be, unless `state.snapshot.max-files` says otherwise.
 pub const MAX_FILES: usize = 200;
-/// From so many rows on, shards are worth a thread each.
-const SIDE_BY_SIDE: usize = 8192;
 /// How many files are read side by side, and how many portions of files…
 const READING: usize = 4;
 /// … of about so many rows each.
@@ -36,7 +34,7 @@ const PORTION_ROWS: u64 = 500_000;
 /// One operator's state: see the module's text.
 pub struct Operator {
     writer: Writer,
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Arc<Mutex<Shard>>>,
     staged: Mutex<BTreeMap<usize, Delta>>,
     files: Mutex<StateCommit>,
     compaction: Compaction,
@@ -111,7 +109,7 @@ impl Operator {
         }
         let operator = Self {
             writer: Writer::try_new(layout, store)?,
-            shards: (0..shards.max(1)).map(|_| Mutex::default()).collect(),
+            shards: (0..shards.max(1)).map(|_| Arc::default()).collect(),
             staged: Mutex::default(),
             files: Mutex::new(commit.clone()),
             compaction: Compaction::new(max_files),
@@ -213,22 +211,14 @@ impl Operator {
         (changed, staged.values().filter_map(|delta| delta.closes).max())
     }
 
-    /// After the commit: takes over what the epoch did.
-    pub fn apply(&self, epoch: u64, commit: &StateCommit) -> Result<()> {
+    /// After the commit: takes over what the epoch did, the shards side by side.
+    pub async fn apply(&self, epoch: u64, commit: &StateCommit) -> Result<()> {
         let staged = std::mem::take(&mut *locked(&self.staged));
-        let apply = |shard: usize, delta: &Delta| locked(&self.shards[shard]).apply(delta, &self.writer.layout);
-        if staged.values().map(|delta| delta.buckets.len()).sum::<usize>() < SIDE_BY_SIDE {
-            staged.iter().try_for_each(|(shard, delta)| apply(*shard, delta))?;
-        } else {
-            std::thread::scope(|scope| {
-                let running: Vec<_> =
-                    staged.iter().map(|(shard, delta)| scope.spawn(move || apply(*shard, delta))).collect();
-                let ended = |one: std::thread::ScopedJoinHandle<'_, Result<()>>| {
-                    one.join().unwrap_or_else(|_| Err(Error::internal("taking over state ended by itself")))
-                };
-                running.into_iter().try_for_each(ended)
-            })?;
-        }
+        let applied = staged.into_iter().map(|(number, delta)| {
+            let (shard, writer) = (Arc::clone(&self.shards[number]), self.writer.clone());
+            SpawnedTask::spawn(async move { locked(&shard).apply(&delta, &writer.layout) }).join()
+        });
+        try_join_all(applied).await.map_err(broken_off)?.into_iter().collect::<Result<()>>()?;
         *locked(&self.files) = commit.clone();
         self.compact(epoch, commit);
         Ok(())
@@ -275,6 +265,7 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::*;
+    use crate::error::Error;
 
     #[tokio::test]
     async fn files_become_fewer_unless_they_can_only_be_read() {
