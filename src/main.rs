@@ -33,7 +33,8 @@ fn main() -> ExitCode {
 fn tune_allocator() {
     /// What is larger is mapped by itself, and given back at once; it is the most that may be asked for.
     const MAPPED_BYTES: libc::c_int = 32 << 20;
-    /// What may be free at the end of an arena.
+    /// What may be free at the end of the main arena. Others are made of pieces of 64 MiB, which by this never shrink; one
+    /// that is free as a whole goes.
     const KEPT_BYTES: libc::c_int = 128 << 20;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let arenas = cores.try_into().unwrap_or(libc::c_int::MAX);
