@@ -3,8 +3,11 @@
 //! The idea: a table with open addressing and linear probing. A slot holds a place and the hash it goes by, side by side, so
 //! that to look up a key that is there is one trip to memory, as a rule; and whoever looks up many has the trips of a hundred
 //! or so made at the same time ([`fetched`]). That is why it is not hashbrown's: of that one, nothing can be read ahead.
-//! Where a hash is looked up first is in the order of the hashes, so that a table is made larger from one end of the memory
-//! to the other.
+//! Where a hash is looked up first, its home, is in the order of the hashes, so that a table is made larger from one end of
+//! the memory to the other.
+//!
+//! Whoever is farther from home comes first (Robin Hood hashing): a place is about as near its home when it came to a table
+//! that was nearly full as when that was empty. Otherwise epochs whose keys came late would take longer than others.
 //!
 //! Guarantee: a place that was put in is found until it is taken out. Not promised: to tell two keys of one hash apart,
 //! which is the caller's, who has the keys.
@@ -99,15 +102,11 @@ impl Places {
     /// Takes out a place; whether it was there.
     pub fn remove(&mut self, place: Place) -> bool {
         let Some(mut hole) = self.slot(place.hash, |other| *other == place) else { return false };
-        // What follows without a gap moves up, unless it would come to lie before where it is looked up first.
+        // What follows moves up, up to one that is at home.
         let mut slot = self.after(hole);
-        while !self.slots[slot].is_free() {
-            let home = self.home(self.slots[slot].hash);
-            let steps = |from: usize| (slot + self.slots.len() - from) % self.slots.len();
-            if steps(home) >= steps(hole) {
-                self.slots[hole] = self.slots[slot];
-                hole = slot;
-            }
+        while !self.slots[slot].is_free() && self.steps(slot) > 0 {
+            self.slots[hole] = self.slots[slot];
+            hole = slot;
             slot = self.after(slot);
         }
         self.slots[hole] = FREE;
@@ -140,23 +139,31 @@ impl Places {
         old.into_iter().filter(|place| !place.is_free()).for_each(|place| self.put(place));
     }
 
-    fn put(&mut self, place: Place) {
-        let mut slot = self.home(place.hash);
+    fn put(&mut self, mut place: Place) {
+        let (mut slot, mut steps) = (self.home(place.hash), 0);
         while !self.slots[slot].is_free() {
+            let others = self.steps(slot);
+            if others < steps {
+                std::mem::swap(&mut place, &mut self.slots[slot]);
+                steps = others;
+            }
             slot = self.after(slot);
+            steps += 1;
         }
         self.slots[slot] = place;
     }
 
-    /// The first slot that `is_it` is true of, from where a hash is looked up on, if it comes before a free one.
+    /// The first slot that `is_it` is true of, from the home of a hash on, if it comes before where one of that hash would
+    /// be put.
     fn slot(&self, hash: u32, mut is_it: impl FnMut(&Place) -> bool) -> Option<usize> {
-        let mut slot = self.home(hash);
+        let (mut slot, mut steps) = (self.home(hash), 0);
         loop {
             match self.slots.get(slot) {
                 None => return None,
                 Some(place) if place.is_free() => return None,
                 Some(place) if is_it(place) => return Some(slot),
-                Some(_) => slot = self.after(slot),
+                Some(_) if self.steps(slot) < steps => return None,
+                Some(_) => (slot, steps) = (self.after(slot), steps + 1),
             }
         }
     }
@@ -164,6 +171,12 @@ impl Places {
     /// Where a hash is looked up first: as far along the slots as the hash is along the numbers.
     fn home(&self, hash: u32) -> usize {
         ((u64::from(hash) * self.slots.len() as u64) >> 32) as usize
+    }
+
+    /// How far what is in a slot is from its home.
+    fn steps(&self, slot: usize) -> usize {
+        let home = self.home(self.slots[slot].hash);
+        if slot >= home { slot - home } else { slot + self.slots.len() - home }
     }
 
     fn after(&self, slot: usize) -> usize {
@@ -225,8 +238,29 @@ mod tests {
                     prop_assert_eq!(table.find(*hash, |other| other.row == *row), Some(*place));
                 }
                 prop_assert_eq!(table.find(hash, |other| other.row == 99), None);
+                for slot in (0..table.slots.len()).filter(|slot| !table.slots[*slot].is_free()) {
+                    let before = if slot == 0 { table.slots.len() - 1 } else { slot - 1 };
+                    let most = if table.slots[before].is_free() { 0 } else { table.steps(before) + 1 };
+                    prop_assert!(table.steps(slot) <= most, "slot {slot} of {:?}", table.slots);
+                }
             }
         }
+    }
+
+    #[test]
+    fn what_comes_to_a_full_table_is_near_its_home_as_well() {
+        let place = |row: u32| Place::new(0, row as usize, super::super::keys::hash(&row.to_le_bytes()) as u32);
+        let mut table = Places::default();
+        table.reserve(60_000);
+        while table.has_room(1) {
+            table.insert(place(table.taken() as u32));
+        }
+        let mean = |rows: std::ops::Range<usize>| {
+            let steps = |row: usize| table.steps(table.slot(place(row as u32).hash, |p| p.row == row as u32).unwrap());
+            rows.clone().map(steps).sum::<usize>() as f64 / rows.len() as f64
+        };
+        let (first, last) = (mean(0..table.taken() / 10), mean(table.taken() / 10 * 9..table.taken()));
+        assert!(first > 0.5 && last < first * 2.0, "{first} and {last} steps");
     }
 
     #[test]
