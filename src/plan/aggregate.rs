@@ -346,14 +346,13 @@ pub(super) struct Groups {
 impl Groups {
     /// Those of one shard.
     pub(super) fn of(pieces: &[Piece], shard: usize) -> Self {
-        let rows = || pieces.iter().map(|piece| piece.by_shard[shard].len());
-        // Other pieces have the same keys, mostly, if there are few.
-        let likely = rows().max().unwrap_or(0);
+        // As many as there may be: to make the table larger as they come costs more than what is not used.
+        let rows = pieces.iter().map(|piece| piece.by_shard[shard].len()).sum();
         let mut groups = Self {
-            index: HashTable::with_capacity(likely),
-            first: Vec::with_capacity(likely),
-            places: Vec::with_capacity(rows().sum()),
-            of_row: Vec::with_capacity(rows().sum()),
+            index: HashTable::with_capacity(rows),
+            first: Vec::with_capacity(rows),
+            places: Vec::with_capacity(rows),
+            of_row: Vec::with_capacity(rows),
         };
         for (number, piece) in pieces.iter().enumerate() {
             piece.by_shard[shard].iter().for_each(|row| groups.intern(pieces, number, *row as usize));
