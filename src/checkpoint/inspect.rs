@@ -208,7 +208,7 @@ impl Generation {
     }
 
     async fn recorded(&self, folder: &str) -> Result<Vec<Recorded>> {
-        recorded(&self.checkpoint.store, &self.root.clone().join(folder)).await
+        recorded(&self.checkpoint.store, &self.root.clone().join(folder), None).await
     }
 
     async fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>> {

@@ -106,6 +106,8 @@ pub struct Log {
     root: Path,
     run: RunRecord,
     clock: Clock,
+    /// The commits that were left when records were pruned.
+    kept: Mutex<Vec<Recorded>>,
     written: Mutex<Written>,
     /// How often state was opened…
     opened: AtomicU64,
@@ -169,6 +171,7 @@ impl Log {
                     root,
                     run,
                     clock: clock.clone(),
+                    kept: Mutex::default(),
                     written: Mutex::default(),
                     opened: AtomicU64::new(0),
                     openings: Mutex::default(),
@@ -354,16 +357,20 @@ impl Log {
     }
 
     /// Removes the records of epochs that are no longer kept, and of what this run has written of state the files that only
-    /// they named. Rule 5 holds: only committed epochs.
+    /// they named. Rule 5 holds: only committed epochs. All commits are listed once; then only those that have come since.
     pub async fn prune(&self) -> Result<()> {
         // Commits go on meanwhile: of those that come after this one the listing may know nothing.
         let newest = self.written().newest();
-        let commits = recorded(&self.store, &self.root.clone().join("commits")).await?;
+        let mut commits = std::mem::take(&mut *self.kept());
+        commits.extend(recorded(&self.store, &self.root.clone().join("commits"), commits.last()).await?);
         let gone: BTreeSet<u64> = expired(&commits).into_iter().collect();
         let paths = gone.iter().flat_map(|&epoch| ["intents", "commits"].map(|of| record_path(&self.root, of, epoch)));
         delete_all(&self.store, paths.collect()).await?;
-        let kept = commits.iter().map(|commit| commit.epoch).filter(|epoch| !gone.contains(epoch)).collect();
-        let superseded = self.written().superseded(&kept, newest, self.clock.monotonic_us());
+        commits.retain(|commit| !gone.contains(&commit.epoch));
+        let epochs = commits.iter().map(|commit| commit.epoch).collect();
+        commits.retain(|commit| commit.epoch <= newest);
+        *self.kept() = commits;
+        let superseded = self.written().superseded(&epochs, newest, self.clock.monotonic_us());
         delete_all(&self.store, superseded).await
     }
 
@@ -418,6 +425,10 @@ impl Log {
         self.written().note(commit, self.run.number, &self.root.clone().join("state"));
     }
 
+    fn kept(&self) -> MutexGuard<'_, Vec<Recorded>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn written(&self) -> MutexGuard<'_, Written> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -426,9 +437,14 @@ impl Log {
 /// How long a file of state that no commit names is left alone: it may yet be named.
 const GRACE: TimeDelta = TimeDelta::hours(1);
 
-/// The records in `folder`, ascending by epoch.
-pub(super) async fn recorded(store: &Arc<dyn ObjectStore>, folder: &Path) -> Result<Vec<Recorded>> {
-    let found: Vec<_> = store.list(Some(folder)).try_collect().await?;
+/// The records in `folder`, ascending by epoch; after `last`, if one is given.
+pub(super) async fn recorded(
+    store: &Arc<dyn ObjectStore>,
+    folder: &Path,
+    last: Option<&Recorded>,
+) -> Result<Vec<Recorded>> {
+    let offset = last.map(|last| folder.clone().join(format!("{}.json", digits(last.epoch))));
+    let found = listed(store, folder, offset.as_ref()).await?;
     let record = |meta: &ObjectMeta| {
         let epoch = number_of(&meta.location)?;
         Some(Recorded { epoch, written_ms: meta.last_modified.timestamp_millis() })
@@ -438,13 +454,18 @@ pub(super) async fn recorded(store: &Arc<dyn ObjectStore>, folder: &Path) -> Res
     Ok(records)
 }
 
-/// The numbers of all records in `folder`, ascending; after `offset`, if one is given.
-async fn numbers(store: &Arc<dyn ObjectStore>, folder: &Path, offset: Option<&Path>) -> Result<Vec<u64>> {
+/// What is in `folder`; after `offset`, if one is given.
+async fn listed(store: &Arc<dyn ObjectStore>, folder: &Path, offset: Option<&Path>) -> Result<Vec<ObjectMeta>> {
     let listed = match offset {
         Some(offset) => store.list_with_offset(Some(folder), offset),
         None => store.list(Some(folder)),
     };
-    let found: Vec<_> = listed.try_collect().await?;
+    Ok(listed.try_collect().await?)
+}
+
+/// The numbers of all records in `folder`, ascending; after `offset`, if one is given.
+async fn numbers(store: &Arc<dyn ObjectStore>, folder: &Path, offset: Option<&Path>) -> Result<Vec<u64>> {
+    let found = listed(store, folder, offset).await?;
     let mut numbers: Vec<u64> = found.iter().filter_map(|meta| number_of(&meta.location)).collect();
     numbers.sort_unstable();
     Ok(numbers)
@@ -575,5 +596,36 @@ mod tests {
         clock.advance(6 * 60_000);
         log.prune().await.unwrap();
         assert_eq!(files().await, kept);
+    }
+
+    #[tokio::test]
+    async fn pruning_now_and_then_keeps_what_pruning_once_would() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::seeded(1, 0));
+        let unsynced = BTreeMap::from([("checkpoint.fsync".to_owned(), "false".to_owned())]);
+        let checkpoint = Stores::new(clock.clone()).open(dir.path().to_str().unwrap(), &unsynced).unwrap();
+        let log = Log::open(&checkpoint, "q", &clock).await.unwrap();
+        let commit = async |epoch: u64| {
+            log.commit(&Commit { version: VERSION, epoch, ..Commit::default() }).await.unwrap();
+            // One second each.
+            let path = format!("/{}", record_path(&log.root, "commits", epoch));
+            let at = std::time::UNIX_EPOCH + Duration::from_secs(epoch);
+            std::fs::File::options().write(true).open(path).unwrap().set_modified(at).unwrap();
+        };
+        let commits = async || numbers(&log.store, &log.root.clone().join("commits"), None).await.unwrap();
+        for epoch in 1..=400 {
+            commit(epoch).await;
+            if epoch % 7 == 0 {
+                log.prune().await.unwrap();
+            }
+        }
+        log.prune().await.unwrap();
+        let kept: Vec<u64> = [1, 60, 120, 180, 240].into_iter().chain(300..=400).collect();
+        assert_eq!(commits().await, kept);
+        // What it has seen once it does not list again; a run that comes later does.
+        commit(90).await;
+        log.prune().await.unwrap();
+        assert!(commits().await.contains(&90));
+        Log::open(&checkpoint, "q", &clock).await.unwrap().prune().await.unwrap();
+        assert_eq!(commits().await, kept);
     }
 }

@@ -57,8 +57,8 @@ use progress::{Durations, Reporter};
 use salvage::{Doubt, Looked};
 use trigger::Trigger;
 
-/// Every how many epochs records are pruned.
-const HOUSEKEEPING: u64 = 50;
+/// Every how many epochs records are pruned. It runs beside the next epoch, which takes longer for each file that goes.
+const HOUSEKEEPING: u64 = 10;
 /// How long after a sweep the next one follows: litter is left alone for an hour anyway.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 /// How long a query that ends waits for that.
