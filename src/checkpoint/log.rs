@@ -106,7 +106,7 @@ pub struct Log {
     root: Path,
     run: RunRecord,
     clock: Clock,
-    /// The commits that were left when records were pruned.
+    /// The commits that were left when records were pruned, up to the newest one of then: what comes later is listed anew.
     kept: Mutex<Vec<Recorded>>,
     written: Mutex<Written>,
     /// How often state was opened…

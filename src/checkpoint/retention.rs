@@ -1,6 +1,6 @@
 //! Which epochs' records are kept: the newest 100, and one a minute for a day.
 //!
-//! A pure function over what a listing shows. It never names the newest commits, and never computes a name.
+//! A pure function over what listings have shown. It never names the newest commits, and never computes a name.
 
 use std::collections::BTreeSet;
 

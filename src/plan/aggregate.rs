@@ -46,6 +46,8 @@ use crate::state::table::Place;
 
 /// Rows in a batch that is emitted.
 const BATCH: usize = 8192;
+/// Room for so many groups of a shard is made at once.
+const LIKELY_GROUPS: usize = 128 * 1024;
 
 /// The clocks of an epoch, as its intent says. In milliseconds since 1970; half-open: a row *at* the watermark is not late.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -346,11 +348,12 @@ pub(super) struct Groups {
 impl Groups {
     /// Those of one shard.
     pub(super) fn of(pieces: &[Piece], shard: usize) -> Self {
-        // As many as there may be: to make the table larger as they come costs more than what is not used.
         let rows = pieces.iter().map(|piece| piece.by_shard[shard].len()).sum();
+        // To make the table larger as they come costs more than what is not used, unless that were very much.
+        let likely = LIKELY_GROUPS.min(rows);
         let mut groups = Self {
-            index: HashTable::with_capacity(rows),
-            first: Vec::with_capacity(rows),
+            index: HashTable::with_capacity(likely),
+            first: Vec::with_capacity(likely),
             places: Vec::with_capacity(rows),
             of_row: Vec::with_capacity(rows),
         };

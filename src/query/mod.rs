@@ -59,7 +59,9 @@ use trigger::Trigger;
 
 /// Every how many epochs records are pruned. It runs beside the next epoch, which takes longer for each file that goes.
 const HOUSEKEEPING: u64 = 10;
-/// How long after a sweep the next one follows: litter is left alone for an hour anyway.
+/// Every how many epochs litter is swept, at most: that costs what is stored, and a run may have few epochs…
+const SWEEPING: u64 = 50;
+/// … and how long after a sweep the next one follows: litter is left alone for an hour anyway.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 /// How long a query that ends waits for that.
 const CLEARING_UP: Duration = Duration::from_secs(10);
@@ -344,7 +346,8 @@ impl Query {
         }
         let (log, sinks, journal) = (Arc::clone(&self.log), self.opened.sinks.clone(), self.log.journal());
         let name = self.spec.name.clone();
-        let sweeps = self.swept_us.is_none_or(|swept_us| self.ms_since(swept_us) >= SWEEP.as_secs_f64() * 1000.0);
+        let is_old = |swept_us| self.ms_since(swept_us) >= SWEEP.as_secs_f64() * 1000.0;
+        let sweeps = (epoch.is_multiple_of(SWEEPING) || epoch == 1) && self.swept_us.is_none_or(is_old);
         if sweeps {
             self.swept_us = Some(self.start_us());
         }

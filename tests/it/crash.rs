@@ -537,7 +537,7 @@ async fn a_sleeper_wakes(target: &str, moment: Moment, k: u64) -> bool {
         return false;
     }
     let mut successor = Query::open(world.plan(&script, None).await, Reporter::silent()).await.unwrap();
-    // 180 epochs of one row; 160 of them are enough to prune twice.
+    // 180 epochs of one row; 160 of them are enough to prune, and that several times.
     for _ in 0..160 {
         assert!(matches!(successor.step().await.unwrap(), Step::Committed(_)));
     }
