@@ -298,13 +298,12 @@ impl Log {
     /// Rule 1, after winning the intent of `epoch` and before publishing: there is no record of a later epoch, no newer
     /// run, no newer generation. A false intent is removed.
     pub async fn look_again(&self, epoch: u64) -> Result<()> {
-        let before = |folder: &str, number: u64| (self.root.clone().join(folder), digits(number));
-        let after = |(folder, number): (Path, String)| async move {
-            let offset = folder.clone().join(format!("{number}.json"));
-            numbers(&self.store, &folder, Some(&offset)).await
+        let after = async |folder: &str, number: u64| {
+            let offset = record_path(&self.root, folder, number);
+            numbers(&self.store, &self.root.clone().join(folder), Some(&offset)).await
         };
         let (commits, intents, ()) =
-            try_join!(after(before("commits", epoch - 1)), after(before("intents", epoch)), self.check_newest_run(),)?;
+            try_join!(after("commits", epoch - 1), after("intents", epoch), self.check_newest_run())?;
         if commits.is_empty() && intents.is_empty() {
             return Ok(());
         }
@@ -362,7 +361,8 @@ impl Log {
         // Commits go on meanwhile: of those that come after this one the listing may know nothing.
         let newest = self.written().newest();
         let mut commits = std::mem::take(&mut *self.kept());
-        commits.extend(recorded(&self.store, &self.root.clone().join("commits"), commits.last()).await?);
+        let last = commits.last().map(|last| record_path(&self.root, "commits", last.epoch));
+        commits.extend(recorded(&self.store, &self.root.clone().join("commits"), last.as_ref()).await?);
         let gone: BTreeSet<u64> = expired(&commits).into_iter().collect();
         let paths = gone.iter().flat_map(|&epoch| ["intents", "commits"].map(|of| record_path(&self.root, of, epoch)));
         delete_all(&self.store, paths.collect()).await?;
@@ -437,14 +437,17 @@ impl Log {
 /// How long a file of state that no commit names is left alone: it may yet be named.
 const GRACE: TimeDelta = TimeDelta::hours(1);
 
-/// The records in `folder`, ascending by epoch; after `last`, if one is given.
+/// The records in `folder`, ascending by epoch; after `offset`, if one is given.
 pub(super) async fn recorded(
     store: &Arc<dyn ObjectStore>,
     folder: &Path,
-    last: Option<&Recorded>,
+    offset: Option<&Path>,
 ) -> Result<Vec<Recorded>> {
-    let offset = last.map(|last| folder.clone().join(format!("{}.json", digits(last.epoch))));
-    let found = listed(store, folder, offset.as_ref()).await?;
+    let listed = match offset {
+        Some(offset) => store.list_with_offset(Some(folder), offset),
+        None => store.list(Some(folder)),
+    };
+    let found: Vec<_> = listed.try_collect().await?;
     let record = |meta: &ObjectMeta| {
         let epoch = number_of(&meta.location)?;
         Some(Recorded { epoch, written_ms: meta.last_modified.timestamp_millis() })
@@ -454,21 +457,9 @@ pub(super) async fn recorded(
     Ok(records)
 }
 
-/// What is in `folder`; after `offset`, if one is given.
-async fn listed(store: &Arc<dyn ObjectStore>, folder: &Path, offset: Option<&Path>) -> Result<Vec<ObjectMeta>> {
-    let listed = match offset {
-        Some(offset) => store.list_with_offset(Some(folder), offset),
-        None => store.list(Some(folder)),
-    };
-    Ok(listed.try_collect().await?)
-}
-
 /// The numbers of all records in `folder`, ascending; after `offset`, if one is given.
 async fn numbers(store: &Arc<dyn ObjectStore>, folder: &Path, offset: Option<&Path>) -> Result<Vec<u64>> {
-    let found = listed(store, folder, offset).await?;
-    let mut numbers: Vec<u64> = found.iter().filter_map(|meta| number_of(&meta.location)).collect();
-    numbers.sort_unstable();
-    Ok(numbers)
+    Ok(recorded(store, folder, offset).await?.iter().map(|record| record.epoch).collect())
 }
 
 /// All generations of a query, ascending, those included that a rewind which broke off has left half made.

@@ -338,7 +338,8 @@ impl Query {
     async fn settle(&mut self) {
         let epoch = self.position.epoch;
         let is_running = self.housekeeping.as_ref().is_some_and(|running| !running.is_finished());
-        if (!epoch.is_multiple_of(HOUSEKEEPING) && epoch != 1) || is_running {
+        let is_time = |every: u64| epoch == 1 || epoch.is_multiple_of(every);
+        if !is_time(HOUSEKEEPING) || is_running {
             return;
         }
         if let Err(error) = self.forget().await {
@@ -347,7 +348,7 @@ impl Query {
         let (log, sinks, journal) = (Arc::clone(&self.log), self.opened.sinks.clone(), self.log.journal());
         let name = self.spec.name.clone();
         let is_old = |swept_us| self.ms_since(swept_us) >= SWEEP.as_secs_f64() * 1000.0;
-        let sweeps = (epoch.is_multiple_of(SWEEPING) || epoch == 1) && self.swept_us.is_none_or(is_old);
+        let sweeps = is_time(SWEEPING) && self.swept_us.is_none_or(is_old);
         if sweeps {
             self.swept_us = Some(self.start_us());
         }
