@@ -2,7 +2,7 @@
 //!
 //! The idea: librdkafka tries again by itself for as long as it is asked to, and says why only in events. A [`Client`]
 //! collects the last reason, so that an error can name it, and ends the wait at once where trying again is no use
-//! (a refused password).
+//! (a refused password). Where librdkafka does not try again, it does (a group whose coordinator is yet to begin).
 //!
 //! Guarantee: one question to the cluster ends within about eight seconds ([`ANSWER`]). To look at partitions takes
 //! several, and where some brokers answer, about two seconds for each that is silent. All calls block: they belong on a
@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::slice::from_ref;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::sleep;
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -30,6 +31,9 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// How often an answer is tried for.
 const ATTEMPTS: usize = 4;
+
+/// How often within an attempt a coordinator is asked that does not serve yet, and how long it is left alone between.
+const LOOKS: (usize, Duration) = (20, Duration::from_millis(100));
 
 /// After this long, about, there was an answer or there is none.
 pub(super) const ANSWER: Duration = ATTEMPT.saturating_mul(ATTEMPTS as u32);
@@ -115,6 +119,25 @@ fn is_forbidden(code: Code) -> bool {
     )
 }
 
+/// Asks again while the coordinator of a group does not serve it, for about as long as one attempt takes. A broker is
+/// named as coordinator a moment before it begins to be one, when it has just started or the group's partition is new.
+/// What it says until then it says at once, so that a number of attempts would be over in no time.
+fn once_coordinated<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
+    let (looks, pause) = LOOKS;
+    for _ in 1..looks {
+        match ask() {
+            Err(error) if error.rdkafka_error_code().is_some_and(is_uncoordinated) => sleep(pause),
+            answer => return answer,
+        }
+    }
+    ask()
+}
+
+/// Whether a group's coordinator says that it is none, or not yet.
+fn is_uncoordinated(code: Code) -> bool {
+    matches!(code, Code::NotCoordinator | Code::CoordinatorNotAvailable | Code::CoordinatorLoadInProgress)
+}
+
 /// Partitions, each with the number of the broker that leads it; below zero where none does.
 pub(super) type Leaders = BTreeMap<Partition, i32>;
 
@@ -157,7 +180,7 @@ impl Client {
     fn ask<T>(&self, what: &str, attempts: usize, ask: impl Fn(&BaseConsumer<Events>) -> KafkaResult<T>) -> Result<T> {
         let mut failure = None;
         for _ in 0..attempts {
-            match ask(&self.consumer) {
+            match once_coordinated(|| ask(&self.consumer)) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => match self.refusal(what, &error) {
                     Some(refusal) => return Err(refusal),
@@ -473,7 +496,28 @@ pub(super) fn unusable(error: KafkaError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    #[test]
+    fn a_coordinator_that_does_not_serve_yet_is_asked_again() {
+        let asked_until = |answers: &[KafkaResult<u32>]| {
+            let asked = Cell::new(0);
+            let answer = once_coordinated(|| {
+                asked.set(asked.get() + 1);
+                answers[asked.get() - 1].clone()
+            });
+            (asked.get(), answer.map_err(|error| error.rdkafka_error_code()))
+        };
+        let no = |code| Err(KafkaError::MetadataFetch(code));
+        assert_eq!(asked_until(&[Ok(7)]), (1, Ok(7)));
+        assert_eq!(asked_until(&[no(Code::CoordinatorNotAvailable), no(Code::NotCoordinator), Ok(7)]), (3, Ok(7)));
+        let other = Code::UnknownTopicOrPartition;
+        assert_eq!(asked_until(&[no(Code::NotCoordinator), no(other)]), (2, Err(Some(other))));
+        let never = Code::CoordinatorLoadInProgress;
+        assert_eq!(asked_until(&vec![no(never); LOOKS.0]), (LOOKS.0, Err(Some(never))));
+    }
 
     #[test]
     fn a_refusal_says_what_has_to_change() {
