@@ -1052,6 +1052,32 @@ async fn a_missing_topic_is_named_with_a_similar_one() {
     assert_eq!(error.kind(), Kind::Transient, "{}", error.chain());
 }
 
+/// A query that goes on after trouble opens its sink again, maybe at a broker that does not know the topic yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_was_there_is_waited_for() {
+    let topic = Topic::create(1, &[]).await;
+    let sink = open_sink(outgoing(&topic, &[("sink.delivery-guarantee", "at-least-once")])).await;
+    sink.open(1).await.unwrap();
+    topic.delete().await;
+    // The brokers hear of either a moment later.
+    let begin = Instant::now();
+    let error = loop {
+        match sink.open(1).await {
+            Err(error) => break error,
+            Ok(()) => assert!(begin.elapsed() < HANGS, "nobody misses the topic"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(error.kind(), Kind::Transient, "{}", error.chain());
+    assert!(error.to_string().contains(&format!("there is no topic '{}'", topic.0)), "{error}");
+    Topic::named(topic.0, 1, &[]).await;
+    while let Err(error) = sink.open(1).await {
+        assert!(error.kind() == Kind::Transient && begin.elapsed() < HANGS, "{}", error.chain());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    sink.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_broker_is_an_error_soon() {
     let mut table = Topic("anything".into()).table(&[]);

@@ -88,7 +88,7 @@ impl KafkaSink {
         let mut partitions = self.partitions.load(Ordering::Relaxed);
         if partitions == 0 && self.options.partitioner != Partitioner::Hash {
             let options = Arc::clone(&self.options);
-            partitions = self.blocking(move || count(&options)).await?;
+            partitions = self.blocking(move || count(&options, Kind::Usage)).await?;
             self.partitions.store(partitions, Ordering::Relaxed);
         }
         Rows::try_new(&self.table, &self.options, task, partitions).map_err(|error| self.blame(error))
@@ -158,8 +158,11 @@ impl Sink for KafkaSink {
 
     async fn open(&self, _run: u64) -> Result<()> {
         let (options, destination) = (Arc::clone(&self.options), self.destination.clone());
+        // A topic that was there has no wrong name: the broker may have just begun, and not know it yet.
+        let was_there = self.partitions.load(Ordering::Relaxed) > 0;
+        let missing = if was_there { Kind::Transient } else { Kind::Usage };
         let partitions = self.blocking(move || {
-            let partitions = count(&options)?;
+            let partitions = count(&options, missing)?;
             match &destination {
                 Destination::Transactions(transactions) => transactions.open()?,
                 Destination::Spools(spools) => spools.open()?,
@@ -252,9 +255,10 @@ impl Sink for KafkaSink {
     }
 }
 
-/// How many partitions the topic has. A producer would create the topic by asking for it; a consumer does not.
-fn count(options: &KafkaOptions) -> Result<u32> {
-    let partitions = Client::try_new(&options.properties.consumer())?.partitions(options.target(), Kind::Usage)?;
+/// How many partitions the topic has; if it is missing, an error of this kind. A producer would create the topic by asking
+/// for it; a consumer does not.
+fn count(options: &KafkaOptions, missing: Kind) -> Result<u32> {
+    let partitions = Client::try_new(&options.properties.consumer())?.partitions(options.target(), missing)?;
     Ok(partitions.len() as u32)
 }
 
