@@ -10,13 +10,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::memory::InMemory;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ObjectMeta, ObjectStore, RetryConfig};
+use url::Url;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -28,6 +30,13 @@ mod way;
 
 use local::{FileLayer, LocalStore, SystemFiles};
 use way::RightOfWay;
+
+/// For so long S3 is asked again that refuses connections, fails, or wants less to be asked of it. The time decides, not
+/// how often it was asked: such answers come at once.
+const ANSWER: Duration = Duration::from_secs(8);
+
+/// The longest pause before it is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A place in an object store.
 #[derive(Clone)]
@@ -186,15 +195,16 @@ impl Stores {
             return Ok(Arc::clone(store));
         }
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(RetryConfig {
-            max_retries: 6,
-            retry_timeout: std::time::Duration::from_secs(30),
-            ..RetryConfig::default()
+            backoff: BackoffConfig { max_backoff: PAUSE, ..BackoffConfig::default() },
+            max_retries: 100,
+            retry_timeout: ANSWER,
         });
         if let Some(endpoint) = endpoint {
             let plain = endpoint.starts_with("http://");
             let virtual_hosted = path_style.as_deref() == Some("false");
+            // It wins over all that the environment has of them.
             builder = builder
-                .with_endpoint(endpoint)
+                .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint)
                 .with_allow_http(plain)
                 .with_virtual_hosted_style_request(virtual_hosted);
         }
@@ -207,6 +217,7 @@ impl Stores {
         if let Some(secret) = secret {
             builder = builder.with_secret_access_key(secret);
         }
+        check(&builder)?;
         let store = builder
             .build()
             .map_err(|e| Error::usage(format!("s3://{bucket}: the settings s3.* do not fit together")).caused_by(e))?;
@@ -214,6 +225,42 @@ impl Stores {
         open.insert(identity, Arc::clone(&store));
         Ok(store)
     }
+}
+
+/// Refuses what `object_store` takes, and panics over when it is first asked something: an address that is none, and what
+/// no header may hold. Values are not shown: some are secret.
+fn check(builder: &AmazonS3Builder) -> Result<()> {
+    let of = |key| builder.get_config_value(&key);
+    let endpoint = of(AmazonS3ConfigKey::S3Endpoint).or_else(|| of(AmazonS3ConfigKey::Endpoint));
+    let is_address = |text: &String| {
+        is_plain(text) && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    };
+    if !endpoint.iter().all(is_address) {
+        return Err(Error::usage(
+            "the setting 's3.endpoint' (or AWS_ENDPOINT_URL) is no address; write it as https://host:port",
+        ));
+    }
+    let is_region = |text: &String| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    if !of(AmazonS3ConfigKey::Region).iter().all(is_region) {
+        return Err(Error::usage(
+            "the setting 's3.region' (or AWS_REGION) is no region; one has letters, digits and '-', as us-east-1 has",
+        ));
+    }
+    for (key, name) in [
+        (AmazonS3ConfigKey::AccessKeyId, "the setting 's3.access-key' (or AWS_ACCESS_KEY_ID)"),
+        (AmazonS3ConfigKey::Token, "AWS_SESSION_TOKEN"),
+    ] {
+        if !of(key).iter().all(|text| is_plain(text)) {
+            return Err(Error::usage(format!(
+                "{name} has a blank, a line break, or another character that keys do not have; look at how it is set"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn is_plain(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_graphic())
 }
 
 fn parse(prefix: &str) -> Result<Path> {
@@ -224,4 +271,35 @@ fn parse(prefix: &str) -> Result<Path> {
 fn location<S: ObjectStore + MultipartStore>(store: Arc<S>, prefix: Path, text: &str) -> Location {
     let uploads: Arc<dyn MultipartStore> = Arc::<S>::clone(&store);
     Location { store, uploads, prefix, text: text.trim_end_matches('/').into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_s3_that_cannot_be_are_refused_by_name() {
+        let open = |key: &str, value: &str| {
+            let settings = BTreeMap::from([(key.to_string(), value.to_string())]);
+            Stores::new(Clock::system())
+                .open("s3://lake/here", &settings)
+                .map(|_| ())
+                .map_err(|error| error.to_string())
+        };
+        for value in ["", "localhost:9000", "127.0.0.1", "https://", "s3://lake", "https://host\n", "http://a b"] {
+            let error = open("s3.endpoint", value).unwrap_err();
+            assert!(error.contains("'s3.endpoint'") && error.contains("https://host:port"), "{value}: {error}");
+        }
+        for value in ["us east", "us%east", "us-east-1\n"] {
+            let error = open("s3.region", value).unwrap_err();
+            assert!(error.contains("'s3.region'"), "{value}: {error}");
+        }
+        for value in ["hunter2\n", "hunter2 ", "h\u{fc}nter2"] {
+            let error = open("s3.access-key", value).unwrap_err();
+            assert!(error.contains("'s3.access-key'") && !error.contains("nter2"), "{error}");
+        }
+        for value in ["http://127.0.0.1:9000", "https://s3.example.org", "http://[::1]:9000/"] {
+            assert_eq!(open("s3.endpoint", value), Ok(()));
+        }
+    }
 }

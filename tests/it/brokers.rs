@@ -203,7 +203,8 @@ pub fn s3_settings() -> BTreeMap<String, String> {
     ])
 }
 
-fn s3(name: &str) -> (String, String) {
+/// The same on S3.
+pub fn s3(name: &str) -> (String, String) {
     let settings: String = s3_settings().iter().map(|(key, value)| format!("SET '{key}' = '{value}';\n")).collect();
     let bucket = variable("MILLSTREAM_TEST_S3_BUCKET");
     (settings, format!("s3://{bucket}/{name}-{}", Clock::system().random_id()))

@@ -6,7 +6,7 @@
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use crate::brokers::{Broker, Job, assert_exactly_once, commits, parquet, servers, signal};
+use crate::brokers::{Broker, Job, assert_exactly_once, commits, parquet, s3, servers, signal};
 use crate::harness::variable;
 
 /// How often, and how far apart, it is looked for what has to come.
@@ -264,4 +264,28 @@ fn restart_of_the_name_server() {
     query.wait_until(|job| parquet(&job.path("lake")).len() as i64 >= ROWS + 100);
     query.stop();
     assert_exactly_once(parquet(&query.job.path("lake")), 0..ROWS + 100);
+}
+
+/// A query that begins while its checkpoint cannot be reached waits a few seconds: a machine that starts again starts all
+/// of it, in some order.
+#[test]
+#[ignore = "restarts the S3 server: make test runs it by itself"]
+fn restart_of_the_store_while_a_query_begins() {
+    let (settings, location) = s3("late");
+    let job = Job::new(&format!(
+        "{settings}SET 'checkpoint.location' = '{location}/ck';
+         CREATE TABLE input (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '100',
+           'fields.n.kind' = 'sequence', 'fields.n.start' = '0');
+         CREATE TABLE kept (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '{location}/lake', 'format' = 'parquet');
+         INSERT INTO kept SELECT n FROM input;"
+    ));
+    servers(&["stop", "s3", "--kill"]);
+    let mut running = job.start("continuous");
+    // Longer than a few tries in a row take.
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(running.try_wait().unwrap().is_none(), "{}", job.said("continuous"));
+    servers(&["start", "s3"]);
+    let code = running.wait().unwrap().code();
+    assert_eq!(code, Some(0), "{}", job.said("continuous"));
+    assert_exactly_once(parquet(&format!("{location}/lake")), 0..100);
 }
