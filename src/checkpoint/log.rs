@@ -55,7 +55,9 @@ pub(crate) async fn create(store: &Arc<dyn ObjectStore>, path: &Path, body: Byte
                 match found {
                     Ok(Some(found)) if found == body => return Ok(Created::Won),
                     Ok(Some(found)) => return Ok(Created::Lost(found)),
-                    Ok(None) | Err(_) => last = Some(error),
+                    Ok(None) => last = Some(error),
+                    // The store has had its time twice.
+                    Err(_) => return Err(Error::from(error).context(format!("could not create {path}"))),
                 }
             }
         }

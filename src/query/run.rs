@@ -2,7 +2,7 @@
 //!
 //! Guarantee: a stop that is asked for never cuts an epoch short, and an error is final only where another try is no use
 //! or enough of them were made in a row (`restart.max-attempts`). Opening is not tried again: a wrong address should
-//! show at once, and a supervisor starts the process anew.
+//! show soon, and a supervisor starts the process anew.
 
 use std::time::Duration;
 

@@ -227,36 +227,38 @@ impl Stores {
     }
 }
 
-/// Refuses what `object_store` takes, and panics over when it is first asked something: an address that is none, and what
-/// no header may hold. Values are not shown: some are secret.
+/// Refuses what `object_store` takes, and panics over when it is first asked something. Values are not shown: some are
+/// secret.
 fn check(builder: &AmazonS3Builder) -> Result<()> {
+    use AmazonS3ConfigKey::{AccessKeyId, Bucket, Endpoint, Region, S3Endpoint, Token};
     let of = |key| builder.get_config_value(&key);
-    let endpoint = of(AmazonS3ConfigKey::S3Endpoint).or_else(|| of(AmazonS3ConfigKey::Endpoint));
-    let is_address = |text: &String| {
-        is_plain(text) && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    let endpoint = of(S3Endpoint).or_else(|| of(Endpoint));
+    let refusal = if !endpoint.is_none_or(|text| is_address(&text)) {
+        "the setting 's3.endpoint' (or AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL) is no address; write it as https://host:port"
+    } else if !of(Region).is_none_or(|text| is_name(&text)) {
+        "the setting 's3.region' (or AWS_REGION) is no region; one is written as us-east-1 is"
+    } else if !of(Bucket).is_none_or(|text| is_name(&text)) {
+        "an s3:// location has a bucket of letters, digits, '.', '-' and '_': s3://bucket/prefix"
+    } else if !of(AccessKeyId).is_none_or(|text| is_plain(&text)) {
+        "the setting 's3.access-key' (or AWS_ACCESS_KEY_ID) has a blank, a line break, or a letter that is not ASCII"
+    } else if !of(Token).is_none_or(|text| is_plain(&text)) {
+        "AWS_SESSION_TOKEN has a blank, a line break, or a letter that is not ASCII"
+    } else {
+        return Ok(());
     };
-    if !endpoint.iter().all(is_address) {
-        return Err(Error::usage(
-            "the setting 's3.endpoint' (or AWS_ENDPOINT_URL) is no address; write it as https://host:port",
-        ));
-    }
-    let is_region = |text: &String| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    if !of(AmazonS3ConfigKey::Region).iter().all(is_region) {
-        return Err(Error::usage(
-            "the setting 's3.region' (or AWS_REGION) is no region; one has letters, digits and '-', as us-east-1 has",
-        ));
-    }
-    for (key, name) in [
-        (AmazonS3ConfigKey::AccessKeyId, "the setting 's3.access-key' (or AWS_ACCESS_KEY_ID)"),
-        (AmazonS3ConfigKey::Token, "AWS_SESSION_TOKEN"),
-    ] {
-        if !of(key).iter().all(|text| is_plain(text)) {
-            return Err(Error::usage(format!(
-                "{name} has a blank, a line break, or another character that keys do not have; look at how it is set"
-            )));
-        }
-    }
-    Ok(())
+    Err(Error::usage(refusal))
+}
+
+/// Whether this begins as an address does, and is one.
+fn is_address(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|rest| !rest.starts_with('/'))
+        && is_plain(text)
+        && Url::parse(text).is_ok_and(|url| url.has_host())
+}
+
+fn is_name(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
 }
 
 fn is_plain(text: &str) -> bool {
@@ -286,7 +288,17 @@ mod tests {
                 .map(|_| ())
                 .map_err(|error| error.to_string())
         };
-        for value in ["", "localhost:9000", "127.0.0.1", "https://", "s3://lake", "https://host\n", "http://a b"] {
+        for value in [
+            "",
+            "localhost:9000",
+            "127.0.0.1",
+            "https://",
+            "s3://lake",
+            "https://host\n",
+            "http://a b",
+            "https:/host",
+            "https:///host",
+        ] {
             let error = open("s3.endpoint", value).unwrap_err();
             assert!(error.contains("'s3.endpoint'") && error.contains("https://host:port"), "{value}: {error}");
         }
@@ -297,6 +309,11 @@ mod tests {
         for value in ["hunter2\n", "hunter2 ", "h\u{fc}nter2"] {
             let error = open("s3.access-key", value).unwrap_err();
             assert!(error.contains("'s3.access-key'") && !error.contains("nter2"), "{error}");
+        }
+        let error = Stores::new(Clock::system()).open("s3://my lake/here", &BTreeMap::new()).unwrap_err();
+        assert!(error.to_string().contains("s3://bucket/prefix"), "{error}");
+        for value in ["eu_west", "auto", "us-east-1"] {
+            assert_eq!(open("s3.region", value), Ok(()));
         }
         for value in ["http://127.0.0.1:9000", "https://s3.example.org", "http://[::1]:9000/"] {
             assert_eq!(open("s3.endpoint", value), Ok(()));

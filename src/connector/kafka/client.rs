@@ -180,7 +180,7 @@ impl Client {
     fn ask<T>(&self, what: &str, attempts: usize, ask: impl Fn(&BaseConsumer<Events>) -> KafkaResult<T>) -> Result<T> {
         let mut failure = None;
         for _ in 0..attempts {
-            match once_coordinated(|| ask(&self.consumer)) {
+            match ask(&self.consumer) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => match self.refusal(what, &error) {
                     Some(refusal) => return Err(refusal),
@@ -366,9 +366,10 @@ impl Client {
     /// The next offsets of the group that the client is of, where it has any.
     pub(super) fn committed(&self, partitions: &[Partition]) -> Result<Offsets> {
         let what = "offsets of the consumer group";
-        let answer = self.ask(what, ATTEMPTS, |consumer| {
+        let of = |consumer: &BaseConsumer<Events>| {
             consumer.committed_offsets(list(partitions.iter().map(|partition| (partition, Offset::Invalid)))?, ATTEMPT)
-        })?;
+        };
+        let answer = self.ask(what, ATTEMPTS, |consumer| once_coordinated(|| of(consumer)))?;
         let mut offsets = Offsets::new();
         for element in answer.elements() {
             let partition = Partition::new(element.topic(), element.partition() as u32);

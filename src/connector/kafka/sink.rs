@@ -158,7 +158,7 @@ impl Sink for KafkaSink {
 
     async fn open(&self, _run: u64) -> Result<()> {
         let (options, destination) = (Arc::clone(&self.options), self.destination.clone());
-        // A topic that was there has no wrong name: the broker may have just begun, and not know it yet.
+        // A topic that this sink has seen has no wrong name: the broker may have just begun, and not know it yet.
         let was_there = self.partitions.load(Ordering::Relaxed) > 0;
         let missing = if was_there { Kind::Transient } else { Kind::Usage };
         let partitions = self.blocking(move || {
