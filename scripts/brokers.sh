@@ -89,8 +89,7 @@ tool() { # PART CLASS [JAVA-OPTION...]
 }
 
 # What both nodes have in common. Between themselves they have no name: ANONYMOUS. Stock brokers remove messages by the
-# time that they bear, after a week: those of years ago at the next look, which may be under a reader. The topic of
-# groups has stock's 50 partitions: until they are all made, a coordinator is named that does not serve yet.
+# time that they bear, after a week: those of years ago at the next look, which may be under a reader.
 kafka_configuration() {
     cat <<END
 controller.quorum.bootstrap.servers=127.0.0.1:${port[controller]}
@@ -100,6 +99,7 @@ authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS;User:$admin
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
